@@ -1,0 +1,191 @@
+"""What a network is made of: one frozen data class, and the published configurations by name.
+
+Every choice that the tables of the two papers vary is a field here. A combination that makes no
+network is refused when the configuration is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yolact_ros.network.classes import COCO_CLASSES, PASCAL_CLASSES
+
+Backbone = Literal["resnet50", "resnet101", "darknet53", "efficientnet_lite0"]
+DcnVariant = Literal["none", "all", "last10", "last13", "interval3", "interval4"]
+MaskBranch = Literal["prototypes", "fc", "none"]
+
+# The papers state anchor scales in pixels of this input size.
+BASE_IMAGE_SIZE = 550
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture of one YOLACT or YOLACT++ network.
+
+    Raises ValueError, when made, for a value or a combination that is not allowed.
+    """
+
+    name: str = "yolact"
+    class_names: tuple[str, ...] = COCO_CLASSES
+    """Object classes in the order of the class logits, without background."""
+
+    backbone: Backbone = "resnet101"
+    image_size: int = BASE_IMAGE_SIZE
+    """Side of the square network input in pixels, 64 to 2048."""
+
+    fpn_channels: int = 256
+    """Channels of the feature pyramid, of the protonet and of the head."""
+
+    anchor_scales: tuple[float, ...] = (24, 48, 96, 192, 384)
+    """Side of the anchors of P3 to P7, in pixels of a 550 pixel input; scaled to `image_size`."""
+    anchor_ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
+    """Square of width over height, before `square_anchors`. The papers use 3 or 5 of them."""
+    anchor_octaves: int = 1
+    """Anchor scales per level, a fraction of an octave apart: 1 (YOLACT) or 3 (YOLACT++)."""
+    square_anchors: bool = False
+    """Height = width whatever the ratio: a bug of the first release that its weights depend on."""
+
+    dcn_variant: DcnVariant = "none"
+    """Which 3x3 convolutions of C3 to C5 are deformable (YOLACT++, section 7.2.2 and table 7)."""
+    dcn_version: Literal[1, 2] = 2
+    """1: plain; 2: modulated, as in the released YOLACT++ weights."""
+
+    mask_branch: MaskBranch = "prototypes"
+    """`fc` is the fc-mask baseline of table 2c, `none` gives boxes only."""
+    num_prototypes: int = 32
+    """Prototypes k, 8 to 256."""
+    mask_rescoring: bool = False
+    """Predict the IoU of each mask and re-score with it (YOLACT++, section 7.2.1)."""
+
+    def __post_init__(self) -> None:
+        _check_choice("backbone", self.backbone, Backbone)
+        _check_choice("dcn_variant", self.dcn_variant, DcnVariant)
+        _check_choice("mask_branch", self.mask_branch, MaskBranch)
+        _check(self.dcn_version in (1, 2), "dcn_version", self.dcn_version, "1 or 2")
+        _check(len(self.class_names) > 0, "class_names", self.class_names, "at least one name")
+        _check(64 <= self.image_size <= 2048, "image_size", self.image_size, "64 to 2048 pixels")
+        _check(
+            8 <= self.fpn_channels <= 1024, "fpn_channels", self.fpn_channels, "8 to 1024 channels"
+        )
+        scales, ratios = self.anchor_scales, self.anchor_ratios
+        _check(
+            len(scales) == 5 and min(scales) > 0,
+            "anchor_scales",
+            scales,
+            "five positive numbers, one for each of P3 to P7",
+        )
+        _check(
+            len(ratios) > 0 and min(ratios) > 0, "anchor_ratios", ratios, "one positive ratio or more"
+        )
+        _check(1 <= self.anchor_octaves <= 3, "anchor_octaves", self.anchor_octaves, "1 to 3")
+        _check(8 <= self.num_prototypes <= 256, "num_prototypes", self.num_prototypes, "8 to 256")
+        if self.dcn_variant != "none" and not self.backbone.startswith("resnet"):
+            raise ValueError(
+                f"dcn_variant={self.dcn_variant!r} needs a ResNet: the backbone {self.backbone!r} has "
+                "no deformable convolutions, so dcn_variant must be 'none'"
+            )
+        if self.mask_rescoring and self.mask_branch != "prototypes":
+            raise ValueError(
+                f"mask_rescoring scores masks made of prototypes; it does not go with "
+                f"mask_branch={self.mask_branch!r}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Object classes, without background."""
+        return len(self.class_names)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return len(self.anchor_ratios) * self.anchor_octaves
+
+    @property
+    def num_coefficients(self) -> int:
+        """Mask coefficients per anchor: k, or the 16 x 16 pixels of an fc mask, or 0."""
+        if self.mask_branch == "prototypes":
+            return self.num_prototypes
+        return FC_MASK_SIZE**2 if self.mask_branch == "fc" else 0
+
+    def replace(self, **changes: Any) -> NetworkConfig:
+        """A copy with some fields changed, checked like a new one."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in weight files."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
+        """Inverse of `to_dict`. Raises ValueError for an unknown field or a bad value."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise ValueError(f"network settings of a wrong type: {error}") from error
+
+
+FC_MASK_SIZE = 16
+
+
+def _check(good: bool, field: str, value: object, allowed: str) -> None:
+    if not good:
+        raise ValueError(f"{field}={value!r} is not allowed: it must be {allowed}")
+
+
+def _check_choice(field: str, value: object, choices: Any) -> None:
+    allowed = typing.get_args(choices)
+    _check(value in allowed, field, value, "one of " + ", ".join(map(repr, allowed)))
+
+
+_YOLACT_BASE = NetworkConfig(name="yolact_base", square_anchors=True)
+_YOLACT_PLUS_BASE = NetworkConfig(
+    name="yolact_plus_base",
+    anchor_octaves=3,
+    dcn_variant="interval3",
+    mask_rescoring=True,
+)
+
+PUBLISHED: dict[str, NetworkConfig] = {
+    config.name: config
+    for config in (
+        _YOLACT_BASE,
+        _YOLACT_BASE.replace(name="yolact_resnet50", backbone="resnet50"),
+        _YOLACT_BASE.replace(name="yolact_darknet53", backbone="darknet53"),
+        _YOLACT_BASE.replace(name="yolact_im400", image_size=400),
+        _YOLACT_BASE.replace(name="yolact_im700", image_size=700),
+        NetworkConfig(
+            name="yolact_resnet50_pascal",
+            class_names=PASCAL_CLASSES,
+            backbone="resnet50",
+            anchor_scales=(32, 64, 128, 256, 512),
+        ),
+        _YOLACT_PLUS_BASE,
+        _YOLACT_PLUS_BASE.replace(
+            name="yolact_plus_resnet50", backbone="resnet50", dcn_variant="all"
+        ),
+    )
+}
+
+EMBEDDED = NetworkConfig(
+    name="yolact_person_lite",
+    class_names=("person",),
+    backbone="efficientnet_lite0",
+    image_size=416,
+    fpn_channels=96,
+)
+"""The model that the package ships: people, for boards without a large GPU."""
+
+CONFIGS: dict[str, NetworkConfig] = {**PUBLISHED, EMBEDDED.name: EMBEDDED}
+
+
+def config_of(name: str) -> NetworkConfig:
+    """The configuration called `name`. Raises ValueError, listing all names, when there is none."""
+    if name not in CONFIGS:
+        raise ValueError(f"there is no model {name!r}; the models are {', '.join(CONFIGS)}")
+    return CONFIGS[name]
