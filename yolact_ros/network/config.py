@@ -92,6 +92,11 @@ class NetworkConfig:
                 f"mask_rescoring scores masks made of prototypes; it does not go with "
                 f"mask_branch={self.mask_branch!r}"
             )
+        if self.mask_rescoring and self.image_size < MIN_RESCORING_SIZE:
+            raise ValueError(
+                f"mask_rescoring needs an image_size of {MIN_RESCORING_SIZE} or more, not "
+                f"{self.image_size}: five halvings of the prototypes would leave nothing"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -131,6 +136,7 @@ class NetworkConfig:
 
 
 FC_MASK_SIZE = 16
+MIN_RESCORING_SIZE = 249
 
 
 def _check(good: bool, field: str, value: object, allowed: str) -> None:

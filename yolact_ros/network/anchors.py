@@ -1,0 +1,47 @@
+"""Anchors (called priors in the published code)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolact_ros.network.config import BASE_IMAGE_SIZE, NetworkConfig
+
+
+def feature_sizes(image_size: int) -> tuple[int, ...]:
+    """Sides of the square feature maps P3 to P7: each halves the one before, rounded up."""
+    sizes = [image_size]
+    for _ in range(7):
+        sizes.append((sizes[-1] + 1) // 2)
+    return tuple(sizes[3:])
+
+
+def scales_in_pixels(config: NetworkConfig) -> tuple[float, ...]:
+    """Anchor scales of P3 to P7 in pixels of the network input, cut to whole pixels as published."""
+    if config.image_size == BASE_IMAGE_SIZE:
+        return config.anchor_scales
+    return tuple(int(s / BASE_IMAGE_SIZE * config.image_size) for s in config.anchor_scales)
+
+
+def make_anchors(config: NetworkConfig) -> Tensor:
+    """All anchors [P, 4] as (cx, cy, w, h) relative to the image, float32.
+
+    Ordered as the head's outputs: by level, row, column, octave and ratio.
+    """
+    octaves = 2 ** (np.arange(config.anchor_octaves) / 3)
+    root_ratios = np.sqrt(np.array(config.anchor_ratios))
+    levels = []
+    for size, scale in zip(
+        feature_sizes(config.image_size), scales_in_pixels(config), strict=True
+    ):
+        centres = (np.arange(size) + 0.5) / size
+        widths = np.outer(scale * octaves, root_ratios).ravel() / config.image_size
+        heights = np.outer(scale * octaves, 1 / root_ratios).ravel() / config.image_size
+        level = np.empty((size, size, config.anchors_per_cell, 4))
+        level[..., 0] = centres[None, :, None]
+        level[..., 1] = centres[:, None, None]
+        level[..., 2] = widths
+        level[..., 3] = widths if config.square_anchors else heights
+        levels.append(level.reshape(-1, 4))
+    return torch.from_numpy(np.concatenate(levels).astype(np.float32))

@@ -1,0 +1,135 @@
+"""EfficientNet-Lite0 (Tan and Le, 2019; the Lite variant of 2020 without squeeze-and-excitation).
+
+All its operators run well on embedded accelerators and in 8 bits: ReLU6, no attention.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# (kernel, stride, expansion, channels, repeats) of the seven stages.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+# The last blocks of strides 8, 16 and 32.
+_C3, _C4, _C5 = 4, 10, 15
+
+
+class _Conv(nn.Sequential):
+    """Convolution, batch norm and, unless linear, ReLU6.
+
+    Padding is TensorFlow's 'same', which the ImageNet weights were trained with: at stride 2 one
+    pixel more at the bottom and right than at the top and left, for an even input.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(
+                inputs,
+                outputs,
+                kernel,
+                stride=stride,
+                padding=kernel // 2 if stride == 1 else 0,
+                groups=groups,
+                bias=False,
+            ),
+            nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+            *([] if linear else [nn.ReLU6(inplace=True)]),
+        )
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            rows, columns = (_same_padding(n, self.kernel, self.stride) for n in x.shape[-2:])
+            x = F.pad(x, (*columns, *rows))
+        return super().forward(x)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise and projection convolutions, with a shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self.expand = _Conv(inputs, width) if expansion > 1 else nn.Identity()
+        self.depthwise = _Conv(width, width, kernel, stride, groups=width)
+        self.project = _Conv(width, outputs, linear=True)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class EfficientNetLite(nn.Module):
+    """Feature extractor of EfficientNet-Lite0, 3.4 million parameters."""
+
+    channels = (40, 112, 320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _Conv(3, 32, kernel=3, stride=2)
+        self.blocks = nn.ModuleList()
+        inputs = 32
+        for kernel, stride, expansion, outputs, repeats in _STAGES:
+            for i in range(repeats):
+                self.blocks.append(
+                    InvertedResidual(inputs, outputs, kernel, stride if i == 0 else 1, expansion)
+                )
+                inputs = outputs
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.stem(x)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in (_C3, _C4, _C5):
+                features.append(x)
+        return features[0], features[1], features[2]
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """Copy ImageNet weights that carry the names of TensorFlow's model."""
+        own = self.state_dict()
+        with torch.no_grad():
+            for name, value in state.items():
+                if not name.startswith(("_conv_head", "_bn1", "_fc")):
+                    own[_own_name(name)].copy_(value)
+
+
+def _own_name(name: str) -> str:
+    """'_blocks.3._bn1.bias' -> 'blocks.3.depthwise.1.bias', and so on."""
+    for pattern, own in (
+        (r"^_conv_stem\.", "stem.0."),
+        (r"^_bn0\.", "stem.1."),
+        (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.0."),
+        (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.1."),
+        (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.0."),
+        (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.1."),
+        (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
+        (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
+    ):
+        name = re.sub(pattern, own, name)
+    return name

@@ -1,0 +1,108 @@
+"""ResNet-50 and ResNet-101 (He et al., 2016), optionally with deformable convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yolact_ros.network.config import DcnVariant
+from yolact_ros.network.deformable import DeformableConv2d
+
+_LAST = {"last10": 10, "last13": 13}
+_INTERVAL = {"all": 1, "interval3": 3, "interval4": 4}
+
+
+def deformable_blocks(blocks: tuple[int, ...], variant: DcnVariant) -> set[tuple[int, int]]:
+    """Which (stage, block) have a deformable 3x3 convolution (YOLACT++, section 7.2.2).
+
+    Stage 0 is C2 and never has one. An interval starts anew in each stage, at its first block.
+    """
+    candidates = [(stage, i) for stage in range(1, len(blocks)) for i in range(blocks[stage])]
+    if variant == "none":
+        return set()
+    if variant in _LAST:
+        return set(candidates[-_LAST[variant] :])
+    return {(stage, i) for stage, i in candidates if i % _INTERVAL[variant] == 0}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; the 3x3 one carries the stride."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, dcn_version: int) -> None:
+        """`dcn_version` 0 makes a plain 3x3 convolution, 1 or 2 a deformable one."""
+        super().__init__()
+        outputs = width * self.expansion
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2: nn.Module
+        if dcn_version:
+            self.conv2 = DeformableConv2d(width, width, stride=stride, version=dcn_version)
+        else:
+            self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """Feature extractor of a ResNet with bottlenecks."""
+
+    channels = (512, 1024, 2048)
+
+    def __init__(
+        self, blocks: tuple[int, int, int, int], dcn_variant: DcnVariant, dcn_version: int
+    ) -> None:
+        """`blocks` are the bottlenecks of C2, C3, C4 and C5."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        deformable = deformable_blocks(blocks, dcn_variant)
+        self.layers = nn.ModuleList()
+        inputs = 64
+        for stage, count in enumerate(blocks):
+            width = 64 * 2**stage
+            layer = nn.Sequential()
+            for i in range(count):
+                stride = 2 if stage > 0 and i == 0 else 1
+                version = dcn_version if (stage, i) in deformable else 0
+                layer.append(Bottleneck(inputs, width, stride, version))
+                inputs = width * Bottleneck.expansion
+            self.layers.append(layer)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        c2 = self.layers[0](x)
+        c3 = self.layers[1](c2)
+        c4 = self.layers[2](c3)
+        return c3, c4, self.layers[3](c4)
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """Copy torchvision's ImageNet weights; deformable offsets keep their own start values."""
+        own = self.state_dict()
+        renamed = {
+            f"layers.{int(name[5]) - 1}{name[6:]}" if name.startswith("layer") else name: value
+            for name, value in state.items()
+            if not name.startswith("fc.")
+        }
+        unknown = renamed.keys() - own.keys()
+        if unknown:
+            raise ValueError(f"not the weights of this ResNet: it has no {sorted(unknown)[:3]}")
+        with torch.no_grad():
+            for name, value in renamed.items():
+                own[name].copy_(value)

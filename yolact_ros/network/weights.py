@@ -1,0 +1,257 @@
+"""Weight files: official checkpoints (.pth) and own ones (.safetensors), read without running code.
+
+An own file holds the configuration beside the tensors, so its path alone makes a network.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from yolact_ros.network.config import PUBLISHED, NetworkConfig
+from yolact_ros.network.yolact import Yolact
+
+# Our names and the official ones: prefixes, each true for every parameter below it.
+_OFFICIAL_NAMES = (
+    ("backbone.stem.", "backbone._preconv."),
+    ("fpn.lateral.", "fpn.lat_layers."),
+    ("fpn.output.", "fpn.pred_layers."),
+    ("fpn.downsample.", "fpn.downsample_layers."),
+    ("protonet.before.0.", "proto_net.0."),
+    ("protonet.before.1.", "proto_net.2."),
+    ("protonet.before.2.", "proto_net.4."),
+    ("protonet.after.", "proto_net.8."),
+    ("protonet.prototypes.", "proto_net.10."),
+    ("head.shared.", "prediction_layers.0.upfeature.0."),
+    ("head.boxes.", "prediction_layers.0.bbox_layer."),
+    ("head.classes.", "prediction_layers.0.conf_layer."),
+    ("head.coefficients.", "prediction_layers.0.mask_layer."),
+    ("semantic.", "semantic_seg_conv."),
+    *((f"mask_iou.convs.{i}.", f"maskiou_net.maskiou_net.{2 * i}.") for i in range(5)),
+    ("mask_iou.classes.", "maskiou_net.maskiou_net.10."),
+)
+_FORMAT = "yolact_ros 1"
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be used; the message says why and what would fit."""
+
+
+def official_name(name: str) -> str:
+    """The official checkpoints' name of one of our parameters or buffers."""
+    return _rename(name, {own: official for own, official in _OFFICIAL_NAMES}).replace(
+        ".conv2.offsets.", ".conv2.conv_offset_mask."
+    )
+
+
+def own_name(name: str) -> str:
+    """Inverse of `official_name`; leaves our own names as they are."""
+    return _rename(name, {official: own for own, official in _OFFICIAL_NAMES}).replace(
+        ".conv2.conv_offset_mask.", ".conv2.offsets."
+    )
+
+
+def _rename(name: str, prefixes: Mapping[str, str]) -> str:
+    for prefix, other in prefixes.items():
+        if name.startswith(prefix):
+            return other + name[len(prefix) :]
+    return name
+
+
+def load_weights(net: Yolact, source: str | Path | Mapping[str, Tensor]) -> None:
+    """Fill `net` from a file or a state dict, with official names or our own.
+
+    Nothing is changed unless everything fits. Raises WeightsError that says what is missing,
+    unexpected, of a wrong shape or not finite.
+    """
+    if isinstance(source, Mapping):
+        state, where = source, "the state dict"
+    else:
+        state, where = read_state(source), str(source)
+    state = _without_quirks(state)
+    _check_fit(net, state, where)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name in state:
+                tensor.copy_(state[name])
+
+
+def load_network(path: str | Path) -> Yolact:
+    """The network of an own file: configuration and weights. Raises WeightsError."""
+    net = Yolact(read_config(path)).eval()
+    load_weights(net, path)
+    return net
+
+
+def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write `net` as an own file, safetensors with the configuration inside.
+
+    `dtype` converts floating-point tensors, for example to torch.float16 for half the size.
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    tensors = {
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
+        for name, tensor in net.state_dict().items()
+    }
+    metadata = {"format": _FORMAT, "config": json.dumps(net.config.to_dict())}
+    part = path.with_name(path.name + ".part")
+    safetensors.torch.save_file(tensors, part, metadata)
+    part.replace(path)
+
+
+def read_config(path: str | Path) -> NetworkConfig:
+    """The configuration inside an own file. Raises WeightsError where there is none."""
+    path = _existing(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise WeightsError(
+            f"{path} has no yolact_ros configuration inside (format {metadata.get('format')!r}, "
+            f"expected {_FORMAT!r}): name the model that its weights are for"
+        )
+    try:
+        return NetworkConfig.from_dict(json.loads(metadata["config"]))
+    except (KeyError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path} has a bad configuration inside: {error}") from error
+
+
+def config_of_file(path: str | Path) -> NetworkConfig | None:
+    """What a file says of its own model: by its configuration or by its official name.
+
+    Official checkpoints are called MODEL_EPOCH_ITERATION.pth. None when the file says nothing.
+    Raises WeightsError for a missing or broken file.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        return read_config(path)
+    match = re.fullmatch(r"(\w+?)_\d+_\d+(_\w+)?", path.stem)
+    return PUBLISHED.get(match.group(1)) if match else None
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a .safetensors or torch file by name. Runs no code of the file.
+
+    Raises WeightsError for a missing, truncated, foreign or malicious file.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} was refused: it is no plain checkpoint but holds objects that would run code "
+            f"when loaded, or is damaged ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path} is not a whole PyTorch checkpoint ({_first_line(error)})"
+        ) from error
+    return _tensors_of(content, path)
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} is not a file" if path.exists() else f"there is no weight file {path}"
+        )
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path} is empty")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is not a state dict: its entry {name!r} is a {type(value).__name__}, "
+                "not a tensor"
+            )
+    return dict(content)
+
+
+def _without_quirks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for everything, without what old releases left in their checkpoints."""
+    result = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")  # saved from DataParallel
+        if name.startswith("backbone.layer") and not name.startswith("backbone.layers"):
+            continue  # the unused layers of a torchvision ResNet
+        if re.match(r"fpn\.downsample(_layers)?\.[2-9]", name):
+            continue  # version 1.0 had a pyramid level too many
+        result[own_name(name)] = tensor
+    return result
+
+
+def _check_fit(net: Yolact, state: Mapping[str, Tensor], where: str) -> None:
+    own = net.state_dict()
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in state if n not in own]
+    wrong = [
+        f"{n} {list(state[n].shape)} instead of {list(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {_some(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of a wrong shape", wrong),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"{where} does not fit the model {net.config.name}: {'; '.join(problems)}."
+            f"{_hint(net.config, state)}"
+        )
+    bad = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise WeightsError(f"{where} has values that are not finite in {_some(bad)}")
+
+
+def _some(names: list[str], count: int = 4) -> str:
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+
+
+def _hint(config: NetworkConfig, state: Mapping[str, Tensor]) -> str:
+    """Which published models the tensors fit, or for how many classes they are."""
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    for other in PUBLISHED.values():
+        with torch.device("meta"):
+            wanted = Yolact(other).state_dict()
+        if all(
+            shapes.get(n) == t.shape for n, t in wanted.items() if not n.endswith("batches_tracked")
+        ):
+            return f" They are weights for {other.name} or a model of the same shapes."
+    semantic = state.get("semantic.weight")
+    if semantic is not None and semantic.ndim and semantic.shape[0] != config.num_classes:
+        return f" They are for {semantic.shape[0]} classes, the model has {config.num_classes}."
+    return ""
