@@ -1,0 +1,20 @@
+"""Real-time instance segmentation for robots: YOLACT and YOLACT++ in ROS 2 and Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolact_ros.engine import Segmenter
+
+__version__ = "0.1.0"
+__all__ = ["Segmenter"]
+
+
+def __getattr__(name: str) -> Any:
+    # Programs that only read the messages should not have to load PyTorch.
+    if name == "Segmenter":
+        from yolact_ros.engine import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

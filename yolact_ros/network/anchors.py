@@ -32,9 +32,7 @@ def make_anchors(config: NetworkConfig) -> Tensor:
     octaves = 2 ** (np.arange(config.anchor_octaves) / 3)
     root_ratios = np.sqrt(np.array(config.anchor_ratios))
     levels = []
-    for size, scale in zip(
-        feature_sizes(config.image_size), scales_in_pixels(config), strict=True
-    ):
+    for size, scale in zip(feature_sizes(config.image_size), scales_in_pixels(config), strict=True):
         centres = (np.arange(size) + 0.5) / size
         widths = np.outer(scale * octaves, root_ratios).ravel() / config.image_size
         heights = np.outer(scale * octaves, 1 / root_ratios).ravel() / config.image_size

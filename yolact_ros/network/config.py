@@ -78,7 +78,10 @@ class NetworkConfig:
             "five positive numbers, one for each of P3 to P7",
         )
         _check(
-            len(ratios) > 0 and min(ratios) > 0, "anchor_ratios", ratios, "one positive ratio or more"
+            len(ratios) > 0 and min(ratios) > 0,
+            "anchor_ratios",
+            ratios,
+            "one positive ratio or more",
         )
         _check(1 <= self.anchor_octaves <= 3, "anchor_octaves", self.anchor_octaves, "1 to 3")
         _check(8 <= self.num_prototypes <= 256, "num_prototypes", self.num_prototypes, "8 to 256")
@@ -129,8 +132,12 @@ class NetworkConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"network settings of a wrong type: {error}") from error
 

@@ -28,8 +28,8 @@ class DeformableConv2d(nn.Module):
         # Per sample point: offsets (y, x), then, when modulated, the factors of all nine points.
         self.offsets = nn.Conv2d(inputs, 27 if self.modulated else 18, 3, stride=stride, padding=1)
         nn.init.uniform_(self.weight, -1 / math.sqrt(inputs * 9), 1 / math.sqrt(inputs * 9))
-        nn.init.zeros_(self.offsets.weight)
-        nn.init.zeros_(self.offsets.bias)
+        for parameter in self.offsets.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         offsets = self.offsets(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,13 +98,13 @@ class MaskIoUNet(nn.Module):
         super().__init__()
         widths = (1, 8, 16, 32, 64, 128)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, stride=2) for a, b in itertools.pairwise(widths)
         )
         self.classes = nn.Conv2d(widths[-1], num_classes, 1)
 
     def forward(self, masks: Tensor) -> Tensor:
         """Cropped masks [n, 1, Hp, Wp] in 0..1 to IoUs [n, C], not negative."""
-        x = masks
+        x = masks.to(self.classes.weight.dtype)
         for conv in self.convs:
             x = F.relu(conv(x))
         return F.relu(self.classes(x)).amax(dim=(2, 3))

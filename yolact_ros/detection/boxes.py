@@ -1,0 +1,54 @@
+"""Boxes: between offsets and corners, and how much they overlap."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Variances of the offsets, as in SSD: of the centre and of the size.
+_CENTRE, _SIZE = 0.1, 0.2
+
+
+def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes [..., 4] as (x1, y1, x2, y2) from offsets and anchors (cx, cy, w, h), both [..., 4]."""
+    centres = anchors[..., :2] + offsets[..., :2] * _CENTRE * anchors[..., 2:]
+    sizes = anchors[..., 2:] * torch.exp(offsets[..., 2:] * _SIZE)
+    corners = centres - sizes / 2
+    return torch.cat((corners, corners + sizes), dim=-1)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Offsets [..., 4] that `decode` turns into `boxes` (x1, y1, x2, y2); inverse of `decode`."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    sizes = boxes[..., 2:] - boxes[..., :2]
+    shifts = (centres - anchors[..., :2]) / (_CENTRE * anchors[..., 2:])
+    return torch.cat((shifts, torch.log(sizes / anchors[..., 2:]) / _SIZE), dim=-1)
+
+
+def corners(anchors: Tensor) -> Tensor:
+    """(cx, cy, w, h) to (x1, y1, x2, y2), [..., 4]."""
+    half = anchors[..., 2:] / 2
+    return torch.cat((anchors[..., :2] - half, anchors[..., :2] + half), dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas [...] of boxes [..., 4] as (x1, y1, x2, y2)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas [..., m, n] that boxes a [..., m, 4] share with boxes b [..., n, 4]."""
+    a, b = a.unsqueeze(-2), b.unsqueeze(-3)
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    return width.clamp_(min=0) * height.clamp_(min=0)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union [..., m, n] of boxes a [..., m, 4] and b [..., n, 4].
+
+    Two boxes without area have an IoU of 0.
+    """
+    shared = intersection(a, b)
+    union = area(a).unsqueeze(-1) + area(b).unsqueeze(-2) - shared
+    return shared / union.clamp_(min=torch.finfo(union.dtype).tiny)

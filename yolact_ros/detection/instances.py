@@ -1,0 +1,163 @@
+"""Instances: what is in one image, in its own pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from yolact_ros.detection.detections import Detections
+from yolact_ros.detection.masks import assemble, crop, crop_rectangles, rescore
+from yolact_ros.detection.regions import MaskRegions, SmallMasks
+from yolact_ros.network.config import FC_MASK_SIZE
+
+
+@dataclass(frozen=True)
+class Instances:
+    """n instances in one image, by falling score."""
+
+    boxes: Tensor
+    """[n, 4] float (x1, y1, x2, y2) in source pixels. As published, x1 and y1 are cut at 0 and x2
+    and y2 at the image's size, so a box wholly outside the image has x2 < x1 or y2 < y1."""
+    scores: Tensor
+    """[n] class confidence in 0..1."""
+    mask_scores: Tensor
+    """[n] score times predicted mask IoU where the network re-scores masks, else the score."""
+    class_ids: Tensor
+    """[n] int64, from 0."""
+    image_size: tuple[int, int]
+    """(height, width) of the source in pixels."""
+    class_names: tuple[str, ...] = field(repr=False)
+    """Names of all classes of the model, by class id."""
+    small_masks: SmallMasks | None = field(repr=False)
+    """Masks at the network's resolution; None for boxes only."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Instances:
+        """Some of the instances, chosen by indices, a slice or a bool tensor."""
+        chosen = {
+            f.name: getattr(self, f.name)[index]
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor | SmallMasks)
+        }
+        return replace(self, **chosen)
+
+    def to(self, device: torch.device | str) -> Instances:
+        """The same on another device."""
+        small = self.small_masks
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            scores=self.scores.to(device),
+            mask_scores=self.mask_scores.to(device),
+            class_ids=self.class_ids.to(device),
+            small_masks=None if small is None else small.to(device),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each instance."""
+        return [self.class_names[i] for i in self.class_ids.tolist()]
+
+    @property
+    def masks(self) -> Tensor:
+        """Masks bool [n, height, width], made anew at each call; `regions` takes less memory.
+
+        Raises ValueError where the model gives boxes only.
+        """
+        height, width = self.image_size
+        regions = self.regions()
+        instance, position = regions.positions(width)
+        result = regions.pixels.new_zeros(len(self), height * width)
+        result[instance, position] = True
+        return result.view(len(self), height, width)
+
+    def regions(self) -> MaskRegions:
+        """Masks in source pixels, only where they are. Raises ValueError for boxes only."""
+        if self.small_masks is None:
+            raise ValueError("these instances have no masks: the model gives boxes only")
+        return self.small_masks.regions(*self.image_size)
+
+    def integer_boxes(self) -> Tensor:
+        """Boxes in whole pixels, cut as in the published implementation, int64 [n, 4]."""
+        return self.boxes.long()
+
+    def label_image(self) -> Tensor:
+        """int32 [height, width]: 0 for background, i + 1 for instance i; the best score wins."""
+        height, width = self.image_size
+        instance, position = self.regions().positions(width)
+        empty = len(self) + 1
+        labels = torch.full((height * width,), empty, dtype=torch.int64, device=position.device)
+        labels.scatter_reduce_(0, position, instance + 1, reduce="amin")
+        return labels.masked_fill_(labels == empty, 0).view(height, width).int()
+
+
+def make_instances(
+    detections: Detections,
+    prototypes: Tensor | None,
+    mask_iou: nn.Module | None,
+    image_sizes: list[tuple[int, int]],
+    class_names: tuple[str, ...],
+) -> list[Instances]:
+    """Instances of each of the B images of a batch, whose sizes may differ.
+
+    `prototypes` [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+    """
+    results = []
+    for b, (height, width) in enumerate(image_sizes):
+        valid = detections.valid[b]
+        boxes, scores = detections.boxes[b][valid], detections.scores[b][valid]
+        class_ids = detections.class_ids[b][valid]
+        scale = boxes.new_tensor((width, height, width, height))
+        pixel_boxes = _ordered(boxes * scale)
+        small, mask_scores = None, scores
+        if detections.coefficients is not None:
+            coefficients = detections.coefficients[b][valid].float()
+            if prototypes is None:
+                small = _fc_masks(coefficients, pixel_boxes)
+            else:
+                small = _prototype_masks(coefficients, prototypes[b].float(), boxes, scale)
+                if mask_iou is not None:
+                    mask_scores = rescore(mask_iou, small.values, class_ids, scores)
+        results.append(
+            Instances(
+                boxes=torch.cat(
+                    (pixel_boxes[:, :2].clamp(min=0), torch.minimum(pixel_boxes[:, 2:], scale[2:])),
+                    dim=1,
+                ),
+                scores=scores,
+                mask_scores=mask_scores,
+                class_ids=class_ids,
+                image_size=(height, width),
+                class_names=class_names,
+                small_masks=small,
+            )
+        )
+    return results
+
+
+def _ordered(boxes: Tensor) -> Tensor:
+    """Corners [n, 4] swapped where x2 < x1 or y2 < y1."""
+    a, b = boxes[:, :2], boxes[:, 2:]
+    return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), dim=1)
+
+
+def _prototype_masks(
+    coefficients: Tensor, prototypes: Tensor, boxes: Tensor, scale: Tensor
+) -> SmallMasks:
+    """Linear combinations of the prototypes, cropped; each grid covers the whole image."""
+    height, width = prototypes.shape[1:]
+    cells = crop_rectangles(boxes, height, width)
+    masks = crop(assemble(coefficients, prototypes), cells)
+    extents = torch.cat((scale.new_zeros(2), scale[2:])).expand(len(boxes), 4)
+    return SmallMasks(masks, extents, cells)
+
+
+def _fc_masks(logits: Tensor, pixel_boxes: Tensor) -> SmallMasks:
+    """16 x 16 masks that each cover their box (the baseline of YOLACT, table 2c)."""
+    masks = logits.sigmoid().view(-1, FC_MASK_SIZE, FC_MASK_SIZE)
+    cells = torch.tensor((0, 0, FC_MASK_SIZE, FC_MASK_SIZE), device=logits.device)
+    return SmallMasks(masks, pixel_boxes, cells.expand(len(masks), 4))

@@ -1,0 +1,67 @@
+"""Non-maximum suppression: Fast NMS, the same across classes, and the standard one.
+
+All take the N candidates of B images, boxes [B, N, 4] and scores [B, C, N] with -1 for padding,
+and return M pairs of candidate and class an image: scores [B, M] with -1 for those suppressed,
+indices of the candidates [B, M] and class ids [B, M].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from yolact_ros.detection.boxes import iou
+from yolact_ros.detection.settings import DetectionSettings
+
+Kept = tuple[Tensor, Tensor, Tensor]
+
+
+def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
+    """Fast NMS in each class (YOLACT, section 4.2): boxes already removed may suppress others."""
+    batch, classes, candidates = scores.shape
+    top, index = scores.topk(min(settings.nms_top_k, candidates))  # [B, C, T]
+    rows = index.unsqueeze(-1).expand(-1, -1, -1, 4)
+    boxes = boxes.unsqueeze(1).expand(-1, classes, -1, -1).gather(2, rows)  # [B, C, T, 4]
+    top = _suppress(boxes, top, settings.nms_iou_threshold)
+    class_ids = torch.arange(classes, device=scores.device)[None, :, None].expand_as(index)
+    return top.flatten(1), index.flatten(1), class_ids.reshape(batch, -1)
+
+
+def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
+    """Fast NMS over all classes at once: each candidate has its best class only."""
+    best, class_ids = scores.max(dim=1)  # [B, N]
+    top, index = best.topk(min(settings.nms_top_k, best.shape[1]))  # [B, T]
+    boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+    top = _suppress(boxes, top, settings.nms_iou_threshold)
+    return top, index, class_ids.gather(1, index)
+
+
+def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
+    """Greedy NMS in each class (torchvision's), on class scores above the thresholds."""
+    threshold = max(settings.confidence_threshold, settings.score_threshold)
+    results = []
+    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+        class_ids, index = (image_scores > threshold).nonzero(as_tuple=True)
+        pair_scores = image_scores[class_ids, index]
+        keep = batched_nms(image_boxes[index], pair_scores, class_ids, settings.nms_iou_threshold)[
+            : settings.top_k
+        ]
+        results.append((pair_scores[keep], index[keep], class_ids[keep]))
+    length = max(1, *(len(kept) for kept, _, _ in results))
+    padded = [
+        (_pad(kept, length, -1), _pad(index, length, 0), _pad(class_ids, length, 0))
+        for kept, index, class_ids in results
+    ]
+    kept, index, class_ids = (torch.stack(column) for column in zip(*padded, strict=True))
+    return kept, index, class_ids
+
+
+def _suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Scores [..., T], falling, with -1 where any better box [..., T, 4] overlaps too much."""
+    overlaps = iou(boxes, boxes).triu_(diagonal=1)
+    return scores.masked_fill(overlaps.amax(dim=-2) > threshold, -1)
+
+
+def _pad(values: Tensor, length: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, length - len(values)), value=value)

@@ -1,0 +1,46 @@
+"""How raw predictions become detections; everything here may change from image to image."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+NmsMethod = Literal["fast", "cross_class", "standard"]
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """The published evaluation settings are the defaults. Raises ValueError for bad values."""
+
+    score_threshold: float = 0.0
+    """Detections that score no more are left out, 0 to 1."""
+    confidence_threshold: float = 0.05
+    """Anchors whose best class scores no more are not considered at all, 0 to 1."""
+    nms_method: NmsMethod = "fast"
+    """Fast NMS (YOLACT, section 4.2), the same across classes, or standard NMS for each class."""
+    nms_iou_threshold: float = 0.5
+    """Boxes that overlap a better one by more are suppressed, 0 to 1."""
+    nms_top_k: int = 200
+    """Fast NMS looks at so many best candidates, of each class or, across classes, in all."""
+    top_k: int = 100
+    """Detections an image, at most."""
+    class_ids: tuple[int, ...] = ()
+    """Only these classes are reported; empty: all."""
+
+    def __post_init__(self) -> None:
+        methods = typing.get_args(NmsMethod)
+        if self.nms_method not in methods:
+            raise ValueError(
+                f"nms_method={self.nms_method!r} is not allowed: one of {', '.join(methods)}"
+            )
+        for name in ("score_threshold", "confidence_threshold", "nms_iou_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value!r} is not allowed: it must be 0 to 1")
+        for name in ("nms_top_k", "top_k"):
+            value = getattr(self, name)
+            if not 1 <= value <= 10_000:
+                raise ValueError(f"{name}={value!r} is not allowed: it must be 1 to 10000")
+        if any(i < 0 for i in self.class_ids):
+            raise ValueError(f"class_ids={self.class_ids!r} is not allowed: ids count from 0")

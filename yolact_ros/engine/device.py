@@ -1,0 +1,40 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+_PRECISIONS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    Raises ValueError, saying what there is, for any other.
+    """
+    count = torch.cuda.device_count()
+    there = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
+    if name not in there:
+        raise ValueError(f"device={name!r} is not allowed: this machine has {', '.join(there)}")
+    if name == "auto":
+        name = "cuda" if count else "cpu"
+    return torch.device("cuda:0" if name == "cuda" else name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is float16 on CUDA and float32 on a CPU, which computes in float32 only.
+
+    Raises ValueError for what the device cannot do.
+    """
+    allowed = ["auto", *(_PRECISIONS if device.type == "cuda" else ["float32"])]
+    if name not in allowed:
+        raise ValueError(
+            f"precision={name!r} is not allowed on {device.type}: one of {', '.join(allowed)}"
+        )
+    if name == "auto":
+        name = "float16" if device.type == "cuda" else "float32"
+    return _PRECISIONS[name]

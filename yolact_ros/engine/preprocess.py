@@ -1,0 +1,51 @@
+"""Images to the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yolact_ros.network.config import NetworkConfig
+
+# Mean and standard deviation of the channels in BGR order, as each backbone was trained.
+_IMAGENET_BGR = ((103.94, 116.78, 123.68), (57.38, 57.12, 58.40))
+_NORMALISATION = {
+    "resnet50": _IMAGENET_BGR,
+    "resnet101": _IMAGENET_BGR,
+    "darknet53": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "efficientnet_lite0": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+}
+
+
+def preprocess(images: Sequence[Tensor], config: NetworkConfig) -> Tensor:
+    """Resize to S x S, normalise, reorder to RGB and stack.
+
+    Images uint8 [H, W, 3] in BGR order, of any sizes, on one device. Returns float32
+    [B, 3, S, S] on that device, in channels-last memory order.
+    """
+    size = (config.image_size, config.image_size)
+    batch = torch.cat(
+        [
+            F.interpolate(
+                image.permute(2, 0, 1)[None].float(),
+                size=size,
+                mode="bilinear",
+                align_corners=False,
+            )
+            for image in images
+        ]
+    )
+    return normalise(batch, config)
+
+
+def normalise(images: Tensor, config: NetworkConfig) -> Tensor:
+    """Float BGR images [B, 3, S, S] in 0..255 to the network's normalised RGB input."""
+    mean, std = (
+        torch.tensor(values, device=images.device).view(3, 1, 1)
+        for values in _NORMALISATION[config.backbone]
+    )
+    images = ((images - mean) / std).flip(1)
+    return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,203 @@
+"""Images in, instances out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
+from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine.download import fetch_weights
+from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.network import (
+    EMBEDDED,
+    PUBLISHED,
+    NetworkConfig,
+    WeightsError,
+    Yolact,
+    config_of,
+    config_of_file,
+    load_weights,
+)
+
+Image = npt.NDArray[np.uint8]
+RANDOM_WEIGHTS = "random"
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds that the stages of one call took."""
+
+    preprocess: float
+    network: float
+    detection: float
+
+
+class Segmenter:
+    """A network on a device, with its detection settings.
+
+    `segmenter(image)` takes one BGR uint8 image [H, W, 3], or a list of them of any sizes, and
+    returns `Instances` on the CPU, one or a list. `settings` may be replaced between calls.
+    """
+
+    def __init__(
+        self,
+        model: str | NetworkConfig = "",
+        weights: str | Path = "",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        backbone: str = "",
+        dcn_variant: str = "",
+        score_threshold: float = 0.3,
+        nms_method: str = "fast",
+        nms_iou_threshold: float = 0.5,
+        top_k: int = 100,
+    ) -> None:
+        """Build the network and load its weights.
+
+        Args:
+            model: A configuration or its name. Empty: as the weights say.
+            weights: A file; or a published model's name, downloaded once; or "random", for
+                timing. Empty: the published weights of `model`, or the embedded person model.
+            device: "auto", "cpu", "cuda" or "cuda:1".
+            precision: "auto" (float32 on a CPU, float16 on CUDA), "float32", "float16" or
+                "bfloat16".
+            backbone: Replaces the model's backbone, if not empty.
+            dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
+            score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`.
+
+        Raises:
+            ValueError: For a name or a value that is not allowed.
+            WeightsError: For weights that cannot be used.
+            DownloadError: For weights that cannot be downloaded.
+        """
+        self.settings = DetectionSettings(
+            score_threshold=score_threshold,
+            nms_method=nms_method,  # type: ignore[arg-type]
+            nms_iou_threshold=nms_iou_threshold,
+            top_k=top_k,
+        )
+        self.device = choose_device(device)
+        self.dtype = choose_precision(precision, self.device)
+        config, path, self._source = _resolve(model, weights)
+        changes = {"backbone": backbone, "dcn_variant": dcn_variant}
+        config = config.replace(**{name: value for name, value in changes.items() if value})
+        net = Yolact(config).eval()
+        if path is not None:
+            load_weights(net, path)
+        self.anchors = net.anchors.to(self.device)
+        net = net.requires_grad_(False).to(self.device, self.dtype)
+        self.net = net.to(memory_format=torch.channels_last)
+        self.stages = StageTimes(0, 0, 0)
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.net.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    @property
+    def description(self) -> str:
+        """Model, weights, device and classes in one line."""
+        names = self.class_names
+        shown = ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
+        return (
+            f"{self.config.name} ({self._source}) on {self.device}, "
+            f"{str(self.dtype).removeprefix('torch.')}, classes: {shown}"
+        )
+
+    @overload
+    def __call__(self, images: Image | Tensor) -> Instances: ...
+    @overload
+    def __call__(self, images: Sequence[Image | Tensor]) -> list[Instances]: ...
+    @torch.no_grad()
+    def __call__(self, images: Any) -> Instances | list[Instances]:
+        """Segment one image or several. Raises ValueError for what is no image."""
+        if not isinstance(images, list | tuple):
+            return self([images])[0]
+        if not images:
+            return []
+        started = self._now()
+        tensors = [_as_tensor(image).to(self.device) for image in images]
+        batch = preprocess(tensors, self.config).to(self.dtype)
+        prepared = self._now()
+        predictions = self.net(batch)
+        computed = self._now()
+        detections = detect(predictions, self.anchors, self.settings)
+        instances = make_instances(
+            detections,
+            predictions.prototypes,
+            self.net.mask_iou,
+            [(tensor.shape[0], tensor.shape[1]) for tensor in tensors],
+            self.class_names,
+        )
+        instances = [each.to("cpu") for each in instances]
+        times = (started, prepared, computed, self._now())
+        self.stages = StageTimes(*(1000 * (b - a) for a, b in itertools.pairwise(times)))
+        return instances
+
+    def _now(self) -> float:
+        """Seconds, when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _resolve(
+    model: str | NetworkConfig, weights: str | Path
+) -> tuple[NetworkConfig, Path | None, str]:
+    """Configuration, weight file (None: random) and where the weights are from, in words."""
+    config = config_of(model) if isinstance(model, str) and model else model or None
+    assert not isinstance(config, str)
+    if not weights and config is not None and config.name in PUBLISHED:
+        weights = config.name
+    if not weights:
+        return config or EMBEDDED, _embedded_weights(), "embedded weights"
+    if weights == RANDOM_WEIGHTS:
+        return config or EMBEDDED, None, "random weights"
+    if str(weights) in PUBLISHED:
+        name = str(weights)
+        return config or PUBLISHED[name], fetch_weights(name), f"published weights of {name}"
+    path = Path(weights).expanduser()
+    own = config_of_file(path)
+    if config is None and own is None:
+        raise WeightsError(
+            f"{path} does not say which model it is for: name the model too, one of "
+            f"{', '.join(PUBLISHED)}"
+        )
+    return config or own or EMBEDDED, path, f"weights {path.name}"
+
+
+def _embedded_weights() -> Path:
+    resource = files("yolact_ros") / "weights" / f"{EMBEDDED.name}.safetensors"
+    with as_file(resource) as path:
+        return path
+
+
+def _as_tensor(image: Image | Tensor) -> Tensor:
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        # PyTorch takes neither negative strides nor memory that it may not write to.
+        if not image.flags.writeable or min(image.strides, default=0) < 0:
+            image = image.copy()
+        image = torch.from_numpy(image)
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise ValueError(f"an image of {kind} is not allowed: it must be a uint8 array")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(
+            f"an image of shape {tuple(image.shape)} is not allowed: it must be [H, W, 3] (BGR)"
+        )
+    return image
