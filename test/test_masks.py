@@ -101,7 +101,7 @@ def test_a_model_that_gives_boxes_only_has_empty_masks():
 
 
 def test_unknown_encodings_and_regions_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="'png'.*mono8, bits, rle"):
+    with pytest.raises(ValueError, match=r"'png'.*mono8, bits, rle"):
         masks.encode(np.ones((2, 2), bool), "png")
     with pytest.raises(ValueError, match="do not fit"):
         masks.encode_regions(np.array([[0, 0, 2, 2]]), np.ones(5, bool), np.array([0, 5]), "rle")

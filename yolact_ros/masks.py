@@ -175,4 +175,6 @@ def _check_length(
 
 
 def _unknown(encoding: str) -> ValueError:
-    return ValueError(f"unknown mask encoding {encoding!r}; the encodings are {', '.join(ENCODINGS)}")
+    return ValueError(
+        f"unknown mask encoding {encoding!r}; the encodings are {', '.join(ENCODINGS)}"
+    )

@@ -1,0 +1,349 @@
+"""Messages become the picture that was sent, for every encoding; malformed ones are refused."""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import pytest
+
+from yolact_ros.node import images
+from yolact_ros.node.images import ImageError, bgr_of, bgr_of_compressed
+
+
+@dataclass
+class Image:
+    height: int
+    width: int
+    encoding: str
+    step: int
+    data: bytes
+    is_bigendian: int = 0
+
+
+@dataclass
+class CompressedImage:
+    format: str
+    data: bytes
+
+
+def picture(height, width):
+    """Smooth colours, different in every corner and channel, so that a mix-up is seen."""
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    y, x = y / max(height - 1, 1), x / max(width - 1, 1)
+    planes = 40 + 170 * x, 60 + 150 * y, 200 - 80 * x - 70 * y
+    return np.stack(planes, axis=-1).round().astype(np.uint8)
+
+
+def grey(bgr):
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+
+
+def wide(values):
+    """8-bit values as the 16-bit values of the same brightness."""
+    return values.astype(np.uint16) * 257
+
+
+def message(encoding, rows, height, width, padding=0):
+    """An Image of the given rows [rows, ...], each followed by `padding` bytes."""
+    rows = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    return Image(height, width, encoding, padded.shape[1], padded.tobytes())
+
+
+def mosaic(bgr, pattern):
+    """What a sensor sees behind colour filters; `pattern` names them for the first 2 x 2 pixels."""
+    sensor = np.empty(bgr.shape[:2], bgr.dtype)
+    for i, colour in enumerate(pattern):
+        row, column = divmod(i, 2)
+        sensor[row::2, column::2] = bgr[row::2, column::2, "bgr".index(colour)]
+    return sensor
+
+
+def yuv(bgr):
+    """BT.601 video range by its definition: float (y, u, v) [H, W, 3]."""
+    b, g, r = np.moveaxis(bgr.astype(float), -1, 0)
+    y = 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
+    u = 128 + (-37.797 * r - 74.203 * g + 112.0 * b) / 255
+    v = 128 + (112.0 * r - 93.786 * g - 18.214 * b) / 255
+    return np.stack((y, u, v), axis=-1)
+
+
+def packed_422(bgr, order):
+    """[H, W, 2]; the colour of each pair of pixels is that of their mean."""
+    y, u, v = np.moveaxis(yuv(bgr), -1, 0)
+    u, v = (u[:, ::2] + u[:, 1::2]) / 2, (v[:, ::2] + v[:, 1::2]) / 2
+    values = {"y0": y[:, ::2], "y1": y[:, 1::2], "u": u, "v": v}
+    groups = np.stack([values[name] for name in order], axis=-1)
+    return groups.round().astype(np.uint8)
+
+
+def planes_420(bgr, order):
+    """[H * 3 / 2, W]: brightness, then pairs of colour of 2 x 2 pixels."""
+    y, u, v = np.moveaxis(yuv(bgr), -1, 0)
+    height, width = y.shape
+    small = {
+        name: plane.reshape(height // 2, 2, width // 2, 2).mean((1, 3))
+        for name, plane in (("u", u), ("v", v))
+    }
+    pairs = np.stack([small[name] for name in order], axis=-1).reshape(height // 2, width)
+    return np.concatenate((y, pairs)).round().astype(np.uint8)
+
+
+def planes_444(bgr):
+    y, u, v = np.moveaxis(yuv(bgr), -1, 0)
+    pairs = np.stack((u, v), axis=-1).reshape(2 * len(y), -1)
+    return np.concatenate((y, pairs)).round().astype(np.uint8)
+
+
+ALPHA = np.uint8(7)
+
+
+def with_alpha(colours):
+    return np.dstack((colours, np.full(colours.shape[:2], 7, colours.dtype)))
+
+
+PLAIN = {
+    "bgr8": lambda bgr: bgr,
+    "8UC3": lambda bgr: bgr,
+    "rgb8": lambda bgr: bgr[..., ::-1],
+    "bgra8": with_alpha,
+    "8UC4": with_alpha,
+    "rgba8": lambda bgr: with_alpha(bgr[..., ::-1]),
+    "bgr16": wide,
+    "16UC3": wide,
+    "rgb16": lambda bgr: wide(bgr[..., ::-1]),
+    "bgra16": lambda bgr: with_alpha(wide(bgr)),
+    "16UC4": lambda bgr: with_alpha(wide(bgr)),
+    "rgba16": lambda bgr: with_alpha(wide(bgr[..., ::-1])),
+}
+GREY = {
+    "mono8": grey,
+    "8UC1": grey,
+    "mono16": lambda bgr: wide(grey(bgr)),
+    "16UC1": lambda bgr: wide(grey(bgr)),
+}
+BAYER = {
+    f"bayer_{pattern}{bits}": (
+        lambda bgr, p=pattern, b=bits: mosaic(bgr if b == 8 else wide(bgr), p)
+    )
+    for pattern in ("rggb", "bggr", "gbrg", "grbg")
+    for bits in (8, 16)
+}
+SUBSAMPLED = {
+    "yuv422": lambda bgr: packed_422(bgr, ("u", "y0", "v", "y1")),
+    "uyvy": lambda bgr: packed_422(bgr, ("u", "y0", "v", "y1")),
+    "yuv422_yuy2": lambda bgr: packed_422(bgr, ("y0", "u", "y1", "v")),
+    "yuyv": lambda bgr: packed_422(bgr, ("y0", "u", "y1", "v")),
+    "nv12": lambda bgr: planes_420(bgr, ("u", "v")),
+    "nv21": lambda bgr: planes_420(bgr, ("v", "u")),
+}
+
+
+def test_every_encoding_of_the_table_is_tested_here():
+    assert {*PLAIN, *GREY, *BAYER, *SUBSAMPLED, "nv24"} == set(images.ENCODINGS)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (48, 64)])
+@pytest.mark.parametrize("encoding", PLAIN)
+def test_colour_comes_through_exactly(encoding, size, padding):
+    bgr = picture(*size)
+    image = message(encoding, PLAIN[encoding](bgr), *size, padding)
+    images.check(image)
+    result = bgr_of(image)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, bgr)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (48, 64)])
+@pytest.mark.parametrize("encoding", GREY)
+def test_grey_comes_through_exactly_in_all_channels(encoding, size, padding):
+    bgr = picture(*size)
+    result = bgr_of(message(encoding, GREY[encoding](bgr), *size, padding))
+    np.testing.assert_array_equal(result, np.repeat(grey(bgr)[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("size", [(47, 65), (48, 64)])
+@pytest.mark.parametrize("encoding", BAYER)
+def test_bayer_mosaics_give_their_colours_back(encoding, size, padding):
+    bgr = picture(*size)
+    result = bgr_of(message(encoding, BAYER[encoding](bgr), *size, padding))
+    # A wrong pattern swaps red and blue, or mixes green in: differences of up to 160.
+    inner = np.s_[2:-2, 2:-2]
+    difference = np.abs(result[inner].astype(int) - bgr[inner])
+    assert difference.max() <= 4
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", SUBSAMPLED)
+def test_video_encodings_give_their_colours_back(encoding, padding):
+    bgr = picture(48, 64)
+    result = bgr_of(message(encoding, SUBSAMPLED[encoding](bgr), 48, 64, padding))
+    assert result.shape == bgr.shape
+    assert np.abs(result.astype(int) - bgr).max() <= 8
+
+
+@pytest.mark.parametrize("encoding", SUBSAMPLED)
+def test_video_encodings_of_odd_size_have_rows_of_whole_pairs(encoding):
+    bgr = picture(48, 64)
+    rows = SUBSAMPLED[encoding](bgr)
+    whole = message(encoding, rows, 48, 64)
+    odd = message(encoding, rows, 48, 63)
+    np.testing.assert_array_equal(bgr_of(odd), bgr_of(whole)[:, :63])
+    if encoding in ("nv12", "nv21"):
+        odd = message(encoding, np.delete(rows, 47, axis=0), 47, 63)
+        np.testing.assert_array_equal(bgr_of(odd), bgr_of(whole)[:47, :63])
+
+
+def test_nv24_has_a_colour_for_every_pixel():
+    bgr = np.random.default_rng(0).integers(30, 220, (5, 7, 3), np.uint8)
+    result = bgr_of(message("nv24", planes_444(bgr), 5, 7))
+    assert np.abs(result.astype(int) - bgr).max() <= 3
+
+
+@pytest.mark.parametrize("encoding", ["mono16", "bgr16", "rgba16", "bayer_rggb16", "16UC1"])
+def test_big_endian_values_are_read_as_such(encoding):
+    bgr = picture(12, 10)
+    values = {**PLAIN, **GREY, **BAYER}[encoding](bgr)
+    little = message(encoding, values, 12, 10)
+    big = replace(message(encoding, values.byteswap(), 12, 10), is_bigendian=1)
+    assert big.data != little.data or not (values % 256 != values // 256).any()
+    odd_values = values + 1  # low and high byte differ
+    little = message(encoding, odd_values, 12, 10)
+    big = replace(message(encoding, odd_values.byteswap(), 12, 10), is_bigendian=1)
+    np.testing.assert_array_equal(bgr_of(big), bgr_of(little))
+    np.testing.assert_allclose(bgr_of(big).astype(int), bgr_of(message(encoding, values, 12, 10)))
+
+
+def test_big_endian_flag_does_not_touch_single_bytes():
+    bgr = picture(6, 5)
+    image = replace(message("bgr8", bgr, 6, 5), is_bigendian=1)
+    np.testing.assert_array_equal(bgr_of(image), bgr)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+def test_bgr8_is_a_view_of_the_message(padding):
+    image = message("bgr8", picture(6, 5), 6, 5, padding)
+    image.data = bytearray(image.data)
+    result = bgr_of(image)
+    image.data[0] ^= 255
+    assert result[0, 0, 0] == image.data[0]
+
+
+BGR = message("bgr8", picture(6, 5), 6, 5)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason", "text"),
+    [
+        (replace(BGR, step=14), "step", "step of 14 bytes.* needs 15 or more"),
+        (replace(BGR, step=0), "step", "step of 0"),
+        (replace(BGR, data=BGR.data[:-1]), "data", "89 bytes of data; .* need 90"),
+        (replace(BGR, data=BGR.data + b"x"), "data", "91 bytes of data"),
+        (replace(BGR, data=b""), "data", "0 bytes of data"),
+        (replace(BGR, height=7), "data", "90 bytes of data; .* need 105"),
+        (replace(BGR, height=0), "size", "5 x 0 pixels"),
+        (replace(BGR, width=0), "size", "0 x 6 pixels"),
+        (replace(BGR, width=4_000_000_000, step=0), "size", "allowed are 1 to"),
+        (replace(BGR, encoding="bgr9"), "encoding", "unknown encoding 'bgr9'; known are mono8"),
+        (replace(BGR, encoding=""), "encoding", "unknown encoding ''"),
+        (replace(BGR, encoding="32FC1"), "encoding", "unknown encoding '32FC1'"),
+        (message("mono16", np.zeros((4, 11), np.uint8), 4, 5), "step", "cuts a 16-bit value"),
+        (message("yuyv", np.zeros((4, 10), np.uint8), 4, 5), "step", "needs 12 or more"),
+        (message("nv12", np.zeros((4, 4), np.uint8), 4, 4), "data", "16 bytes of data; .* need 24"),
+        (message("bayer_rggb8", np.zeros((2, 2), np.uint8), 2, 2), "size", "at least 3 x 3"),
+    ],
+)
+def test_malformed_images_are_refused(image, reason, text):
+    with pytest.raises(ImageError, match=text) as caught:
+        images.check(image)
+    assert caught.value.reason == reason
+    with pytest.raises(ImageError, match=text):
+        bgr_of(image)
+
+
+def encoded(suffix, pixels, *options):
+    return cv2.imencode(suffix, pixels, options)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "tolerance"),
+    [
+        ("jpeg", ".jpg", 6),
+        ("bgr8; jpeg compressed bgr8", ".jpg", 6),
+        ("rgb8; jpeg compressed bgr8", ".jpg", 6),
+        ("png", ".png", 0),
+        ("bgr8; png compressed bgr8", ".png", 0),
+        ("", ".png", 0),
+    ],
+)
+def test_compressed_images(kind, suffix, tolerance):
+    bgr = picture(49, 63)
+    result = bgr_of_compressed(CompressedImage(kind, encoded(suffix, bgr)))
+    assert result.shape == bgr.shape
+    assert np.abs(result.astype(int) - bgr).max() <= tolerance
+
+
+def test_compressed_grey_and_16_bit_and_transparent_images():
+    bgr = picture(20, 30)
+    for pixels, expected in (
+        (grey(bgr), np.repeat(grey(bgr)[..., None], 3, axis=-1)),
+        (wide(bgr), bgr),
+        (with_alpha(bgr), bgr),
+    ):
+        result = bgr_of_compressed(CompressedImage("png", encoded(".png", pixels)))
+        assert np.abs(result.astype(int) - expected).max() <= 1
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
+    data = encoded(".jpg", picture(20, 30))
+    result = bgr_of_compressed(CompressedImage("jpeg", data + bytes(100)))
+    assert result.shape == (20, 30, 3)
+
+
+def test_orientation_tags_are_not_followed():
+    data = encoded(".jpg", picture(20, 30))
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    result = bgr_of_compressed(CompressedImage("jpeg", data[:2] + exif + data[2:]))
+    assert result.shape == (20, 30, 3)
+
+
+JPEG = encoded(".jpg", picture(48, 64))
+PNG = encoded(".png", picture(48, 64))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "text"),
+    [
+        (b"", "encoding", "neither JPEG nor PNG"),
+        (b"hello", "encoding", "format 'jpeg'"),
+        (JPEG[:-200], "data", "cut short or broken"),
+        (JPEG[:20], "data", "cut short or broken"),
+        (b"\xff\xd8\xff\xd9", "data", "cut short or broken"),
+        (PNG[: len(PNG) // 2], "data", "cut short or broken"),
+        (PNG[:10], "data", "cut short or broken"),
+        (PNG[:16] + b"\0\1\0\0" * 2 + PNG[24:], "size", "65536 x 65536"),
+        (PNG[:40] + b"\0" * 40 + PNG[80:], "data", "cannot be decoded"),
+    ],
+)
+def test_malformed_compressed_images_are_refused(data, reason, text):
+    with pytest.raises(ImageError, match=text) as caught:
+        bgr_of_compressed(CompressedImage("jpeg", data))
+    assert caught.value.reason == reason
+
+
+def test_random_bytes_never_do_more_than_raise():
+    rng = np.random.default_rng(0)
+    for source in (JPEG, PNG):
+        for _ in range(200):
+            data = bytearray(source)
+            for at in rng.integers(2, len(data), 5):
+                data[at] = rng.integers(256)
+            try:
+                result = bgr_of_compressed(CompressedImage("jpeg", bytes(data)))
+            except ImageError:
+                continue
+            assert result.dtype == np.uint8 and result.ndim == 3

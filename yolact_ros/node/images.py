@@ -1,0 +1,291 @@
+"""Image messages as BGR uint8 arrays [H, W, 3], a view of the message where its encoding allows.
+
+Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields. The
+common encodings are read here, alike on every machine and without a copy of `bgr8`; an encoding
+that is not in the table is left to cv_bridge where that is installed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+MAX_PIXELS = 1 << 27
+MAX_SIDE = 32766
+"""Limits of what is taken for an image; OpenCV addresses pixels of larger ones wrongly."""
+
+
+class ImageMessage(Protocol):
+    """The fields of `sensor_msgs/Image` that matter here."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageMessage(Protocol):
+    """The fields of `sensor_msgs/CompressedImage` that matter here."""
+
+    format: str
+    data: Any
+
+
+class ImageError(ValueError):
+    """A message that is no image. `reason` is a word to count it by: encoding, size, step, data."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the pixels of an encoding lie in rows: values a pixel, their type, the way to BGR."""
+
+    channels: int
+    dtype: type[np.uint8] | type[np.uint16]
+    to_bgr: int | None
+    """OpenCV's conversion code, None where the pixels are BGR already."""
+
+    min_side: int = 1
+    pixel_group: int = 1
+    """Neighbouring pixels that share values: a row holds whole groups."""
+    colour_rows: float = 0
+    """Rows of colour for each row of brightness, where they lie in planes of their own."""
+
+    def row_values(self, width: int) -> int:
+        """Values that a row of `width` pixels holds at least."""
+        return -(-width // self.pixel_group) * self.pixel_group * self.channels
+
+    def rows(self, height: int) -> int:
+        """Rows of all planes of an image of `height` pixels."""
+        return height + math.ceil(height * self.colour_rows)
+
+
+def _layouts() -> dict[str, Layout]:
+    layouts = {}
+    for bits, dtype in ((8, np.uint8), (16, np.uint16)):
+        colours = {
+            f"mono{bits}": Layout(1, dtype, cv2.COLOR_GRAY2BGR),
+            f"bgr{bits}": Layout(3, dtype, None),
+            f"rgb{bits}": Layout(3, dtype, cv2.COLOR_RGB2BGR),
+            f"bgra{bits}": Layout(4, dtype, cv2.COLOR_BGRA2BGR),
+            f"rgba{bits}": Layout(4, dtype, cv2.COLOR_RGBA2BGR),
+        }
+        layouts |= colours
+        layouts[f"{bits}UC1"] = colours[f"mono{bits}"]
+        layouts[f"{bits}UC3"] = colours[f"bgr{bits}"]
+        layouts[f"{bits}UC4"] = colours[f"bgra{bits}"]
+        # ROS names the first two pixels of the first two rows, OpenCV the second and third pixel
+        # of the second row.
+        for name, code in (
+            ("rggb", cv2.COLOR_BayerBG2BGR),
+            ("bggr", cv2.COLOR_BayerRG2BGR),
+            ("gbrg", cv2.COLOR_BayerGR2BGR),
+            ("grbg", cv2.COLOR_BayerGB2BGR),
+        ):
+            layouts[f"bayer_{name}{bits}"] = Layout(1, dtype, code, min_side=3)
+    uyvy = Layout(2, np.uint8, cv2.COLOR_YUV2BGR_UYVY, pixel_group=2)
+    yuyv = Layout(2, np.uint8, cv2.COLOR_YUV2BGR_YUY2, pixel_group=2)
+    layouts |= {"yuv422": uyvy, "uyvy": uyvy, "yuv422_yuy2": yuyv, "yuyv": yuyv}
+    # Brightness [H, W], then pairs of colour: one for 2 x 2 pixels, or (nv24) one for each pixel.
+    nv12 = Layout(1, np.uint8, cv2.COLOR_YUV2BGR_NV12, pixel_group=2, colour_rows=0.5)
+    layouts |= {
+        "nv12": nv12,
+        "nv21": replace(nv12, to_bgr=cv2.COLOR_YUV2BGR_NV21),
+        "nv24": replace(nv12, pixel_group=1, colour_rows=2),
+    }
+    return layouts
+
+
+_LAYOUTS = _layouts()
+ENCODINGS = tuple(_LAYOUTS)
+
+
+def check(image: ImageMessage) -> None:
+    """Raises ImageError for a message that `bgr_of` would refuse, without touching its pixels."""
+    if image.encoding in _LAYOUTS:
+        _checked_rows(image, _LAYOUTS[image.encoding])
+    else:
+        _cv_bridge_for(image)
+
+
+def bgr_of(image: ImageMessage) -> Picture:
+    """The picture of a raw image message, BGR uint8 [H, W, 3].
+
+    bgr8 and 8UC3 give a view of the message, whose rows may be padded (strides). 16-bit values are
+    scaled to 8 bits; 4:2:0 and 4:2:2 encodings are read as BT.601 video range. Raises ImageError.
+    """
+    layout = _LAYOUTS.get(image.encoding)
+    if layout is None:
+        return _with_cv_bridge(image)
+    rows = _checked_rows(image, layout)
+    if image.encoding == "nv24":
+        return _from_full_planes(rows, image.height, image.width)
+    if layout.colour_rows:
+        return _from_planes(rows, image.height, image.width, layout)
+    return _from_rows(rows, bool(image.is_bigendian), image.width, layout)
+
+
+def _checked_rows(image: ImageMessage, layout: Layout) -> Picture:
+    """The bytes of a message as rows [rows of all planes, step]."""
+    _check_size(image.height, image.width)
+    if min(image.height, image.width) < layout.min_side:
+        raise ImageError(
+            "size",
+            f"a {image.encoding} image of {image.width} x {image.height} pixels; "
+            f"it needs at least {layout.min_side} x {layout.min_side}",
+        )
+    item_size = np.dtype(layout.dtype).itemsize
+    row_bytes = layout.row_values(image.width) * item_size
+    if image.step < row_bytes:
+        raise ImageError(
+            "step",
+            f"a step of {image.step} bytes; a row of {image.width} {image.encoding} pixels needs "
+            f"{row_bytes} or more",
+        )
+    if image.step % item_size:
+        raise ImageError("step", f"a step of {image.step} bytes cuts a 16-bit value in two")
+    data, rows = np.frombuffer(image.data, np.uint8), layout.rows(image.height)
+    if data.size != rows * image.step:
+        raise ImageError(
+            "data",
+            f"{data.size} bytes of data; {image.width} x {image.height} {image.encoding} pixels "
+            f"with a step of {image.step} need {rows * image.step}",
+        )
+    return data.reshape(rows, image.step)
+
+
+def _from_rows(rows: Picture, is_bigendian: bool, width: int, layout: Layout) -> Picture:
+    values = layout.row_values(width)
+    if layout.dtype is np.uint16:
+        wide = rows.view(">u2" if is_bigendian else "<u2")[:, :values]
+        pixels = cv2.convertScaleAbs(wide.astype(np.uint16), alpha=255 / 65535)
+    else:
+        pixels = rows[:, :values]
+    if layout.channels > 1:
+        pixels = pixels.reshape(len(rows), -1, layout.channels)
+    if layout.to_bgr is not None:
+        pixels = cv2.cvtColor(pixels, layout.to_bgr)
+    return pixels[:, :width]
+
+
+def _from_planes(rows: Picture, height: int, width: int, layout: Layout) -> Picture:
+    even_width = layout.row_values(width)
+    brightness, colour = rows[:height, :even_width], rows[height:, :even_width]
+    if height % 2:
+        brightness = np.concatenate((brightness, brightness[-1:]))
+    pairs = colour.reshape(len(colour), even_width // 2, 2)
+    assert layout.to_bgr is not None
+    pixels = cv2.cvtColorTwoPlane(brightness, pairs, layout.to_bgr)
+    return np.asarray(pixels[:height, :width], np.uint8)
+
+
+def _from_full_planes(rows: Picture, height: int, width: int) -> Picture:
+    # As a 2 x 2 times larger image with a pair of colour for each of its 2 x 2 pixels.
+    brightness = rows[:height, :width].repeat(2, axis=0).repeat(2, axis=1)
+    pairs = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
+    pixels = cv2.cvtColorTwoPlane(brightness, pairs, cv2.COLOR_YUV2BGR_NV12)
+    return np.ascontiguousarray(pixels[::2, ::2], np.uint8)
+
+
+def _check_size(height: int, width: int) -> None:
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS):
+        raise ImageError(
+            "size",
+            f"an image of {width} x {height} pixels; allowed are 1 to {MAX_SIDE} a side and at "
+            f"most {MAX_PIXELS} in all",
+        )
+
+
+def _cv_bridge_for(image: ImageMessage) -> Any:
+    try:
+        from cv_bridge import CvBridge
+    except (ImportError, AttributeError):  # AttributeError: built for another NumPy
+        raise _unknown(image) from None
+    return CvBridge()
+
+
+def _with_cv_bridge(image: ImageMessage) -> Picture:
+    bridge = _cv_bridge_for(image)
+    try:
+        return np.asarray(bridge.imgmsg_to_cv2(image, "bgr8"), np.uint8)
+    except Exception as error:  # its errors have no common base
+        raise _unknown(image) from error
+
+
+def _unknown(image: ImageMessage) -> ImageError:
+    return ImageError(
+        "encoding", f"unknown encoding {image.encoding!r}; known are {', '.join(ENCODINGS)}"
+    )
+
+
+def check_compressed(image: CompressedImageMessage) -> None:
+    """Raises ImageError for bytes that are visibly no whole JPEG or PNG, without decoding them."""
+    data = bytes(image.data)
+    if data.startswith(b"\xff\xd8"):
+        # Neither marker occurs within the data of a scan: a whole file ends after its last scan.
+        kind, size = "JPEG", _jpeg_size(data)
+        whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        kind, size, whole = "PNG", _png_size(data), b"IEND" in data[-64:]
+    else:
+        raise ImageError(
+            "encoding",
+            f"{len(data)} bytes that are neither JPEG nor PNG (format {image.format!r})",
+        )
+    # OpenCV would make a picture of whatever arrived, with a grey rest.
+    if size is None or not whole:
+        raise ImageError("data", f"a {kind} of {len(data)} bytes that is cut short or broken")
+    _check_size(*size)
+
+
+def bgr_of_compressed(image: CompressedImageMessage) -> Picture:
+    """The picture of a JPEG or PNG message, BGR uint8 [H, W, 3].
+
+    Its `format` only explains the bytes, which say themselves what they are. Pixels stay where the
+    camera has them: an orientation tag is not followed. Raises ImageError.
+    """
+    check_compressed(image)
+    data = np.frombuffer(image.data, np.uint8)
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise ImageError("data", f"a compressed image of {data.size} bytes that cannot be decoded")
+    return np.asarray(picture, np.uint8)
+
+
+def _png_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a PNG, None when its header is cut short."""
+    if len(data) < 24:
+        return None
+    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG from its frame header, None when there is none."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return (
+                int.from_bytes(data[at + 5 : at + 7], "big"),
+                int.from_bytes(data[at + 7 : at + 9], "big"),
+            )
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
