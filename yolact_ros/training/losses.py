@@ -1,0 +1,284 @@
+"""The losses of YOLACT (section 3) and YOLACT++ (section 7.2.1), as published.
+
+Class, box, mask and mask IoU losses are sums over the positive anchors, divided by the number of
+positive anchors of the whole batch; the semantic loss is divided by the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from yolact_ros.detection import boxes
+from yolact_ros.network import Predictions, Yolact
+from yolact_ros.training.matching import BACKGROUND, Matching, MatchSettings, match
+from yolact_ros.training.targets import Target
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and rules of the losses; the defaults are the published ones."""
+
+    matching: MatchSettings = field(default_factory=MatchSettings)
+    class_weight: float = 1.0
+    box_weight: float = 1.5
+    mask_weight: float = 6.125
+    semantic_weight: float = 1.0
+    mask_iou_weight: float = 25.0
+    negatives_per_positive: int = 3
+    """Background anchors in the class loss for each positive one, the hardest first (OHEM)."""
+    negatives_without_objects: int = 0
+    """Background anchors in the class loss of an image without any object. 0, as published, means
+    that such images teach nothing but the semantic layer."""
+    masks_per_image: int | None = None
+    """Positive anchors in the mask loss of one image, drawn at random if there are more. None means
+    100, or 300 for inputs of 700 pixels and more."""
+    smallest_rescored_mask: int = 25
+    """Masks of at most this many prototype pixels are left out of the mask IoU loss."""
+
+    def masks_at(self, image_size: int) -> int:
+        """`masks_per_image` for inputs of `image_size` pixels."""
+        if self.masks_per_image is not None:
+            return self.masks_per_image
+        return 300 if image_size >= 700 else 100
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars, already weighted and normalised. None: the network has no such part."""
+
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+    semantic: Tensor | None = None
+    mask_iou: Tensor | None = None
+
+    def items(self) -> dict[str, Tensor]:
+        """The losses that exist, by name."""
+        return {name: loss for name, loss in vars(self).items() if loss is not None}
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised: the sum."""
+        return torch.stack(list(self.items().values())).sum()
+
+
+def compute_losses(
+    net: Yolact,
+    predictions: Predictions,
+    targets: Sequence[Target],
+    settings: LossSettings = LossSettings(),
+    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+) -> Losses:
+    """Losses of one batch.
+
+    `predictions` are those of `net` in training mode for the images of `targets`.
+    `mean_over_processes` averages a scalar over the processes of a distributed run: with it, the
+    mean of all processes' losses is the loss of the global batch.
+    """
+    matchings = [match(net.anchors, target, settings.matching) for target in targets]
+    positive = torch.stack([matching.positive for matching in matchings])
+    count = positive.sum().float()
+    if mean_over_processes is not None:
+        count = mean_over_processes(count)
+    count = count.clamp(min=1)  # a batch without objects
+
+    mask_loss, mask_iou_loss = None, None
+    if predictions.prototypes is not None:
+        mask_loss, mask_iou_loss = _prototype_mask_losses(
+            net, predictions, targets, matchings, settings
+        )
+    elif predictions.coefficients is not None:
+        mask_loss = _fc_mask_loss(net.anchors, predictions, targets, matchings)
+    semantic_loss = None
+    if predictions.semantic_logits is not None:
+        semantic_loss = semantic_segmentation_loss(predictions.semantic_logits, targets)
+        semantic_loss = settings.semantic_weight * semantic_loss
+
+    def weighted(weight: float, loss: Tensor | None) -> Tensor | None:
+        return None if loss is None else weight * loss / count
+
+    class_loss = class_loss_sum(predictions.class_logits, matchings, settings)
+    box_loss = box_loss_sum(net.anchors, predictions.box_offsets, targets, matchings)
+    return Losses(
+        classes=settings.class_weight * class_loss / count,
+        boxes=settings.box_weight * box_loss / count,
+        masks=weighted(settings.mask_weight, mask_loss),
+        semantic=semantic_loss,
+        mask_iou=weighted(settings.mask_iou_weight, mask_iou_loss),
+    )
+
+
+def class_loss_sum(
+    logits: Tensor, matchings: Sequence[Matching], settings: LossSettings = LossSettings()
+) -> Tensor:
+    """Softmax cross entropy with hard negative mining (OHEM), summed; logits [B, P, C + 1].
+
+    Of each image's background anchors only the hardest count: those whose background probability is
+    least, `negatives_per_positive` for each positive anchor.
+    """
+    labels = torch.stack([matching.labels for matching in matchings])
+    with torch.no_grad():
+        hardness = logits.float().logsumexp(dim=2) - logits[..., 0]
+        hardness = hardness.masked_fill(labels != BACKGROUND, -torch.inf)
+    chosen = labels > BACKGROUND
+    for image, positives in enumerate(chosen.sum(dim=1).tolist()):
+        wanted = settings.negatives_per_positive * positives
+        if positives == 0:
+            wanted = settings.negatives_without_objects
+        available = int((labels[image] == BACKGROUND).sum())
+        hardest = hardness[image].topk(min(wanted, available)).indices
+        chosen[image, hardest] = True
+    return F.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
+
+
+def box_loss_sum(
+    anchors: Tensor, offsets: Tensor, targets: Sequence[Target], matchings: Sequence[Matching]
+) -> Tensor:
+    """Smooth L1 between predicted [B, P, 4] and encoded offsets of positive anchors, summed."""
+    loss = offsets.sum() * 0
+    for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
+        positive = matching.positive
+        truth = target.boxes[matching.objects[positive]]
+        wanted = boxes.encode(truth, anchors[positive])
+        loss = loss + F.smooth_l1_loss(offsets[image, positive].float(), wanted, reduction="sum")
+    return loss
+
+
+def semantic_segmentation_loss(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Binary cross entropy per class, mean over pixels and images, sum over classes.
+
+    `logits` [B, C, H, W]; a pixel belongs to each class that has an object there.
+    """
+    wanted = torch.zeros_like(logits, dtype=torch.float32)
+    for image, target in enumerate(targets):
+        small = downsample_masks(target.masks, logits.shape[-2:])
+        for label in target.labels.unique():
+            wanted[image, label] = small[target.labels == label].amax(dim=0)
+    pixels = logits.shape[-2] * logits.shape[-1]
+    loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum")
+    return loss / pixels / len(targets)
+
+
+def _prototype_mask_losses(
+    net: Yolact,
+    predictions: Predictions,
+    targets: Sequence[Target],
+    matchings: Sequence[Matching],
+    settings: LossSettings,
+) -> tuple[Tensor, Tensor | None]:
+    """Mask loss, and for YOLACT++ mask IoU loss, both summed over positive anchors."""
+    prototypes, coefficients = predictions.prototypes, predictions.coefficients
+    assert prototypes is not None and coefficients is not None
+    limit = settings.masks_at(net.config.image_size)
+    loss = prototypes.sum() * 0 + coefficients.sum() * 0
+    rescored: list[tuple[Tensor, Tensor, Tensor]] = []
+    for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
+        positives = matching.positive.nonzero()[:, 0]
+        if len(positives) == 0:
+            continue
+        total = len(positives)
+        if total > limit:
+            positives = positives[torch.randperm(total, device=positives.device)[:limit]]
+        objects = matching.objects[positives]
+        truth = downsample_masks(target.masks, prototypes.shape[-2:])[objects]
+        weights = coefficients[image, positives].float()
+        masks = torch.einsum("nk,khw->nhw", weights, prototypes[image].float()).sigmoid()
+        inside = crop_window(target.boxes[objects], prototypes.shape[-2:])
+        share = mask_loss(masks, truth, inside, target.boxes[objects]).mean()
+        loss = loss + share * total
+        if net.mask_iou is not None:
+            big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
+            rescored.append(
+                (masks[big] * inside[big], truth[big], target.labels[objects[big]])
+            )
+    if net.mask_iou is None:
+        return loss, None
+    return loss, _mask_iou_loss(net.mask_iou, rescored) if rescored else loss * 0
+
+
+def mask_loss(masks: Tensor, truth: Tensor, inside: Tensor, object_boxes: Tensor) -> Tensor:
+    """Binary cross entropy of each mask inside its object's box, per pixel of that box: [n].
+
+    `masks` (probabilities), `truth` (0 or 1) and `inside` (the crop) [n, H, W]; `object_boxes`
+    [n, 4] corners, relative. Taken from probabilities, not logits, since the published weights come
+    from it: pixels saturated on the wrong side cost 100 and have no gradient.
+    """
+    losses = F.binary_cross_entropy(masks, truth, reduction="none")
+    pixels = boxes.area(object_boxes) * masks.shape[-2] * masks.shape[-1]
+    return (losses * inside).sum(dim=(1, 2)) / pixels
+
+
+def crop_window(object_boxes: Tensor, size: Sequence[int], padding: float = 1) -> Tensor:
+    """Which pixels of an image of (height, width) lie in each box [n, 4] (corners, relative).
+
+    Returns float [n, H, W], 0 or 1. The boxes are widened by `padding` pixels, as at inference.
+    """
+    height, width = size
+    x = torch.arange(width, device=object_boxes.device)
+    y = torch.arange(height, device=object_boxes.device)
+    left, right = object_boxes[:, 0, None] * width, object_boxes[:, 2, None] * width
+    top, bottom = object_boxes[:, 1, None] * height, object_boxes[:, 3, None] * height
+    columns = (x >= (left - padding).clamp(min=0)) & (x < (right + padding).clamp(max=width))
+    rows = (y >= (top - padding).clamp(min=0)) & (y < (bottom + padding).clamp(max=height))
+    return (rows[:, :, None] & columns[:, None, :]).float()
+
+
+def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks [n, S, S] of 0 and 1, bilinearly resized to (height, width): float [n, H, W], 0 or 1."""
+    if len(masks) == 0:
+        return masks.new_zeros((0, *size), dtype=torch.float32)
+    small = F.interpolate(masks[None].float(), tuple(size), mode="bilinear", align_corners=False)
+    return (small[0] > 0.5).float()
+
+
+def _mask_iou_loss(
+    mask_iou: nn.Module, rescored: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> Tensor:
+    """Smooth L1 between predicted and true IoU of the masks (predicted, truth, label), summed."""
+    masks, truth, labels = (torch.cat(parts) for parts in zip(*rescored, strict=True))
+    if len(masks) == 0:
+        return masks.sum()
+    with torch.no_grad():
+        binary = (masks > 0.5).float()
+        overlap = (binary * truth).sum(dim=(1, 2))
+        iou = overlap / (binary.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) - overlap)
+    predicted = mask_iou(masks[:, None]).gather(1, labels[:, None])[:, 0]
+    return F.smooth_l1_loss(predicted.float(), iou, reduction="sum")
+
+
+def _fc_mask_loss(
+    anchors: Tensor,
+    predictions: Predictions,
+    targets: Sequence[Target],
+    matchings: Sequence[Matching],
+) -> Tensor:
+    """Loss of the fc-mask baseline (table 2c), summed over positive anchors.
+
+    The truth is the object's mask inside the predicted box, resized to the 16 x 16 pixels of the
+    prediction. The mean over these pixels takes the place of the sum over the box's area.
+    """
+    assert predictions.coefficients is not None
+    side = round(predictions.coefficients.shape[2] ** 0.5)
+    loss = predictions.coefficients.sum() * 0
+    for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
+        positive = matching.positive
+        if not positive.any():
+            continue
+        logits = predictions.coefficients[image, positive].float().view(-1, side, side)
+        with torch.no_grad():
+            offsets = predictions.box_offsets[image, positive].float()
+            window = boxes.decode(offsets, anchors[positive]).clamp(0, 1) * target.masks.shape[-1]
+            index = matching.objects[positive].to(window.dtype)[:, None]
+            regions = torch.cat([index, window], dim=1)
+            truth = roi_align(target.masks[:, None].float(), regions, side, aligned=True)[:, 0]
+        losses = F.binary_cross_entropy_with_logits(
+            logits, (truth > 0.5).float(), reduction="none"
+        )
+        loss = loss + losses.mean(dim=(1, 2)).sum()
+    return loss

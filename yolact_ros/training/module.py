@@ -1,0 +1,137 @@
+"""The training step, the optimiser and the data order, for Lightning's loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.network import Yolact
+from yolact_ros.training.data import Batch, ImageRecord, InstanceDataset, TrainingOrder, collate
+from yolact_ros.training.losses import compute_losses
+from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
+
+# Below this many images a device, batch statistics are too noisy (published code).
+_SMALLEST_NORM_BATCH = 6
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message names the images of the batch."""
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains `net` on `records`."""
+
+    def __init__(
+        self, net: Yolact, records: Sequence[ImageRecord], settings: TrainingSettings
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.settings = settings
+        self.data = InstanceDataset(records, net.config.image_size, settings.augmentation)
+
+    def setup(self, stage: str) -> None:
+        """Decide what learns, before the optimiser is made."""
+        self.train()
+        for name, parameter in self.net.named_parameters():
+            if name.startswith(self.settings.freeze):
+                parameter.requires_grad_(False)
+        if self._batch_norm_is_frozen():
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+                    module.requires_grad_(False)
+
+    def _batch_norm_is_frozen(self) -> bool:
+        if self.settings.freeze_batch_norm is not None:
+            return self.settings.freeze_batch_norm
+        return self.settings.schedule.batch_size // self._processes() < _SMALLEST_NORM_BATCH
+
+    def _processes(self) -> int:
+        return self.trainer.world_size if self._trainer is not None else 1
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches from the current iteration to the last one."""
+        workers = self.settings.workers
+        return DataLoader(
+            self.data,
+            batch_sampler=TrainingOrder(
+                len(self.data),
+                self.settings.schedule.batch_size,
+                self.settings.schedule.total_iterations,
+                seed=self.settings.seed,
+                start=self.trainer.global_step,
+                process=self.trainer.global_rank,
+                processes=self.trainer.world_size,
+            ),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        images, targets, paths = batch
+        images = images.to(device, non_blocking=True)
+        return images, [target.to(device, non_blocking=True) for target in targets], paths
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """The loss of one batch of uint8 BGR images."""
+        images, targets, paths = batch
+        predictions = self.net(preprocess(list(images), self.net.config))
+        average = self._mean_over_processes if self._processes() > 1 else None
+        losses = compute_losses(self.net, predictions, targets, self.settings.losses, average)
+        total = losses.total
+        if not torch.isfinite(total):
+            parts = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items().items())
+            raise NonFiniteLossError(
+                f"the loss at iteration {self.global_step} is not finite ({parts}); the images were "
+                + ", ".join(map(str, paths))
+            )
+        values = {name: loss.detach() for name, loss in losses.items().items()}
+        self.log_dict(values, prog_bar=True, batch_size=len(images))
+        self.log("loss", total.detach(), batch_size=len(images))
+        return total
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op="mean")  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its schedule, stepped each iteration."""
+        schedule = self.settings.schedule
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        rate = schedule.learning_rate * schedule.scale
+        optimizer: torch.optim.Optimizer
+        if schedule.optimizer == "adamw":
+            betas = (schedule.momentum, 0.999)
+            optimizer = torch.optim.AdamW(
+                parameters, rate, betas=betas, weight_decay=schedule.weight_decay
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                parameters, rate, schedule.momentum, weight_decay=schedule.weight_decay
+            )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
+    """A function from the iteration to the share of the full learning rate."""
+    total = schedule.total_iterations
+    warmup = round(schedule.warmup_iterations / schedule.scale)
+    low = schedule.warmup_learning_rate / schedule.learning_rate
+
+    def factor(iteration: int) -> float:
+        if iteration < warmup:
+            return low + (1 - low) * iteration / warmup
+        if schedule.shape == "cosine":
+            done = (iteration - warmup) / max(1, total - warmup)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return 0.1 ** sum(iteration >= step * total for step in schedule.steps)
+
+    return factor

@@ -1,0 +1,114 @@
+"""Everything that decides a training run, as frozen data classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from yolact_ros.training.augmentation import AugmentationSettings
+from yolact_ros.training.losses import LossSettings
+
+PUBLISHED_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """The optimiser and its learning rate. The defaults are the published recipe."""
+
+    iterations: int = 800_000
+    """Length of the training at batch size 8; everything below scales with it."""
+    batch_size: int = 8
+    """Images an iteration, all devices together. Another size than 8 multiplies the learning rate
+    and divides the iterations by the same factor, as published."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    """Of SGD; AdamW takes it as its first beta."""
+    weight_decay: float = 5e-4
+    warmup_iterations: int = 500
+    warmup_learning_rate: float = 1e-4
+    """Learning rate of the first iteration; it rises linearly during the warm-up."""
+    shape: Literal["steps", "cosine"] = "steps"
+    """`steps`: a tenth at each of `steps`; `cosine`: falls to zero along half a cosine wave."""
+    steps: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
+    """Shares of the training: 280k, 600k, 700k and 750k of 800k iterations."""
+    ema: float = 0.0
+    """Decay per iteration of the moving average of the weights, which is what is saved;
+    0 turns it off."""
+    gradient_clip: float | None = None
+    """Largest norm of the gradient of all parameters together; none: no limit."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("iterations", 1, 10**9),
+            ("batch_size", 1, 10**5),
+            ("learning_rate", 1e-12, 100),
+            ("warmup_iterations", 0, 10**9),
+            ("ema", 0, 0.999999),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name}={value} is not allowed: it must be {low} to {high}")
+        if not all(0 < step < 1 for step in self.steps):
+            raise ValueError(f"steps={self.steps} is not allowed: they must be between 0 and 1")
+
+    @property
+    def scale(self) -> float:
+        """How many published batches one of ours holds."""
+        return self.batch_size / PUBLISHED_BATCH_SIZE
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations at our batch size."""
+        return max(1, round(self.iterations / self.scale))
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One training run."""
+
+    train: tuple[str, ...]
+    """COCO-format files to learn from, `FILE.json` (pictures in `images` beside it) or
+    `FILE.json:FOLDER`."""
+    val: tuple[str, ...] = ()
+    """COCO-format files to measure accuracy on during the training."""
+    output: str = "runs/yolact"
+    """Folder for checkpoints, weights, logs and a copy of these settings."""
+    model: str = "yolact_base"
+    """Configuration to start from, by name."""
+    network: dict[str, Any] = field(default_factory=dict)
+    """Fields of the network configuration to change, such as `image_size: 400`."""
+    classes: tuple[str, ...] = ()
+    """Classes to learn; none means all of the first training file."""
+    start: str = "imagenet"
+    """`imagenet` (backbone weights), `nothing`, or a weights file; of a file, layers whose shape
+    does not fit the number of classes start afresh."""
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    freeze_batch_norm: bool | None = None
+    """Keep batch norm as it starts; none: below 6 images a device, as published."""
+    freeze: tuple[str, ...] = ()
+    """Parameters whose names begin with one of these keep their values, such as `backbone.stem`."""
+    negatives: bool = False
+    """Also train on pictures without any object; as published, they are left out."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    workers: int = 4
+    """Processes that load and augment pictures, for each device."""
+    seed: int = 0
+    save_every: int = 1000
+    """Iterations between checkpoints."""
+    log_every: int = 20
+    """Iterations between lines of the log."""
+    skip_bad: bool = False
+    """Train without pictures and annotations that are wrong, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train is empty: name at least one COCO-format file to learn from")
+        for name in ("save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be 1 or more")

@@ -1,0 +1,131 @@
+"""A whole training run: data, network, loop, checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from yolact_ros.network import Yolact, build, config_of, save_weights
+from yolact_ros.network.pretrained import load_imagenet
+from yolact_ros.training.data import DataError, DataSource, ImageRecord, class_names, read_records
+from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.settings import TrainingSettings
+
+LAST_CHECKPOINT = "last.ckpt"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class WeightsExport(pl.Callback):
+    """Writes a weights file beside every checkpoint, of the averaged weights where there are some.
+
+    It has to stand after the averaging callback.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(module, TrainingModule)
+        net = build(module.net.config)
+        prefix = "net."
+        net.load_state_dict(
+            {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        )
+        # A kill must not leave half a file.
+        partial = self.path.with_name(f"partial-{self.path.name}")
+        save_weights(net, partial)
+        os.replace(partial, self.path)
+
+
+def training_records(settings: TrainingSettings, classes: tuple[str, ...]) -> list[ImageRecord]:
+    """All pictures to learn from. Raises DataError when there are none."""
+    records = [
+        record
+        for text in settings.train
+        for record in read_records(DataSource.parse(text), classes)
+        if settings.negatives or any(not a.is_crowd for a in record.annotations)
+    ]
+    if not records:
+        raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
+    return records
+
+
+def starting_network(settings: TrainingSettings) -> Yolact:
+    """The network before the first iteration."""
+    config = config_of(settings.model)
+    classes = settings.classes or class_names(DataSource.parse(settings.train[0]))
+    net = build(config.replace(**{**settings.network, "class_names": classes}))
+    if settings.start == "imagenet":
+        load_imagenet(net)
+    return net.to(memory_format=torch.channels_last)
+
+
+def train(settings: TrainingSettings, resume: bool = False) -> Path:
+    """Train as `settings` say; return the weights file.
+
+    With `resume`, go on from the last checkpoint in the output folder. Raises DataError for a data
+    set that is not right, FileExistsError when there is a checkpoint but `resume` is off and
+    NonFiniteLossError when the training diverges.
+    """
+    output = Path(settings.output)
+    checkpoint = output / LAST_CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(
+            f"{checkpoint} is there already: go on with --resume, or choose another output folder"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(settings.seed, verbose=False)
+    net = starting_network(settings)
+    module = TrainingModule(net, training_records(settings, net.config.class_names), settings)
+    trainer = make_trainer(settings)
+    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
+    if settings.schedule.total_iterations % settings.save_every:
+        trainer.save_checkpoint(checkpoint)
+    return output / WEIGHTS_FILE
+
+
+def make_trainer(settings: TrainingSettings) -> pl.Trainer:
+    """Lightning's trainer for a run."""
+    output, schedule = Path(settings.output), settings.schedule
+    callbacks: list[pl.Callback] = [LearningRateMonitor("step")]
+    if schedule.ema:
+        callbacks.append(
+            EMAWeightAveraging(
+                decay=schedule.ema, update_starting_at_step=schedule.warmup_iterations
+            )
+        )
+    callbacks.append(WeightsExport(output / WEIGHTS_FILE))
+    callbacks.append(
+        ModelCheckpoint(
+            output,
+            filename=Path(LAST_CHECKPOINT).stem,
+            every_n_train_steps=settings.save_every,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+    )
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=settings.precision,
+        max_steps=schedule.total_iterations,
+        max_epochs=-1,
+        gradient_clip_val=schedule.gradient_clip,
+        callbacks=callbacks,
+        logger=CSVLogger(output, name=None, flush_logs_every_n_steps=settings.log_every),
+        log_every_n_steps=settings.log_every,
+        use_distributed_sampler=False,
+        default_root_dir=output,
+    )
+    return trainer
