@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".ros"
 WHEELS = ("kilted", "jazzy")
 WHEEL_PYTHONS = ((3, 12), (3, 11))
+PACKAGE = "yolact_ros"
 REQUIREMENTS = ROOT / "requirements"
+MEND = Path(__file__).with_name("mend_wheels.py")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def check_build_tools() -> None:
 def fingerprint(environment: Environment, python: Python | None) -> dict[str, str]:
     """What a virtual environment is made from: when this changes, it is made anew."""
     digest = hashlib.sha256()
-    for path in [*environment.requirements, *sorted(Path(__file__).parent.glob("*.py"))]:
+    for path in (*environment.requirements, MEND):
         digest.update(path.read_bytes())
     return {
         "folder": str(environment.folder),
@@ -173,11 +175,15 @@ def make_venv(environment: Environment, python: Python | None) -> None:
     )
     say("this takes minutes and some gigabytes the first time")
     tool.make_venv(environment.venv, python, environment.sourced)
-    constraints = environment.folder / "constraints.txt"
-    constraints.write_text(sourced_versions(python) if environment.sourced else "")
-    tool.install(environment.venv, environment.requirements, constraints)
+    files = environment.requirements
+    if environment.sourced:
+        constraints = environment.folder / "constraints.txt"
+        constraints.write_text(sourced_versions(python))
+        tool.install(environment.venv, files, constraints)
+    else:
+        tool.install(environment.venv, files)
     if not environment.sourced:
-        installer.call([environment.python, Path(__file__).with_name("mend_wheels.py")])
+        installer.call([environment.python, MEND])
 
 
 def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
@@ -209,7 +215,7 @@ def build(environment: Environment) -> None:
     The workspace is beside the virtual environment and links to the repository, because CMake
     refuses include folders (NumPy's) that lie below the source folder.
     """
-    source = environment.folder / "src" / ROOT.name
+    source = environment.folder / "src" / PACKAGE
     source.parent.mkdir(exist_ok=True)
     if not source.is_symlink():
         source.symlink_to(os.path.relpath(ROOT, source.parent))
@@ -268,6 +274,7 @@ def run_variables(environment: Environment) -> dict[str, str]:
         environment.install.glob("local/lib/python3*/dist-packages")
     )
     for name, folder in (
+        ("PATH", environment.install / "lib" / PACKAGE),
         ("PYTHONPATH", site),
         ("LD_LIBRARY_PATH", environment.install / "lib"),
         ("AMENT_PREFIX_PATH", environment.install),

@@ -1,0 +1,77 @@
+"""A camera that shows the pictures of a folder, for demonstrations.
+
+Node `camera`, topic `~/image_raw`. `header.frame_id` is the picture's file name.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import qos_profile_system_default
+from sensor_msgs.msg import Image
+
+
+class FolderCamera(Node):
+    """Publishes the pictures of a folder one after the other, over and over, as bgr8.
+
+    Raises ValueError when the folder has no pictures that can be read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("camera")
+        folder = self._parameter("folder", "", "Folder of JPEG and PNG files.")
+        rate = self._parameter("rate", 2.0, "Pictures a second.")
+        self._pictures = read_pictures(Path(folder))
+        self._next: list[str] = []
+        self._publisher = self.create_publisher(Image, "~/image_raw", qos_profile_system_default)
+        self.create_timer(1.0 / rate, self._show_next)
+
+    def _parameter(self, name: str, default: object, description: str) -> Any:
+        return self.declare_parameter(name, default, ParameterDescriptor(description=description))
+
+    def _show_next(self) -> None:
+        if not self._next:
+            # A new order each time: a node that takes every second frame must not miss the same
+            # half of the pictures for ever.
+            self._next = random.sample(sorted(self._pictures), len(self._pictures))
+        name = self._next.pop()
+        message = self._pictures[name]
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+
+def read_pictures(folder: Path) -> dict[str, Image]:
+    """The pictures in `folder` as messages, by file name. Raises ValueError when there is none."""
+    messages = {}
+    for path in folder.glob("*.[jp][pn]g"):
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if pixels is None:
+            raise ValueError(f"{path} is not a picture that can be read")
+        height, width, _ = pixels.shape
+        message = Image(height=height, width=width, encoding="bgr8", step=3 * width)
+        message.header.frame_id = path.name
+        message.data.frombytes(pixels.tobytes())
+        messages[path.name] = message
+    if not messages:
+        raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
+    return messages
+
+
+def main() -> int:
+    rclpy.init()
+    try:
+        rclpy.spin(FolderCamera())
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ValueError as error:
+        print(f"camera: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,180 @@
+"""The demonstration: a camera, the node `yolact` and a viewer, each a process on a ROS graph.
+
+The camera shows the photographs that the package ships. The viewer, which is this process, prints
+what it reads on `/yolact/instances` and writes what it reads on `/yolact/overlay` to files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import cv2
+import rclpy
+from ament_index_python.packages import get_package_prefix
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import Image
+
+from yolact_ros.masks import decode
+from yolact_ros.msg import Instance, InstanceArray
+from yolact_ros.node.images import bgr_of
+
+
+class DemoError(Exception):
+    """The demonstration did not come to its end; the message says why."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the node said about one picture."""
+
+    instances: Sequence[Instance]
+    latency: float
+    """Seconds from the stamp of the picture to the receipt of its instances."""
+
+
+class Viewer(Node):
+    """Collects the node's answers by the name of the picture, which is the frame's name."""
+
+    def __init__(self) -> None:
+        super().__init__("viewer")
+        self.seen: dict[str, Seen] = {}
+        self.overlays: dict[str, Image] = {}
+        # Best effort goes with any publisher; a picture that is lost comes again.
+        for message, topic, callback in (
+            (InstanceArray, "/yolact/instances", self._keep_instances),
+            (Image, "/yolact/overlay", self._keep_overlay),
+        ):
+            self.create_subscription(message, topic, callback, qos_profile_sensor_data)
+
+    def _keep_instances(self, message: InstanceArray) -> None:
+        passed = self.get_clock().now() - Time.from_msg(message.header.stamp)
+        self.seen[message.header.frame_id] = Seen(message.instances, passed.nanoseconds / 1e9)
+
+    def _keep_overlay(self, message: Image) -> None:
+        self.overlays[message.header.frame_id] = message
+
+    def pictures_done(self) -> set[str]:
+        return set(self.seen) & set(self.overlays)
+
+
+@contextmanager
+def started(executable: str, **parameters: object) -> Iterator[subprocess.Popen[bytes]]:
+    """One of this package's nodes as a process of its own, ended at the end."""
+    path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
+    settings = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+    process = subprocess.Popen([sys.executable, str(path), "--ros-args", *settings])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def watch(
+    viewer: Viewer, names: set[str], processes: dict[str, subprocess.Popen[bytes]], timeout: float
+) -> None:
+    """Read topics until every picture has been seen. Raises DemoError when that does not happen."""
+    end = time.monotonic() + timeout
+    done: set[str] = set()
+    while not names <= done:
+        rclpy.spin_once(viewer, timeout_sec=0.2)
+        for name in sorted(viewer.pictures_done() - done):
+            done.add(name)
+            print(f"{name}: {len(viewer.seen[name].instances)} instances", flush=True)
+        for name, process in processes.items():
+            if process.poll() is not None:
+                raise DemoError(f"the {name} ended with status {process.returncode}; see above")
+        if time.monotonic() > end:
+            missing = ", ".join(sorted(names - done))
+            raise DemoError(f"nothing arrived for {missing} within {timeout:.0f} seconds")
+
+
+def table(seen: dict[str, Seen]) -> str:
+    """One line an instance: picture, class, score, box, mask area and latency."""
+    lines = [("picture", "class", "score", "box (x1 y1 x2 y2)", "mask px", "latency ms")]
+    for name, picture in sorted(seen.items()):
+        latency = f"{1000 * picture.latency:.0f}"
+        for instance in picture.instances:
+            box = instance.box
+            corners = (
+                box.x_offset,
+                box.y_offset,
+                box.x_offset + box.width,
+                box.y_offset + box.height,
+            )
+            lines.append(
+                (
+                    name,
+                    instance.class_name,
+                    f"{instance.score:.2f}",
+                    " ".join(f"{corner:4d}" for corner in corners),
+                    str(int(decode(instance.mask).sum())),
+                    latency,
+                )
+            )
+        if not picture.instances:
+            lines.append((name, "(none)", "", "", "", latency))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, message in overlays.items():
+        path = folder / Path(name).with_suffix(".png")
+        if not cv2.imwrite(str(path), bgr_of(message)):
+            raise DemoError(f"{path} cannot be written")
+
+
+def show(photos: Path, output: Path, timeout: float) -> None:
+    """Run the graph, then print the table and write the overlays. Raises DemoError."""
+    names = {path.name for path in photos.glob("*.jpg")}
+    with ExitStack() as stack:
+        camera = stack.enter_context(started("yolact_camera", folder=photos))
+        node = stack.enter_context(started("yolact_node", image_topic="/camera/image_raw"))
+        viewer = Viewer()
+        watch(viewer, names, {"camera": camera, "node yolact": node}, timeout)
+    print("\n" + table(viewer.seen))
+    write_overlays(viewer.overlays, output)
+    print(f"\noverlays: {output.resolve()}")
+    if not any(picture.instances for picture in viewer.seen.values()):
+        raise DemoError("no instance was found in any picture")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder for the overlays"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=180, help="seconds to wait for all pictures"
+    )
+    options = parser.parse_args(arguments)
+    rclpy.init()
+    try:
+        with as_file(files("yolact_ros") / "demo" / "photos") as photos:
+            show(photos, options.output, options.timeout)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        rclpy.try_shutdown()
+    return 0
