@@ -73,7 +73,7 @@ class Layout:
 
 
 def _layouts() -> dict[str, Layout]:
-    layouts = {}
+    layouts: dict[str, Layout] = {}
     for bits, dtype in ((8, np.uint8), (16, np.uint16)):
         colours = {
             f"mono{bits}": Layout(1, dtype, cv2.COLOR_GRAY2BGR),
@@ -177,7 +177,7 @@ def _from_rows(rows: Picture, is_bigendian: bool, width: int, layout: Layout) ->
         pixels = pixels.reshape(len(rows), -1, layout.channels)
     if layout.to_bgr is not None:
         pixels = cv2.cvtColor(pixels, layout.to_bgr)
-    return pixels[:, :width]
+    return np.asarray(pixels[:, :width], np.uint8)
 
 
 def _from_planes(rows: Picture, height: int, width: int, layout: Layout) -> Picture:

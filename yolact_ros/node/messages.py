@@ -1,0 +1,106 @@
+"""Instances and pictures as ROS messages."""
+
+from __future__ import annotations
+
+import array
+import sys
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_msgs.msg import Header
+
+from yolact_ros import masks
+from yolact_ros.detection import Instances
+from yolact_ros.msg import Instance, InstanceArray, Mask
+
+
+def instance_array(header: Header, instances: Instances, encoding: str) -> InstanceArray:
+    """All instances of one image, with their masks in the given encoding of Mask.msg."""
+    height, width = instances.image_size
+    message = InstanceArray(header=header, height=height, width=width)
+    boxes = _box_messages(instances)
+    mask_messages = _mask_messages(instances, encoding)
+    numbers = zip(
+        instances.class_ids.tolist(),
+        instances.names,
+        instances.scores.tolist(),
+        instances.mask_scores.tolist(),
+        boxes,
+        mask_messages,
+        strict=True,
+    )
+    message.instances = [
+        Instance(
+            class_id=i, class_name=name, score=score, mask_score=mask_score, box=box, mask=mask
+        )
+        for i, name, score, mask_score, box, mask in numbers
+    ]
+    return message
+
+
+def _box_messages(instances: Instances) -> list[RegionOfInterest]:
+    height, width = instances.image_size
+    limits = np.array((width, height, width, height))
+    corners = np.clip(instances.integer_boxes().numpy(), 0, limits)
+    sizes = np.maximum(corners[:, 2:] - corners[:, :2], 0)
+    return [
+        RegionOfInterest(x_offset=x, y_offset=y, width=w, height=h)
+        for (x, y, _, _), (w, h) in zip(corners.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+def _mask_messages(instances: Instances, encoding: str) -> list[Mask]:
+    if instances.small_masks is None:
+        return [Mask() for _ in range(len(instances))]
+    regions = instances.regions()
+    rectangles = regions.rectangles.numpy()
+    data = masks.encode_regions(
+        rectangles, regions.pixels.numpy(), regions.offsets.numpy(), encoding
+    )
+    return [
+        Mask(
+            x_offset=x1,
+            y_offset=y1,
+            width=x2 - x1,
+            height=y2 - y1,
+            encoding=encoding,
+            data=array.array("B", each),
+        )
+        for (x1, y1, x2, y2), each in zip(rectangles.tolist(), data, strict=True)
+    ]
+
+
+def bgr_image(header: Header, picture: NDArray[np.uint8]) -> Image:
+    """A BGR picture [H, W, 3] as a bgr8 image."""
+    return _image(header, picture, "bgr8")
+
+
+def label_image(header: Header, instances: Instances) -> Image:
+    """mono16: 0 for background, i + 1 for instances[i]; where masks overlap, the best score's."""
+    if instances.small_masks is None:
+        labels = np.zeros(instances.image_size, np.uint16)
+    else:
+        labels = instances.label_image().numpy().astype(np.uint16)
+    return _image(header, labels, "mono16")
+
+
+def _image(header: Header, pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str) -> Image:
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=sys.byteorder == "big",
+        step=pixels.nbytes // pixels.shape[0],
+        data=array.array("B", pixels.tobytes()),
+    )
+
+
+def jpeg_image(header: Header, picture: NDArray[np.uint8], quality: int) -> CompressedImage:
+    """A BGR picture [H, W, 3] as a JPEG of a quality of 1 to 100, named as image_transport does."""
+    _, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return CompressedImage(
+        header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", data.tobytes())
+    )

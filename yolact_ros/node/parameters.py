@@ -1,0 +1,381 @@
+"""The node's parameters: one frozen data class whose fields are also the table of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
+
+from yolact_ros import masks
+from yolact_ros.detection import DetectionSettings, NmsMethod
+from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
+from yolact_ros.network import CONFIGS, PUBLISHED, config_of
+from yolact_ros.network.config import Backbone, DcnVariant
+
+Change = Literal["at once", "configure", "start"]
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What a user is told about a parameter, and what its value is held to."""
+
+    name: str
+    description: str
+    change: Change
+    """When a new value takes effect: at once, when the node is next configured, or only from the
+    start of the node."""
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    def allowed(self) -> str:
+        """The allowed values in words; empty where the type says all."""
+        if self.choices:
+            return "one of " + ", ".join(choice or "(empty)" for choice in self.choices)
+        return "" if self.low is None else f"{self.low} to {self.high}"
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError, naming what is allowed, for a value that is not."""
+        good = True
+        if self.choices:
+            good = value in self.choices
+        elif self.low is not None and self.high is not None:
+            good = self.low <= value <= self.high
+        if not good:
+            raise ValueError(f"{self.name}={value!r} is not allowed: it must be {self.allowed()}")
+
+    def descriptor(self, default: Any) -> ParameterDescriptor:
+        """The same for ROS tools."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints=self.allowed() if self.choices else "",
+            read_only=self.change == "start",
+        )
+        if self.low is not None and self.high is not None:
+            if isinstance(default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+            else:
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+        return descriptor
+
+
+def _parameter(
+    default: Any, description: str, change: Change, name: str = "", **held_to: Any
+) -> Any:
+    return dataclasses.field(
+        default=default,
+        metadata={"name": name, "description": description, "change": change, **held_to},
+    )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The value of every parameter of the node."""
+
+    weights: str = _parameter(
+        "",
+        "Weights to run: a file; or the name of a published model, which is downloaded once; or "
+        "'random', to measure speed. Empty: the published weights of `model`, or without a "
+        "`model` the embedded one, which finds people.",
+        "configure",
+    )
+    model: str = _parameter(
+        "",
+        "Network to build. Empty: the one that the weights are for, which only old .pth files "
+        "under another name do not say.",
+        "configure",
+        choices=("", *CONFIGS),
+    )
+    backbone: str = _parameter(
+        "",
+        "Replaces the model's backbone. Empty: the model's own.",
+        "configure",
+        choices=("", *typing.get_args(Backbone)),
+    )
+    dcn_variant: str = _parameter(
+        "",
+        "Replaces the model's placement of deformable convolutions. Empty: the model's own.",
+        "configure",
+        choices=("", *typing.get_args(DcnVariant)),
+    )
+    device: str = _parameter(
+        "auto",
+        "Where the network runs: cpu, cuda, cuda:0 and so on, or auto, which is CUDA where there "
+        "is a GPU.",
+        "configure",
+    )
+    precision: str = _parameter(
+        "auto",
+        "Numbers that the network computes in: auto is float16 on a GPU and float32 on a CPU, "
+        "which takes no other.",
+        "configure",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    autostart: bool = _parameter(
+        True,
+        "Configure and activate by itself at the start; otherwise wait for lifecycle transitions.",
+        "start",
+    )
+    image_topic: str = _parameter(
+        "image_raw",
+        "Topic of the camera's images (sensor_msgs/Image).",
+        "configure",
+    )
+    compressed: bool = _parameter(
+        False,
+        "Subscribe to image_topic/compressed (sensor_msgs/CompressedImage, JPEG or PNG) instead.",
+        "configure",
+    )
+    qos_reliability: str = _parameter(
+        "best_effort",
+        "Reliability of the image subscription. best_effort receives from every publisher; "
+        "reliable only from reliable ones.",
+        "configure",
+        name="qos.reliability",
+        choices=("best_effort", "reliable"),
+    )
+    qos_depth: int = _parameter(
+        1,
+        "Images that the middleware keeps for the node. Only the newest is ever used; a "
+        "reliable subscription may need more.",
+        "configure",
+        name="qos.depth",
+        low=1,
+        high=100,
+    )
+    score_threshold: float = _parameter(
+        0.3,
+        "Instances that score no more are left out.",
+        "at once",
+        low=0.0,
+        high=1.0,
+    )
+    nms_method: str = _parameter(
+        "fast",
+        "How overlapping boxes are thinned out: fast (Fast NMS within each class), cross_class "
+        "(Fast NMS across classes), standard (sequential, slower).",
+        "at once",
+        name="nms.method",
+        choices=typing.get_args(NmsMethod),
+    )
+    nms_iou_threshold: float = _parameter(
+        0.5,
+        "Boxes that overlap a better one by more (intersection over union) are left out.",
+        "at once",
+        name="nms.iou_threshold",
+        low=0.0,
+        high=1.0,
+    )
+    nms_top_k: int = _parameter(
+        200,
+        "Best candidates of each class that Fast NMS looks at (cross_class: of all classes).",
+        "at once",
+        name="nms.top_k",
+        low=1,
+        high=2000,
+    )
+    top_k: int = _parameter(
+        100,
+        "Instances an image, at most.",
+        "at once",
+        low=1,
+        high=1000,
+    )
+    classes: str = _parameter(
+        "",
+        "Names of the classes to report, separated by commas, as in 'person, dog'. Empty: all.",
+        "at once",
+    )
+    mask_encoding: str = _parameter(
+        "rle",
+        "How masks are written into messages; see Mask.msg.",
+        "at once",
+        name="mask.encoding",
+        choices=masks.ENCODINGS,
+    )
+    overlay_enabled: bool = _parameter(
+        True,
+        "Publish overlays. They are drawn only while somebody subscribes.",
+        "at once",
+        name="overlay.enabled",
+    )
+    overlay_alpha: float = _parameter(
+        0.45,
+        "How much of a mask's pixels in the overlay is the colour of the class.",
+        "at once",
+        name="overlay.alpha",
+        low=0.0,
+        high=1.0,
+    )
+    overlay_boxes: bool = _parameter(
+        True, "Draw boxes on the overlay.", "at once", name="overlay.boxes"
+    )
+    overlay_labels: bool = _parameter(
+        True, "Write class and score on the overlay.", "at once", name="overlay.labels"
+    )
+    overlay_jpeg_quality: int = _parameter(
+        80,
+        "Quality of the compressed overlay.",
+        "at once",
+        name="overlay.jpeg_quality",
+        low=1,
+        high=100,
+    )
+    image_timeout: float = _parameter(
+        5.0,
+        "Seconds without an image after which /diagnostics warns.",
+        "at once",
+        low=0.1,
+        high=3600.0,
+    )
+    depth_topic: str = _parameter(
+        "",
+        "Topic of depth images registered to the colour image (16UC1 in millimetres or 32FC1 in "
+        "metres). Empty: no positions.",
+        "configure",
+    )
+    camera_info_topic: str = _parameter(
+        "",
+        "Topic of the calibration (sensor_msgs/CameraInfo) that depth is projected with. Empty: "
+        "camera_info beside depth_topic.",
+        "configure",
+    )
+    depth_max_offset: float = _parameter(
+        0.05,
+        "Seconds that the stamps of an image and its depth may differ.",
+        "at once",
+        name="depth.max_offset",
+        low=0.0,
+        high=10.0,
+    )
+
+    def __post_init__(self) -> None:
+        for field, info in _table():
+            info.check(getattr(self, field))
+        for name in (self.image_subscription_topic(), *filter(None, self.depth_topics())):
+            _check_topic(name)
+
+    def with_values(self, changes: Iterable[Parameter]) -> Parameters:
+        """A copy with new values; parameters of other names (use_sim_time …) are passed over.
+
+        Raises ValueError for a value that is not allowed.
+        """
+        fields = {info.name: field for field, info in _table()}
+        return dataclasses.replace(
+            self, **{fields[new.name]: new.value for new in changes if new.name in fields}
+        )
+
+    def detection_settings(self, class_names: tuple[str, ...]) -> DetectionSettings:
+        """Settings for a model of these classes.
+
+        Raises ValueError when the class filter names a class that the model does not have.
+        """
+        return DetectionSettings(
+            score_threshold=self.score_threshold,
+            nms_method=typing.cast(NmsMethod, self.nms_method),
+            nms_iou_threshold=self.nms_iou_threshold,
+            nms_top_k=self.nms_top_k,
+            top_k=self.top_k,
+            class_ids=tuple(
+                _class_id(name, class_names)
+                for name in (part.strip() for part in self.classes.split(","))
+                if name
+            ),
+        )
+
+    def check_model(self) -> None:
+        """Raises ValueError for a network, device or weights that this machine cannot run."""
+        choose_precision(self.precision, choose_device(self.device))
+        if self.weights and self.weights not in (*PUBLISHED, RANDOM_WEIGHTS):
+            _check_file(self.weights)
+        name = self.model or (self.weights if self.weights in PUBLISHED else "")
+        changes = {"backbone": self.backbone, "dcn_variant": self.dcn_variant}
+        if name:
+            config_of(name).replace(**{key: value for key, value in changes.items() if value})
+
+    def image_subscription_topic(self) -> str:
+        """The topic to subscribe to, raw or compressed."""
+        topic = self.image_topic
+        if self.compressed and not topic.endswith("/compressed"):
+            return f"{topic}/compressed"
+        return topic
+
+    def depth_topics(self) -> tuple[str, str]:
+        """Topics of depth images and of their calibration; both empty: off."""
+        if not self.depth_topic:
+            return "", ""
+        beside = self.depth_topic.rpartition("/")[0]
+        return self.depth_topic, self.camera_info_topic or (
+            f"{beside}/camera_info" if "/" in self.depth_topic else "camera_info"
+        )
+
+
+def _table() -> list[tuple[str, ParameterInfo]]:
+    """Every parameter, with the field of `Parameters` that holds it."""
+    return [
+        (
+            field.name,
+            ParameterInfo(**{**field.metadata, "name": field.metadata["name"] or field.name}),
+        )
+        for field in dataclasses.fields(Parameters)
+    ]
+
+
+def table() -> dict[str, tuple[ParameterInfo, Any]]:
+    """Every parameter by its ROS name, with its default, in the order of the documentation."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Parameters)}
+    return {info.name: (info, defaults[field]) for field, info in _table()}
+
+
+def declare(node: Node) -> Parameters:
+    """Declare all parameters on a node and return the values that it was started with.
+
+    Raises ValueError or a ParameterException of rclpy, naming the value and what is allowed.
+    """
+    values = {}
+    for field, info in _table():
+        default = getattr(Parameters, field)
+        values[field] = node.declare_parameter(info.name, default, info.descriptor(default)).value
+    return Parameters(**values)
+
+
+def _check_topic(name: str) -> None:
+    try:
+        validate_topic_name(name)
+    except InvalidTopicNameException as error:
+        raise ValueError(f"{name!r} is no topic name: {error}") from error
+
+
+def _check_file(weights: str) -> None:
+    if not Path(weights).expanduser().is_file():
+        raise ValueError(
+            f"weights={weights!r} is neither a file nor a published model; these are "
+            f"{', '.join(PUBLISHED)}"
+        )
+
+
+def _class_id(name: str, class_names: tuple[str, ...]) -> int:
+    if name in class_names:
+        return class_names.index(name)
+    allowed = ", ".join(class_names)
+    if len(class_names) > 20:
+        close = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
+        hint = f"; close to it: {', '.join(close)}" if close else ""
+        allowed = f"{', '.join(class_names[:10])} and {len(class_names) - 10} more{hint}"
+    raise ValueError(f"the model has no class {name!r}; it has {allowed}")

@@ -1,0 +1,131 @@
+"""What happened to the frames: counts, rates and latencies, for the diagnostics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+RATE_WINDOW = 5.0
+"""Seconds that a rate is taken over."""
+
+LATENCY_FRAMES = 300
+"""Newest frames that the percentiles of latency are taken over."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one stage."""
+
+    median: float
+    percentile_99: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The state of a `FrameStatistics` at one moment."""
+
+    received: int
+    processed: int
+    passed_over: int
+    failed: int
+    refused: Mapping[str, int]
+    """Malformed images, by what was wrong."""
+    rate_in: float
+    """Images a second that arrived, malformed ones included."""
+    rate_out: float
+    """Images a second that were processed."""
+    latencies: Mapping[str, Latency]
+    """By stage, in the order in which the stages were first recorded."""
+    silence: float
+    """Seconds since the last image arrived, or since the start when none has."""
+    refused_lately: int
+    """Images refused within the window of the rates."""
+
+
+class FrameStatistics:
+    """Counts frames; to be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+        self._received = 0
+        self._processed = 0
+        self._passed_over = 0
+        self._failed = 0
+        self._refused: Counter[str] = Counter()
+        self._arrivals: deque[float] = deque()
+        self._completions: deque[float] = deque()
+        self._refusals: deque[float] = deque()
+        self._last_arrival = self._start
+        self._latencies: dict[str, deque[float]] = {}
+
+    def arrived(self) -> None:
+        """An image came in."""
+        with self._lock:
+            self._received += 1
+            self._last_arrival = _note(self._arrivals)
+
+    def passed_over(self) -> None:
+        """An image was given up for a newer one."""
+        with self._lock:
+            self._passed_over += 1
+
+    def refused(self, reason: str) -> int:
+        """An image was malformed. Returns how many were so far."""
+        with self._lock:
+            self._refused[reason] += 1
+            _note(self._refusals)
+            return self._refused.total()
+
+    def failed(self) -> None:
+        """A sound image could not be processed."""
+        with self._lock:
+            self._failed += 1
+
+    def processed(self, latencies: Mapping[str, float]) -> None:
+        """An image was processed; milliseconds by stage."""
+        with self._lock:
+            self._processed += 1
+            _note(self._completions)
+            for stage, value in latencies.items():
+                self._latencies.setdefault(stage, deque(maxlen=LATENCY_FRAMES)).append(value)
+
+    def summary(self) -> Summary:
+        """All of it, now."""
+        with self._lock:
+            now = time.monotonic()
+            window = max(min(RATE_WINDOW, now - self._start), 1e-3)
+            for times in (self._arrivals, self._completions, self._refusals):
+                _forget(times, now)
+            return Summary(
+                received=self._received,
+                processed=self._processed,
+                passed_over=self._passed_over,
+                failed=self._failed,
+                refused=dict(self._refused),
+                rate_in=len(self._arrivals) / window,
+                rate_out=len(self._completions) / window,
+                latencies={
+                    stage: Latency(*np.percentile(values, (50, 99)).tolist())
+                    for stage, values in self._latencies.items()
+                },
+                silence=now - self._last_arrival,
+                refused_lately=len(self._refusals),
+            )
+
+
+def _note(times: deque[float]) -> float:
+    now = time.monotonic()
+    times.append(now)
+    _forget(times, now)
+    return now
+
+
+def _forget(times: deque[float], now: float) -> None:
+    while times and times[0] < now - RATE_WINDOW:
+        times.popleft()
