@@ -1,0 +1,68 @@
+"""Imports go down only, and ROS stays in node/: docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Each floor, and the floors that it may import.
+ALLOWED = {
+    "network": set(),
+    "masks": set(),
+    "detection": {"network"},
+    "engine": {"detection", "network"},
+    "training": {"engine", "detection", "network"},
+    "evaluation": {"engine", "detection", "network"},
+    "node": {"engine", "detection", "network", "masks", "msg"},
+    "cli": {"training", "evaluation", "engine", "detection", "network", "masks"},
+    "__init__": {"engine"},
+}
+ROS_MODULES = {
+    "ament_index_python",
+    "cv_bridge",
+    "diagnostic_msgs",
+    "geometry_msgs",
+    "launch",
+    "launch_ros",
+    "lifecycle_msgs",
+    "message_filters",
+    "rcl_interfaces",
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "visualization_msgs",
+}
+PACKAGE = Path(__file__).resolve().parent.parent / "yolact_ros"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of all modules, or of names in modules, that a file imports."""
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            assert statement.level == 0, f"{path}:{statement.lineno}: imports are absolute"
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    floor = floor_of(path)
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("yolact_ros.")}
+    assert ours <= ALLOWED[floor] | {floor, "__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_node_imports_ros(path: Path) -> None:
+    if floor_of(path) != "node":
+        modules = {name.split(".")[0] for name in imports(path)}
+        assert not modules & ROS_MODULES
+        assert not any(name.startswith("yolact_ros.msg") for name in imports(path))
