@@ -45,6 +45,8 @@ class Summary:
     """Seconds since the last image arrived, or since the start when none has."""
     refused_lately: int
     """Images refused within the window of the rates."""
+    failed_lately: int
+    """Images that failed within the window of the rates."""
 
 
 class FrameStatistics:
@@ -61,6 +63,7 @@ class FrameStatistics:
         self._arrivals: deque[float] = deque()
         self._completions: deque[float] = deque()
         self._refusals: deque[float] = deque()
+        self._failures: deque[float] = deque()
         self._last_arrival = self._start
         self._latencies: dict[str, deque[float]] = {}
 
@@ -86,6 +89,7 @@ class FrameStatistics:
         """A sound image could not be processed."""
         with self._lock:
             self._failed += 1
+            _note(self._failures)
 
     def processed(self, latencies: Mapping[str, float]) -> None:
         """An image was processed; milliseconds by stage."""
@@ -100,7 +104,7 @@ class FrameStatistics:
         with self._lock:
             now = time.monotonic()
             window = max(min(RATE_WINDOW, now - self._start), 1e-3)
-            for times in (self._arrivals, self._completions, self._refusals):
+            for times in (self._arrivals, self._completions, self._refusals, self._failures):
                 _forget(times, now)
             return Summary(
                 received=self._received,
@@ -116,6 +120,7 @@ class FrameStatistics:
                 },
                 silence=now - self._last_arrival,
                 refused_lately=len(self._refusals),
+                failed_lately=len(self._failures),
             )
 
 

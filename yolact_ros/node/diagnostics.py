@@ -1,0 +1,110 @@
+"""The node's state as a message for /diagnostics."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from yolact_ros.node.statistics import Summary
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the diagnostics tell beside the frames."""
+
+    node: str
+    """Full name of the node."""
+    state: str
+    """Lifecycle state: unconfigured, configuring, inactive, active or finalized."""
+    problem: str
+    """Why the node could not be configured; empty when nothing went wrong."""
+    model: str
+    """Model, weights and classes in words; empty while there is none."""
+    device: str
+    """Device that the network runs on; empty while there is none."""
+    topic: str
+    """Topic that images are taken from."""
+    image_timeout: float
+    """Seconds without an image that are too long."""
+
+
+def diagnostic_array(stamp: Time, state: NodeState, frames: Summary) -> DiagnosticArray:
+    """Two statuses: the model and the images."""
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    message.status = [_model_status(state), _images_status(state, frames)]
+    return message
+
+
+def _model_status(state: NodeState) -> DiagnosticStatus:
+    if state.problem:
+        level, text = DiagnosticStatus.ERROR, state.problem
+    else:
+        level, text = DiagnosticStatus.OK, state.model or f"no model: the node is {state.state}"
+    values = {"state": state.state, "model": state.model, "device": state.device}
+    if state.device.startswith("cuda"):
+        device = torch.device(state.device)
+        values["device memory in use (MiB)"] = _mebibytes(torch.cuda.memory_allocated(device))
+        values["device memory reserved (MiB)"] = _mebibytes(torch.cuda.memory_reserved(device))
+        values["device memory (MiB)"] = _mebibytes(torch.cuda.mem_get_info(device)[1])
+    else:
+        values["process memory (MiB)"] = _mebibytes(_resident_bytes())
+    return _status(f"{state.node}: model", state, level, text, values)
+
+
+def _images_status(state: NodeState, frames: Summary) -> DiagnosticStatus:
+    level, text = DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
+    if state.state != "active":
+        text = f"the node is {state.state}"
+    elif frames.silence > state.image_timeout:
+        level = DiagnosticStatus.WARN
+        text = f"no image on {state.topic} for {frames.silence:.0f} s"
+    elif frames.failed_lately:
+        level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
+    elif frames.refused_lately:
+        level = DiagnosticStatus.WARN
+        text = f"{frames.refused_lately} malformed images lately; see the log"
+    values = {
+        "topic": state.topic,
+        "rate in (Hz)": f"{frames.rate_in:.2f}",
+        "rate out (Hz)": f"{frames.rate_out:.2f}",
+        "received": str(frames.received),
+        "processed": str(frames.processed),
+        "passed over": str(frames.passed_over),
+        "failed": str(frames.failed),
+        "refused": str(sum(frames.refused.values())),
+    }
+    values |= {f"refused: {reason}": str(n) for reason, n in sorted(frames.refused.items())}
+    for stage, latency in frames.latencies.items():
+        values[f"{stage} median (ms)"] = f"{latency.median:.2f}"
+        values[f"{stage} 99 % (ms)"] = f"{latency.percentile_99:.2f}"
+    return _status(f"{state.node}: images", state, level, text, values)
+
+
+def _status(
+    name: str, state: NodeState, level: bytes, text: str, values: dict[str, str]
+) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        name=name,
+        hardware_id=state.device,
+        level=level,
+        message=text,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / MEBIBYTE:.0f}"
+
+
+def _resident_bytes() -> int:
+    """Memory that this process holds, from Linux's /proc."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

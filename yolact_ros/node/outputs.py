@@ -1,0 +1,76 @@
+"""What the node publishes for each image, and when."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNodeMixin
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from yolact_ros.detection import Instances
+from yolact_ros.engine import draw_overlay
+from yolact_ros.msg import InstanceArray
+from yolact_ros.node import messages
+from yolact_ros.node.parameters import Parameters
+
+QUEUE_DEPTH = 5
+
+
+class Outputs:
+    """The publishers of a node. All are reliable, so that every subscriber receives from them."""
+
+    def __init__(self, node: LifecycleNodeMixin) -> None:
+        def publisher(kind: type, topic: str):  # type: ignore[no-untyped-def]
+            return node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH)
+
+        self._node = node
+        self._instances = publisher(InstanceArray, "~/instances")
+        self._overlay = publisher(Image, "~/overlay")
+        self._compressed = publisher(CompressedImage, "~/overlay/compressed")
+        self._labels = publisher(Image, "~/labels")
+
+    def publish(
+        self,
+        header: Header,
+        picture: NDArray[np.uint8],
+        instances: Instances,
+        parameters: Parameters,
+    ) -> None:
+        """Publish the instances of a BGR picture [H, W, 3], and what somebody subscribes to."""
+        self._instances.publish(
+            messages.instance_array(header, instances, parameters.mask_encoding)
+        )
+        if self._labels.get_subscription_count():
+            self._labels.publish(messages.label_image(header, instances))
+        if parameters.overlay_enabled:
+            self._publish_overlay(header, picture, instances, parameters)
+
+    def _publish_overlay(
+        self,
+        header: Header,
+        picture: NDArray[np.uint8],
+        instances: Instances,
+        parameters: Parameters,
+    ) -> None:
+        raw = self._overlay.get_subscription_count() > 0
+        compressed = self._compressed.get_subscription_count() > 0
+        if not raw and not compressed:
+            return
+        overlay = draw_overlay(
+            picture,
+            instances,
+            alpha=parameters.overlay_alpha,
+            boxes=parameters.overlay_boxes,
+            labels=parameters.overlay_labels,
+        )
+        if raw:
+            self._overlay.publish(messages.bgr_image(header, overlay))
+        if compressed:
+            quality = parameters.overlay_jpeg_quality
+            self._compressed.publish(messages.jpeg_image(header, overlay, quality))
+
+    def destroy(self) -> None:
+        """Take the publishers off the graph."""
+        for publisher in (self._instances, self._overlay, self._compressed, self._labels):
+            self._node.destroy_lifecycle_publisher(publisher)
