@@ -1,13 +1,207 @@
-"""Published weights from the authors' collection, downloaded once into a cache."""
+"""Published weights from the authors' collection on Hugging Face, downloaded once into a cache."""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from email.message import Message
 from pathlib import Path
+from typing import IO
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from yolact_ros.network import PUBLISHED, WeightsError, build, load_weights
+
+DOWNLOADABLE = tuple(
+    name for name in PUBLISHED if name not in ("yolact_im400", "yolact_resnet50_pascal")
+)
+"""The published models whose weights are in the authors' collection."""
+
+_CHUNK = 1 << 18
+_TIMEOUT = 30  # seconds without a byte
 
 
 class DownloadError(RuntimeError):
     """Weights that could not be downloaded; the message says why and what to do instead."""
 
 
-def fetch_weights(name: str, cache_dir: str | Path | None = None) -> Path:
-    raise DownloadError(f"downloading {name} is being built")
+def fetch_weights(
+    name: str, cache_dir: str | Path | None = None, endpoint: str | None = None
+) -> Path:
+    """The weight file of the published model `name`, downloaded when the cache has none.
+
+    A download that was interrupted goes on where it stopped. A file gets its final name only when
+    it is whole, has the checksum that the server announces, and fits the model.
+
+    Args:
+        name: One of `DOWNLOADABLE`.
+        cache_dir: Default: `yolact_ros` in $XDG_CACHE_HOME or in ~/.cache.
+        endpoint: Address of Hugging Face or a mirror. Default: $HF_ENDPOINT, else the official one.
+
+    Raises:
+        DownloadError: Without network, for an unknown name, for a damaged file, on a full disk.
+    """
+    if name not in DOWNLOADABLE:
+        raise DownloadError(
+            f"there are no weights of {name!r} to download; there are for {', '.join(DOWNLOADABLE)}"
+        )
+    file = f"{name}_54_800000.pth"
+    endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    if not endpoint.startswith(("https://", "http://")):
+        raise DownloadError(f"HF_ENDPOINT={endpoint!r} is not allowed: it must be an http address")
+    url = f"{endpoint}/dbolya/{name.replace('_', '-')}/resolve/main/{file}"
+    path = (Path(cache_dir) if cache_dir else _default_cache()) / file
+    try:
+        if path.is_file():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # another process may be downloading it
+            if not path.is_file():
+                _download(name, url, path)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(_advice(url, path, f"{error.code} {error.reason}")) from error
+    except urllib.error.URLError as error:
+        raise DownloadError(_advice(url, path, str(error.reason))) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(_advice(url, path, str(error) or type(error).__name__)) from error
+    return path
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "yolact_ros"
+
+
+def _advice(url: str, path: Path, reason: str) -> str:
+    return (
+        f"{url} could not be downloaded to {path}: {reason}. Try again to go on where it stopped, "
+        "or download the file elsewhere and give its path as weights; HF_ENDPOINT chooses a mirror"
+    )
+
+
+def _download(name: str, url: str, path: Path) -> None:
+    """Make `path` from `url` by way of a partial file, which stays when this is interrupted."""
+    part = path.with_name(path.name + ".part")
+    resumed = part.exists()
+    sha256 = _receive(url, part)
+    try:
+        _check(name, url, part, sha256)
+    except DownloadError:
+        part.unlink()
+        if not resumed:
+            raise
+        _check(name, url, part, _receive(url, part))  # what was there before may have been stale
+    part.replace(path)
+
+
+def _check(name: str, url: str, file: Path, sha256: str | None) -> None:
+    """Raise DownloadError unless the file has this checksum and fits the model."""
+    found = _sha256(file)
+    if sha256 and found != sha256:
+        raise DownloadError(
+            f"{url} arrived damaged: its SHA-256 is {found} instead of {sha256}. Try again"
+        )
+    with torch.device("meta"):  # shapes alone
+        net = build(name)
+    try:
+        load_weights(net, file)
+    except WeightsError as error:
+        raise DownloadError(f"{url} gave no weights of {name}: {error}") from error
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _receive(url: str, part: Path) -> str | None:
+    """Complete `part`; return the SHA-256 that the server announces, if it does.
+
+    Connects anew as long as each connection brings something.
+    """
+    while True:
+        before = _size(part)
+        try:
+            size, sha256 = _receive_rest(url, part)
+            if size in (None, _size(part)):
+                return sha256
+            raise OSError(f"the connection broke after {_size(part)} of {size} bytes")
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before:
+                part.unlink()  # nothing comes after so many bytes, so they are not this file's
+            elif _size(part) <= before:
+                raise
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _receive_rest(url: str, part: Path) -> tuple[int | None, str | None]:
+    """Append what `part` lacks; return the whole file's size and SHA-256, where announced."""
+    have = _size(part)
+    headers = {"User-Agent": "yolact_ros"} | ({"Range": f"bytes={have}-"} if have else {})
+    redirects = _Redirects()
+    opener = urllib.request.build_opener(redirects)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as answer:
+        start, size = _extent(answer.headers)
+        if start > have:
+            raise OSError(f"the server left out bytes {have} to {start}")
+        with (
+            part.open("ab") as stream,
+            tqdm(
+                desc=part.stem,
+                total=size,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                disable=None,  # a terminal shows it, a log does not
+            ) as bar,
+        ):
+            if start < have:
+                stream.truncate(start)
+            while chunk := answer.read(_CHUNK):
+                bar.update(stream.write(chunk))
+    return size, _announced_sha256([*redirects.headers, answer.headers])
+
+
+def _extent(headers: Message) -> tuple[int, int | None]:
+    """Where in the file an answer's bytes belong, and how large the file is."""
+    if match := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", "")):
+        return int(match.group(1)), int(match.group(2))
+    length = headers.get("Content-Length", "")
+    return 0, int(length) if length.isdigit() else None
+
+
+def _announced_sha256(answers: list[Message]) -> str | None:
+    """From the answers on the way to a file: Hugging Face's own header, else the first ETag."""
+    etags = [headers["X-Linked-Etag"] for headers in answers if "X-Linked-Etag" in headers]
+    etag = (etags or [answers[0].get("ETag", "")])[0].removeprefix("W/").strip('"').lower()
+    return etag if re.fullmatch("[0-9a-f]{64}", etag) else None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections and keeps their headers, one of which knows the checksum."""
+
+    def __init__(self) -> None:
+        self.headers: list[Message] = []
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        self.headers.append(headers)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
