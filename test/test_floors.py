@@ -14,10 +14,11 @@ ALLOWED = {
     "masks": set(),
     "detection": {"network"},
     "engine": {"detection", "network"},
-    "training": {"engine", "detection", "network"},
-    "evaluation": {"engine", "detection", "network"},
+    "data": set(),
+    "training": {"engine", "detection", "network", "data"},
+    "evaluation": {"engine", "detection", "network", "data"},
     "node": {"engine", "detection", "network", "masks", "msg"},
-    "cli": {"training", "evaluation", "engine", "detection", "network", "masks"},
+    "cli": {"training", "evaluation", "engine", "detection", "network", "data", "masks"},
     "__init__": {"engine"},
 }
 ROS_MODULES = {

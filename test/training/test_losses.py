@@ -1,13 +1,16 @@
 """The losses agree with those of the published implementation."""
 
+import dataclasses
 import importlib.util
 import json
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from yolact_ros.engine.preprocess import preprocess
-from yolact_ros.network import build, official_name
+from yolact_ros.network import EMBEDDED, build, official_name
 from yolact_ros.training.losses import (
     LossSettings,
     class_loss_sum,
@@ -15,7 +18,7 @@ from yolact_ros.training.losses import (
     crop_window,
     mask_loss,
 )
-from yolact_ros.training.matching import Matching
+from yolact_ros.training.matching import Matching, match
 from yolact_ros.training.targets import Target
 
 LETTERS = {"boxes": "B", "masks": "M", "classes": "C", "semantic": "S", "mask_iou": "I"}
@@ -65,3 +68,85 @@ def test_losses_and_gradients_are_the_published_ones(shared, reference, name):
     gradients = {official_name(key): p.grad for key, p in net.named_parameters()}
     norms = {key: gradients[key].norm().item() for key in wanted["gradient_norms"]}
     assert norms == pytest.approx(wanted["gradient_norms"], rel=1e-3)
+
+
+def test_only_the_hardest_negatives_count():
+    labels = torch.tensor([2, 0, 0, 0, 0, 0, -1])
+    logits = torch.zeros(1, 7, 3)
+    logits[0, :, 1] = torch.tensor([0.0, 1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
+    matching = Matching(labels, torch.zeros_like(labels))
+    chosen = [0, 2, 4, 5]  # the positive one and the three least sure of background
+    wanted = F.cross_entropy(logits[0, chosen], labels[chosen], reduction="sum")
+    assert class_loss_sum(logits, [matching]).item() == pytest.approx(wanted.item())
+
+
+def test_images_without_objects_teach_background_when_asked():
+    logits = torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(0))
+    matching = Matching(torch.zeros(20, dtype=torch.int64), torch.zeros(20, dtype=torch.int64))
+    assert class_loss_sum(logits, [matching]).item() == 0
+    settings = LossSettings(negatives_without_objects=4)
+    per_anchor = F.cross_entropy(logits[0], matching.labels, reduction="none")
+    wanted = per_anchor.topk(4).values.sum().item()
+    assert class_loss_sum(logits, [matching], settings).item() == pytest.approx(wanted)
+
+
+def test_mask_loss_is_the_mean_over_the_box():
+    box = torch.tensor([[0.25, 0.5, 0.75, 1.0]])
+    truth = torch.ones(1, 8, 8)
+    inside = crop_window(box, (8, 8), padding=0)
+    assert inside.sum() == 4 * 4 and inside[0, 4:, 2:6].all()
+    masks = torch.full((1, 8, 8), 0.5)
+    assert mask_loss(masks, truth, inside, box).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("branch", ["prototypes", "fc", "none"])
+def test_every_mask_branch_learns_and_takes_empty_images(branch):
+    torch.manual_seed(0)
+    net = build(EMBEDDED, image_size=96, fpn_channels=16, mask_branch=branch).train()
+    target = Target(
+        boxes=torch.tensor([[0.2, 0.2, 0.7, 0.9]]),
+        labels=torch.tensor([0]),
+        masks=torch.zeros(1, 96, 96, dtype=torch.uint8),
+        crowd_boxes=torch.zeros(0, 4),
+    )
+    target.masks[0, 20:80, 20:64] = 1
+    empty = Target(*(getattr(target, f.name)[:0] for f in dataclasses.fields(Target)))
+    losses = compute_losses(net, net(torch.randn(2, 3, 96, 96)), [target, empty])
+    losses.total.backward()
+    assert set(losses.items()) == {"classes", "boxes", "semantic"} | (
+        set() if branch == "none" else {"masks"}
+    )
+    missing = [name for name, p in net.named_parameters() if p.grad is None]
+    assert missing == []
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    nothing = compute_losses(net, net(torch.randn(1, 3, 96, 96)), [empty])
+    assert nothing.classes == nothing.boxes == 0 and nothing.total.isfinite()
+
+
+def test_shares_of_a_batch_average_to_the_whole_batch():
+    """What distributed training relies on."""
+    torch.manual_seed(0)
+    net = build(EMBEDDED, image_size=96, fpn_channels=16).train()
+    images = torch.randn(2, 3, 96, 96)
+    targets = []
+    for count in (1, 3):
+        boxes = torch.rand(count, 2).repeat(1, 2) * 0.5
+        boxes[:, 2:] += 0.3
+        masks = (crop_window(boxes, (96, 96)) > 0).to(torch.uint8)
+        labels = torch.zeros(count, dtype=torch.int64)
+        targets.append(Target(boxes, labels, masks, torch.zeros(0, 4)))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    whole = compute_losses(net, net(images), targets)
+    counts = [match(net.anchors, target).positive.sum() for target in targets]
+    mean = sum(counts) / 2
+    shares = [
+        compute_losses(
+            net, net(images[i : i + 1]), targets[i : i + 1], LossSettings(), lambda _: mean
+        )
+        for i in range(2)
+    ]
+    for name, loss in whole.items().items():
+        ours = sum(share.items()[name] for share in shares) / 2
+        assert ours.item() == pytest.approx(loss.item(), rel=1e-4)

@@ -194,9 +194,7 @@ def _prototype_mask_losses(
         loss = loss + share * total
         if net.mask_iou is not None:
             big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
-            rescored.append(
-                (masks[big] * inside[big], truth[big], target.labels[objects[big]])
-            )
+            rescored.append((masks[big] * inside[big], truth[big], target.labels[objects[big]]))
     if net.mask_iou is None:
         return loss, None
     return loss, _mask_iou_loss(net.mask_iou, rescored) if rescored else loss * 0
@@ -230,7 +228,7 @@ def crop_window(object_boxes: Tensor, size: Sequence[int], padding: float = 1) -
 
 
 def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks [n, S, S] of 0 and 1, bilinearly resized to (height, width): float [n, H, W], 0 or 1."""
+    """Masks [n, S, S] of 0 and 1 resized (bilinear) to (height, width): float [n, H, W], 0 or 1."""
     if len(masks) == 0:
         return masks.new_zeros((0, *size), dtype=torch.float32)
     small = F.interpolate(masks[None].float(), tuple(size), mode="bilinear", align_corners=False)
@@ -277,8 +275,6 @@ def _fc_mask_loss(
             index = matching.objects[positive].to(window.dtype)[:, None]
             regions = torch.cat([index, window], dim=1)
             truth = roi_align(target.masks[:, None].float(), regions, side, aligned=True)[:, 0]
-        losses = F.binary_cross_entropy_with_logits(
-            logits, (truth > 0.5).float(), reduction="none"
-        )
+        losses = F.binary_cross_entropy_with_logits(logits, (truth > 0.5).float(), reduction="none")
         loss = loss + losses.mean(dim=(1, 2)).sum()
     return loss

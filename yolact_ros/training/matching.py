@@ -1,4 +1,4 @@
-"""Which anchor learns which object (YOLACT, section 3; the rules are those of SSD and RetinaNet)."""
+"""Which anchor learns which object (YOLACT, section 3; the rules are SSD's and RetinaNet's)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class MatchSettings:
                 "allowed: they must be 0 <= negative_iou <= positive_iou <= 1"
             )
         if not 0 <= self.crowd_overlap <= 1:
-            raise ValueError(f"crowd_overlap={self.crowd_overlap} is not allowed: it must be 0 to 1")
+            raise ValueError(
+                f"crowd_overlap={self.crowd_overlap} is not allowed: it must be 0 to 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def match(anchors: Tensor, target: Target, settings: MatchSettings = MatchSettin
         labels[chosen] = target.labels + 1
     if len(target.crowd_boxes):
         inside = boxes.intersection(corners, target.crowd_boxes).amax(dim=1)
-        labels[(labels == BACKGROUND) & (inside / boxes.area(corners) > settings.crowd_overlap)] = IGNORED
+        labels[(labels == BACKGROUND) & (inside / boxes.area(corners) > settings.crowd_overlap)] = (
+            IGNORED
+        )
     return Matching(labels, objects)
 
 
@@ -93,4 +97,3 @@ def _best_anchors(overlaps: Tensor) -> Tensor:
         if again.any():
             best[again], anchor[again] = overlaps[again].max(dim=1)
     return chosen
-

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from yolact_ros.data import ImageRecord
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.network import Yolact
-from yolact_ros.training.data import Batch, ImageRecord, InstanceDataset, TrainingOrder, collate
+from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOrder, collate
 from yolact_ros.training.losses import compute_losses
 from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
 
@@ -56,7 +57,7 @@ class TrainingModule(pl.LightningModule):
     def _processes(self) -> int:
         return self.trainer.world_size if self._trainer is not None else 1
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Item]:
         """Batches from the current iteration to the last one."""
         workers = self.settings.workers
         return DataLoader(
@@ -90,7 +91,7 @@ class TrainingModule(pl.LightningModule):
         if not torch.isfinite(total):
             parts = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items().items())
             raise NonFiniteLossError(
-                f"the loss at iteration {self.global_step} is not finite ({parts}); the images were "
+                f"the loss at iteration {self.global_step} is not finite ({parts}); its images: "
                 + ", ".join(map(str, paths))
             )
         values = {name: loss.detach() for name, loss in losses.items().items()}
@@ -99,7 +100,7 @@ class TrainingModule(pl.LightningModule):
         return total
 
     def _mean_over_processes(self, value: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(value, reduce_op="mean")  # type: ignore[return-value]
+        return self.trainer.strategy.reduce(value, reduce_op="mean")
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, stepped each iteration."""

@@ -111,4 +111,6 @@ class TrainingSettings:
             raise ValueError("train is empty: name at least one COCO-format file to learn from")
         for name in ("save_every", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be 1 or more")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not allowed: it must be 1 or more"
+                )

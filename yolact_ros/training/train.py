@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from yolact_ros.data import DataError, DataSource, ImageRecord, class_names, read_records
 from yolact_ros.network import Yolact, build, config_of, save_weights
 from yolact_ros.network.pretrained import load_imagenet
-from yolact_ros.training.data import DataError, DataSource, ImageRecord, class_names, read_records
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.settings import TrainingSettings
 
@@ -37,14 +36,12 @@ class WeightsExport(pl.Callback):
             return
         assert isinstance(module, TrainingModule)
         net = build(module.net.config)
-        prefix = "net."
-        net.load_state_dict(
-            {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        )
+        state = checkpoint["state_dict"]
+        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
         # A kill must not leave half a file.
         partial = self.path.with_name(f"partial-{self.path.name}")
         save_weights(net, partial)
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
 
 def training_records(settings: TrainingSettings, classes: tuple[str, ...]) -> list[ImageRecord]:
