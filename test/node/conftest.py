@@ -1,0 +1,251 @@
+"""A real ROS 2 graph for each test: the node, and a client node that plays camera and user."""
+
+from __future__ import annotations
+
+import array
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+# Other graphs on this machine and on the network are neither seen nor disturbed.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_LOCALHOST_ONLY"] = "1"  # the same for Humble
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+
+from yolact_ros.engine import Segmenter
+from yolact_ros.network import NetworkConfig, build, save_weights
+
+PATIENCE = 60.0
+"""Seconds that a condition is waited for; machines that run tests may be busy."""
+
+SMALL = NetworkConfig(
+    name="small",
+    class_names=("cat", "dog", "person"),
+    backbone="efficientnet_lite0",
+    image_size=96,
+    fpn_channels=32,
+    num_prototypes=8,
+)
+
+
+def _save(folder, config):
+    torch.manual_seed(0)
+    path = folder / f"{config.name}.safetensors"
+    save_weights(build(config), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A file with a small network of three classes, not trained: it sees things everywhere."""
+    return _save(tmp_path_factory.mktemp("weights"), SMALL)
+
+
+@pytest.fixture(scope="session")
+def other_weights(tmp_path_factory):
+    """A file with a small network of other classes."""
+    config = SMALL.replace(name="other", class_names=("car", "bus"))
+    return _save(tmp_path_factory.mktemp("weights"), config)
+
+
+@pytest.fixture(scope="session")
+def boxes_only_weights(tmp_path_factory):
+    """A file with a small network without masks."""
+    config = SMALL.replace(name="boxes", mask_branch="none")
+    return _save(tmp_path_factory.mktemp("weights"), config)
+
+
+@pytest.fixture(scope="session")
+def segmenter(weights):
+    """What the node should compute with `weights` and no score threshold."""
+    return Segmenter(weights=weights, score_threshold=0.0, top_k=5)
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """A BGR picture of 120 x 160 pixels with something in it."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (6, 8, 3), np.uint8)
+    return coarse.repeat(20, axis=0).repeat(20, axis=1)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> object:
+    """The first true value of the condition."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {PATIENCE} s for {what}")
+
+
+class Graph:
+    """The node `/yolact` in one executor and a client in another, in a ROS context of their own."""
+
+    wait_until = staticmethod(wait_until)
+
+    def __init__(self):
+        import rclpy
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self._executors = []
+        self.client = rclpy.create_node("client", context=self.context)
+        self._spin(SingleThreadedExecutor(context=self.context), self.client)
+        self.node = None
+
+    def _spin(self, executor, node):
+        from rclpy.executors import ExternalShutdownException
+
+        def spin():
+            try:
+                executor.spin()
+            except ExternalShutdownException:
+                pass
+
+        executor.add_node(node)
+        thread = threading.Thread(target=spin)
+        thread.start()
+        self._executors.append((executor, thread))
+
+    def start(self, *, active=True, **parameters):
+        """Start the node with parameters, dots written as two underscores, and wait for images."""
+        from rclpy.executors import MultiThreadedExecutor
+        from rclpy.parameter import Parameter
+
+        from yolact_ros.node.main import SPIN_THREADS
+        from yolact_ros.node.yolact_node import YolactNode
+
+        named = {name.replace("__", "."): value for name, value in parameters.items()}
+        overrides = [Parameter(name, value=value) for name, value in named.items()]
+        self.node = YolactNode(context=self.context, parameter_overrides=overrides)
+        self._spin(MultiThreadedExecutor(SPIN_THREADS, context=self.context), self.node)
+        if active:
+            wait_until(lambda: self.state() == "active", "the node to become active")
+        return self.node
+
+    def close(self):
+        import rclpy
+
+        if self.node is not None:
+            self.node.close()
+        rclpy.shutdown(context=self.context)
+        for executor, thread in self._executors:
+            thread.join()
+            executor.shutdown()
+
+    # Topics
+
+    def collect(self, kind, topic, qos=10):
+        """A list that fills with the messages of a topic, from now on."""
+        received = []
+        self.client.create_subscription(kind, topic, received.append, qos)
+        return received
+
+    def camera(self, topic="/image_raw", kind=None, qos=10):
+        """A function that publishes an image on a topic that the node already subscribes to."""
+        from sensor_msgs.msg import Image
+
+        publisher = self.client.create_publisher(kind or Image, topic, qos)
+        wait_until(publisher.get_subscription_count, f"a subscription to {topic}")
+        return publisher.publish
+
+    def see(self, publish, message, received, count=1):
+        """Publish until `count` more messages have come in; discovery may lose the first ones."""
+        target = len(received) + count
+
+        def enough():
+            publish(message)
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end and len(received) < target:
+                time.sleep(0.005)
+            return len(received) >= target
+
+        wait_until(enough, "an answer to an image")
+        return received[-1]
+
+    # Services
+
+    def call(self, kind, name, request):
+        """The response of a service."""
+        client = self.client.create_client(kind, name)
+        try:
+            assert client.wait_for_service(PATIENCE), f"no service {name}"
+            future = client.call_async(request)
+            wait_until(future.done, f"an answer of {name}")
+            return future.result()
+        finally:
+            self.client.destroy_client(client)
+
+    def set(self, **parameters):
+        """Set parameters in one go. Returns the reason for which they were refused, or ''."""
+        from rcl_interfaces.srv import SetParametersAtomically
+        from rclpy.parameter import Parameter
+
+        named = {name.replace("__", "."): value for name, value in parameters.items()}
+        messages = [Parameter(n, value=value).to_parameter_msg() for n, value in named.items()]
+        request = SetParametersAtomically.Request(parameters=messages)
+        service = "/yolact/set_parameters_atomically"
+        result = self.call(SetParametersAtomically, service, request).result
+        assert result.successful == (not result.reason)
+        return result.reason
+
+    def get(self, name):
+        """The value of a parameter, as other nodes see it."""
+        from rcl_interfaces.srv import GetParameters
+        from rclpy.parameter import parameter_value_to_python
+
+        request = GetParameters.Request(names=[name])
+        response = self.call(GetParameters, "/yolact/get_parameters", request)
+        return parameter_value_to_python(response.values[0])
+
+    def transition(self, label):
+        """Whether a lifecycle transition succeeded."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        request = ChangeState.Request(transition=Transition(label=label))
+        return self.call(ChangeState, "/yolact/change_state", request).success
+
+    def state(self):
+        """The lifecycle state of the node."""
+        from lifecycle_msgs.srv import GetState
+
+        return self.call(GetState, "/yolact/get_state", GetState.Request()).current_state.label
+
+
+@pytest.fixture
+def graph():
+    """A graph with a client; `graph.start(...)` adds the node."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+    made = Graph()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def image_message():
+    """A function that makes a sensor_msgs/Image of rows [rows, ...] in an encoding."""
+
+    def make(rows, encoding="bgr8", height=None, stamp=0, frame="camera", **fields):
+        from sensor_msgs.msg import Image
+
+        rows = np.ascontiguousarray(rows)
+        image = Image(height=height or len(rows), width=rows.shape[1], encoding=encoding)
+        image.header.frame_id = frame
+        image.header.stamp.sec, image.header.stamp.nanosec = divmod(stamp, 10**9)
+        image.step = rows.nbytes // len(rows)
+        image.data = array.array("B", rows.tobytes())
+        for name, value in fields.items():
+            setattr(image, name, value)
+        return image
+
+    return make

@@ -1,0 +1,312 @@
+"""The node on a real graph: what it makes of images, and of parameters while it runs."""
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+import cv2
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+from yolact_ros import masks
+from yolact_ros.engine import draw_overlay
+from yolact_ros.msg import InstanceArray
+from yolact_ros.node import images, outputs
+
+SETTINGS = {"score_threshold": 0.0, "top_k": 5}
+
+
+def check_instances(message, instances):
+    """The message says what the segmenter found, mask by mask."""
+    assert (message.height, message.width) == instances.image_size
+    assert len(message.instances) == len(instances) > 0
+    boxes = instances.integer_boxes().tolist()
+    full = instances.masks.numpy()
+    for i, found in enumerate(message.instances):
+        x1, y1, x2, y2 = boxes[i]
+        box = found.box
+        assert (box.x_offset, box.y_offset) == (x1, y1)
+        assert (box.width, box.height) == (max(x2 - x1, 0), max(y2 - y1, 0))
+        assert found.class_id == instances.class_ids[i]
+        assert found.class_name == instances.names[i]
+        assert found.score == pytest.approx(float(instances.scores[i]), abs=1e-6)
+        assert found.mask_score == pytest.approx(float(instances.mask_scores[i]), abs=1e-6)
+        assert found.track_id == 0 and not found.position_valid
+        pasted = masks.paste(found.mask, message.height, message.width)
+        np.testing.assert_array_equal(pasted, full[i])
+
+
+def test_instances_are_those_of_the_segmenter_in_every_encoding(
+    graph, weights, segmenter, picture, image_message
+):
+    graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+    expected = segmenter(picture)
+    for encoding in masks.ENCODINGS:
+        assert graph.set(mask__encoding=encoding) == ""
+        received.clear()
+        stamp = 1_234_567_890_123_456_789
+        message = graph.see(camera, image_message(picture, stamp=stamp, frame="eye"), received, 2)
+        assert message.header.frame_id == "eye"
+        assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == stamp
+        assert {found.mask.encoding for found in message.instances} == {encoding}
+        check_instances(message, expected)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixels"),
+    [
+        ("rgb8", lambda bgr: bgr[..., ::-1]),
+        ("bgra8", lambda bgr: np.dstack((bgr, bgr[..., 0]))),
+        ("bayer_rggb8", lambda bgr: bgr[..., 1]),
+        ("mono8", lambda bgr: bgr[..., 0]),
+    ],
+)
+def test_other_encodings_padding_and_byte_order(
+    graph, weights, segmenter, picture, image_message, encoding, pixels
+):
+    graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+    message = image_message(pixels(picture), encoding)
+    check_instances(graph.see(camera, message, received), segmenter(images.bgr_of(message)))
+
+
+def test_padded_rows_and_big_endian_values(graph, weights, segmenter, picture, image_message):
+    graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+    padded = np.pad(picture, ((0, 0), (0, 3), (0, 0)))
+    message = graph.see(camera, image_message(padded, width=picture.shape[1]), received)
+    check_instances(message, segmenter(picture))
+    grey = picture[..., 1].astype(">u2") * 257
+    received.clear()
+    message = graph.see(camera, image_message(grey, "mono16", is_bigendian=1), received, 2)
+    check_instances(message, segmenter(picture[..., [1, 1, 1]].copy()))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_compressed_images(graph, weights, segmenter, picture, suffix):
+    graph.start(weights=weights, compressed=True, image_topic="/camera/image", **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera("/camera/image/compressed", CompressedImage)
+    data = cv2.imencode(suffix, picture)[1]
+    message = CompressedImage(format="bgr8; compressed bgr8", data=data.tobytes())
+    message = graph.see(camera, message, received)
+    check_instances(message, segmenter(cv2.imdecode(data, cv2.IMREAD_COLOR)))
+
+
+def test_a_model_without_masks_gives_boxes(graph, boxes_only_weights, picture, image_message):
+    graph.start(weights=boxes_only_weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    labels = graph.collect(Image, "/yolact/labels")
+    message = graph.see(graph.camera(), image_message(picture), received)
+    assert len(message.instances) == 5
+    for found in message.instances:
+        assert found.mask.encoding == "" and len(found.mask.data) == 0
+        assert masks.decode(found.mask).size == 0
+    graph.wait_until(lambda: labels, "a label image")
+    assert not any(labels[0].data)
+
+
+def test_pictures_are_made_only_while_somebody_subscribes(
+    graph, weights, segmenter, picture, image_message, monkeypatch
+):
+    drawn = []
+
+    def drawing(*arguments, **options):
+        drawn.append(options)
+        return draw_overlay(*arguments, **options)
+
+    monkeypatch.setattr(outputs, "draw_overlay", drawing)
+    graph.start(weights=weights, overlay__alpha=0.7, overlay__labels=False, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+    image = image_message(picture, stamp=5, frame="eye")
+    graph.see(camera, image, received, 3)
+    assert drawn == []
+    overlays = graph.collect(Image, "/yolact/overlay")
+    overlay = graph.see(camera, image, overlays)
+    assert drawn == [{"alpha": 0.7, "boxes": True, "labels": False}] * len(drawn) != []
+    assert overlay.header == image.header and overlay.encoding == "bgr8"
+    expected = segmenter(picture)
+    drawing = draw_overlay(picture, expected, alpha=0.7, labels=False)
+    np.testing.assert_array_equal(images.bgr_of(overlay), drawing)
+    compressed = graph.collect(CompressedImage, "/yolact/overlay/compressed")
+    result = graph.see(camera, image, compressed)
+    assert result.header == image.header and result.format == "bgr8; jpeg compressed bgr8"
+    difference = np.abs(images.bgr_of_compressed(result).astype(int) - drawing)
+    assert difference.mean() < 10
+    labels = graph.collect(Image, "/yolact/labels")
+    result = graph.see(camera, image, labels)
+    assert result.header == image.header and result.encoding == "mono16"
+    assert result.is_bigendian == 0 and result.step == 2 * result.width
+    numbers = np.frombuffer(result.data, "<u2").reshape(result.height, result.width)
+    np.testing.assert_array_equal(numbers, expected.label_image().numpy())
+    assert graph.set(overlay__enabled=False) == ""
+    graph.see(camera, image, labels, 2)
+    drawn.clear()
+    graph.see(camera, image, labels, 2)
+    assert drawn == []
+
+
+@pytest.mark.parametrize("node", ["best_effort", "reliable"])
+@pytest.mark.parametrize("publisher", ["best_effort", "reliable"])
+def test_quality_of_service(graph, weights, picture, image_message, node, publisher):
+    graph.start(weights=weights, qos__reliability=node, qos__depth=2, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    reliability = ReliabilityPolicy[publisher.upper()]
+    qos = QoSProfile(depth=1, reliability=reliability)
+    if (node, publisher) == ("reliable", "best_effort"):
+        publisher = graph.client.create_publisher(Image, "/image_raw", qos)
+        for _ in range(10):
+            publisher.publish(image_message(picture))
+            time.sleep(0.05)
+        assert received == []  # the two do not match, as ROS says
+    else:
+        graph.see(graph.camera(qos=qos), image_message(picture), received)
+
+
+@pytest.mark.parametrize("reliability", ["BEST_EFFORT", "RELIABLE"])
+def test_every_subscriber_receives_instances(graph, weights, picture, image_message, reliability):
+    graph.start(weights=weights, **SETTINGS)
+    qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability])
+    received = graph.collect(InstanceArray, "/yolact/instances", qos)
+    graph.see(graph.camera(), image_message(picture), received)
+
+
+def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
+    node = graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances", 100)
+    camera = graph.camera()
+    large = np.zeros((480, 640, 3), np.uint8)
+    graph.see(camera, image_message(large, stamp=1), received)
+    last = 1
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        last += 1
+        camera(image_message(large, stamp=last))
+        time.sleep(1 / 60)
+        if last == 60:  # the node answers while it is busy
+            assert graph.set(score_threshold=0.1) == ""
+            assert graph.state() == "active"
+    at_the_end = len(received)
+    stamps = graph.wait_until(
+        lambda: (s := [m.header.stamp.nanosec for m in received])[-1] == last and s,
+        "the newest image",
+    )
+    # What came after the camera stopped: the image in work and the newest one, and what was
+    # still on its way through the middleware.
+    assert len(received) - at_the_end <= 4
+    assert stamps == sorted(stamps) and len(set(stamps[1:])) == len(stamps[1:])
+    summary = node._statistics.summary()
+    assert summary.received == summary.processed + summary.passed_over
+    assert summary.rate_in >= summary.rate_out > 0
+
+
+def test_frames_that_a_slow_network_cannot_take_are_counted(graph, weights, image_message):
+    node = graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances", 100)
+    camera = graph.camera()
+    small = image_message(np.zeros((48, 64, 3), np.uint8))
+    graph.see(camera, small, received)
+    for _ in range(300):
+        camera(small)
+    statistics = node._statistics
+    graph.wait_until(
+        lambda: (s := statistics.summary()).received == s.processed + s.passed_over,
+        "all images to be accounted for",
+    )
+    assert statistics.summary().passed_over > 0
+
+
+def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, image_message):
+    node = graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+    network = node._segmenter.net
+    node._segmenter.net = None
+    graph.wait_until(
+        lambda: camera(image_message(picture)) or node._statistics.summary().failed,
+        "an image to fail",
+    )
+    node._segmenter.net = network
+    graph.see(camera, image_message(picture), received)
+
+
+def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_message):
+    graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera()
+
+    def see():
+        return graph.see(camera, image_message(picture), received, 2).instances
+
+    everything = see()
+    assert len(everything) == 5
+    assert graph.set(top_k=2) == ""
+    assert len(see()) == 2
+    assert graph.set(top_k=100, score_threshold=1.0) == ""
+    assert len(see()) == 0
+    assert graph.set(score_threshold=0.0, classes="dog, person") == ""
+    filtered = see()
+    assert {found.class_name for found in filtered} <= {"dog", "person"}
+    assert graph.set(classes="") == ""
+    assert len(see()) > len(filtered)
+    for method in ("standard", "cross_class", "fast"):
+        assert graph.set(nms__method=method, nms__iou_threshold=0.0) == ""
+        strict = len(see())
+        assert graph.set(nms__iou_threshold=0.9) == ""
+        assert len(see()) > strict
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("score_threshold", 1.5, "out of range"),
+        ("score_threshold", "high", "expecting type|Wrong parameter type"),
+        ("top_k", 0, "out of range"),
+        ("nms__method", "soft", "nms.method='soft' .* one of fast, cross_class, standard"),
+        ("mask__encoding", "png", "mask.encoding='png' .* one of mono8, bits, rle"),
+        ("classes", "cat, whale", "no class 'whale'; it has cat, dog, person"),
+        ("model", "yolact_huge", "model='yolact_huge' .* yolact_base"),
+        ("weights", "/no/such/file.pth", "neither a file nor a published model"),
+        ("backbone", "vgg", "backbone='vgg' .* resnet50"),
+        ("device", "cuda:77", "device='cuda:77' .* this machine has auto, cpu"),
+        ("precision", "int8", "precision='int8' .* float16"),
+        ("image_topic", "no topic!", "is no topic name"),
+        ("image_topic", "", "is no topic name"),
+        ("qos__reliability", "sometimes", "one of best_effort, reliable"),
+        ("overlay__alpha", -0.1, "out of range"),
+        ("autostart", False, "read-only"),
+    ],
+)
+def test_bad_values_are_refused_and_the_old_ones_stay(bad_values_graph, name, value, reason):
+    import re
+
+    graph = bad_values_graph
+    old = graph.get(name.replace("__", "."))
+    assert re.search(reason, graph.set(**{name: value}))
+    assert graph.get(name.replace("__", ".")) == old
+
+
+@pytest.fixture(scope="module")
+def bad_values_graph(weights):
+    from conftest import Graph
+
+    made = Graph()
+    made.start(weights=weights)
+    yield made
+    made.close()
+
+
+def test_changes_that_do_not_fit_each_other_are_refused_together(graph, weights):
+    graph.start(weights=weights)
+    reason = graph.set(model="yolact_plus_resnet50", backbone="darknet53", score_threshold=0.7)
+    assert "deformable" in reason
+    assert graph.get("score_threshold") == 0.3 and graph.get("model") == ""
