@@ -35,7 +35,8 @@ class FolderCamera(Node):
         self.create_timer(1.0 / rate, self._show_next)
 
     def _parameter(self, name: str, default: object, description: str) -> Any:
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description))
+        descriptor = ParameterDescriptor(description=description)
+        return self.declare_parameter(name, default, descriptor).value
 
     def _show_next(self) -> None:
         if not self._next:

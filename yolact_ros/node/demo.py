@@ -68,17 +68,16 @@ class Viewer(Node):
 
 
 @contextmanager
-def started(executable: str, **parameters: object) -> Iterator[subprocess.Popen[bytes]]:
+def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """One of this package's nodes as a process of its own, ended at the end."""
     path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
-    settings = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
-    process = subprocess.Popen([sys.executable, str(path), "--ros-args", *settings])
+    process = subprocess.Popen([sys.executable, str(path), "--ros-args", *ros_arguments])
     try:
         yield process
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(5)
         except subprocess.TimeoutExpired:
             process.kill()
 
@@ -142,12 +141,14 @@ def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
             raise DemoError(f"{path} cannot be written")
 
 
-def show(photos: Path, output: Path, timeout: float) -> None:
+def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str]) -> None:
     """Run the graph, then print the table and write the overlays. Raises DemoError."""
     names = {path.name for path in photos.glob("*.jpg")}
+    show_photos = ["-p", f"folder:={photos}"]
+    watch_camera = ["-p", "image_topic:=/camera/image_raw", *ros_arguments]
     with ExitStack() as stack:
-        camera = stack.enter_context(started("yolact_camera", folder=photos))
-        node = stack.enter_context(started("yolact_node", image_topic="/camera/image_raw"))
+        camera = stack.enter_context(started("yolact_camera", show_photos))
+        node = stack.enter_context(started("yolact_node", watch_camera))
         viewer = Viewer()
         watch(viewer, names, {"camera": camera, "node yolact": node}, timeout)
     print("\n" + table(viewer.seen))
@@ -158,18 +159,20 @@ def show(photos: Path, output: Path, timeout: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Segment the shipped photographs on a ROS graph.")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="overlay folder")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds to wait")
     parser.add_argument(
-        "--output", type=Path, default=Path("demo_output"), help="folder for the overlays"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=180, help="seconds to wait for all pictures"
+        "--ros-args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="the rest is for the node, for example: --ros-args -p weights:=yolact_plus_resnet50",
     )
     options = parser.parse_args(arguments)
-    rclpy.init()
+    rclpy.init(args=[])
     try:
         with as_file(files("yolact_ros") / "demo" / "photos") as photos:
-            show(photos, options.output, options.timeout)
+            show(photos, options.output, options.timeout, options.ros_args)
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
