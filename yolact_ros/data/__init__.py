@@ -1,5 +1,6 @@
 """Data sets: reading and checking them. Imports nothing of ours."""
 
+from yolact_ros.data.check import Problem, Report, check
 from yolact_ros.data.coco import (
     Annotation,
     DataError,
@@ -17,6 +18,9 @@ __all__ = [
     "DataError",
     "DataSource",
     "ImageRecord",
+    "Problem",
+    "Report",
+    "check",
     "class_names",
     "decode_mask",
     "read_image",

@@ -80,13 +80,15 @@ def class_names(source: DataSource) -> tuple[str, ...]:
     return tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
 
 
-def read_records(source: DataSource, classes: Sequence[str]) -> list[ImageRecord]:
+def read_records(
+    source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
+) -> list[ImageRecord]:
     """All pictures of a data set with the annotations of the classes `classes`.
 
     Categories are told apart by name; those that are not in `classes` are left out. Raises
-    DataError when none of them is.
+    DataError when none of them is. `content` takes the place of the file's content.
     """
-    content = read_json(source.annotations)
+    content = content or read_json(source.annotations)
     label_of = {
         c["id"]: classes.index(c["name"]) for c in content["categories"] if c["name"] in classes
     }
@@ -132,7 +134,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.ui
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """A picture as BGR uint8 [H, W, 3]. Raises DataError when it is missing or no picture."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # Annotations count pixels as they are stored, whatever the camera's orientation says.
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"{path} is missing or is not a picture that can be read")
-    return image
+    return np.asarray(image, np.uint8)

@@ -71,10 +71,9 @@ def match(anchors: Tensor, target: Target, settings: MatchSettings = MatchSettin
         objects[chosen] = torch.arange(len(target), device=objects.device)
         labels[chosen] = target.labels + 1
     if len(target.crowd_boxes):
-        inside = boxes.intersection(corners, target.crowd_boxes).amax(dim=1)
-        labels[(labels == BACKGROUND) & (inside / boxes.area(corners) > settings.crowd_overlap)] = (
-            IGNORED
-        )
+        shared = boxes.intersection(corners, target.crowd_boxes).amax(dim=1)
+        in_crowd = shared / boxes.area(corners) > settings.crowd_overlap
+        labels[in_crowd & (labels == BACKGROUND)] = IGNORED
     return Matching(labels, objects)
 
 

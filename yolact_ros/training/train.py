@@ -10,8 +10,23 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from yolact_ros.data import DataError, DataSource, ImageRecord, class_names, read_records
-from yolact_ros.network import Yolact, build, config_of, save_weights
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    ImageRecord,
+    check,
+    class_names,
+    read_records,
+)
+from yolact_ros.network import (
+    NetworkConfig,
+    Yolact,
+    build,
+    config_of,
+    config_of_file,
+    load_weights,
+    save_weights,
+)
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.settings import TrainingSettings
@@ -45,26 +60,54 @@ class WeightsExport(pl.Callback):
 
 
 def training_records(settings: TrainingSettings, classes: tuple[str, ...]) -> list[ImageRecord]:
-    """All pictures to learn from. Raises DataError when there are none."""
-    records = [
-        record
-        for text in settings.train
-        for record in read_records(DataSource.parse(text), classes)
-        if settings.negatives or any(not a.is_crowd for a in record.annotations)
-    ]
-    if not records:
+    """All pictures to learn from. Raises DataError when there are none, or bad ones."""
+    records = []
+    for text in settings.train:
+        source = DataSource.parse(text)
+        report = check(source)
+        if settings.skip_bad:
+            left_out = len(report.problems)
+            if left_out:
+                print(f"{source.annotations}: {left_out} wrong entries are left out")
+        else:
+            report.raise_if_bad()
+        records += read_records(source, classes, report.content)
+    if not settings.negatives:
+        records = [r for r in records if any(not a.is_crowd for a in r.annotations)]
+    if not any(record.annotations for record in records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
     return records
 
 
 def starting_network(settings: TrainingSettings) -> Yolact:
-    """The network before the first iteration."""
+    """The network before the first iteration.
+
+    Raises WeightsError for a weights file that cannot be used.
+    """
     config = config_of(settings.model)
     classes = settings.classes or class_names(DataSource.parse(settings.train[0]))
     net = build(config.replace(**{**settings.network, "class_names": classes}))
     if settings.start == "imagenet":
         load_imagenet(net)
+    elif settings.start != "nothing":
+        start_from(net, Path(settings.start), config)
     return net.to(memory_format=torch.channels_last)
+
+
+def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
+    """Fill `net` with the weights of another network of its kind.
+
+    `config` says what the file is for if the file does not. Layers of another shape, which are
+    those that depend on the number of classes, stay as they are.
+    """
+    donor = build(config_of_file(path) or config)
+    load_weights(donor, path)
+    state, own = donor.state_dict(), net.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    left_out = [name for name in own if name not in fitting]
+    if left_out:
+        print(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")
+    net.load_state_dict(fitting, strict=False)
 
 
 def train(settings: TrainingSettings, resume: bool = False) -> Path:
