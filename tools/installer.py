@@ -88,7 +88,7 @@ def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
         command = [*pip, "install", "--quiet", "--disable-pip-version-check", "uv"]
         if subprocess.run(command, check=False).returncode != 0:
             say("uv cannot be had: going on with pip")
-    return Uv(uv, _settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
+    return Uv(uv, settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
 
 
 def _some_pip(folder: Path) -> list[str] | None:
@@ -107,7 +107,7 @@ def _some_pip(folder: Path) -> list[str] | None:
     return None
 
 
-def _settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
+def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
     command = [*pip, "config", "list"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     settings = {}

@@ -1,0 +1,180 @@
+"""The set-up script: what it says on machines that lack something, and what it keeps apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import environment
+import installer
+import pytest
+import pythons
+
+TOOLS = ("sh", "env", "cc", "c++", "gcc", "g++", "cmake", "make", "python3")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, repository: Path) -> Path:
+    """The files that `make` starts from, in a folder of their own."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    shutil.copy(repository / "Makefile", root)
+    for name in ("tools", "requirements"):
+        shutil.copytree(
+            repository / name, root / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return root
+
+
+@pytest.fixture
+def path_of(tmp_path: Path) -> Path:
+    """A folder for PATH with links to the tools of this machine; a test takes some away."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        if found:
+            (folder / tool).symlink_to(found)
+    return folder
+
+
+def make(clone: Path, path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [shutil.which("make") or "make", "demo"],
+        cwd=clone,
+        env={"PATH": str(path), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "package"),
+    [(("cmake",), "cmake"), (("c++", "g++"), "g++"), (("cc", "gcc"), "gcc")],
+    ids=["cmake", "c++", "cc"],
+)
+def test_says_which_tool_to_install(
+    clone: Path, path_of: Path, missing: tuple[str, ...], package: str
+) -> None:
+    for tool in missing:
+        (path_of / tool).unlink(missing_ok=True)
+    result = make(clone, path_of)
+    assert result.returncode != 0
+    assert f"apt-get install {package}\n" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (clone / ".ros").exists(), "nothing is begun on a machine that cannot end it"
+
+
+def test_says_how_to_get_python(clone: Path, path_of: Path) -> None:
+    (path_of / "python3").unlink()
+    result = make(clone, path_of)
+    assert result.returncode != 0
+    assert "apt-get install python3 python3-venv python3-dev" in result.stderr
+
+
+def test_refuses_an_unknown_distribution(clone: Path, path_of: Path) -> None:
+    result = make(clone, path_of, ROS_WHEELS="foxy")
+    assert result.returncode != 0
+    assert "ROS_WHEELS=foxy is not allowed: it must be kilted or jazzy" in result.stderr
+
+
+def test_advice_names_what_a_python_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = pythons.Python(Path("/x/python3.11"), (3, 11), headers=False, ensurepip=False, pip=False)
+    monkeypatch.setattr(pythons, "candidates", lambda: iter([bare]))
+    assert pythons.choose([(3, 11)], needs_ensurepip=False) is None
+    assert "apt-get install python3.11-dev python3.11-venv" in pythons.advice([(3, 11), (3, 12)])
+
+
+def test_probe_runs_the_interpreter(tmp_path: Path) -> None:
+    found = pythons.probe(sys.executable)
+    assert found is not None
+    assert found.version == sys.version_info[:2]
+    assert found.finds("json", "torch")
+    assert not found.finds("json", "no_such_module")
+    shim = tmp_path / "python3.12"
+    shim.write_text("#!/bin/sh\necho 'python3.12: command not found' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    assert pythons.probe(shim) is None
+    assert pythons.probe(tmp_path / "none") is None
+
+
+def test_hands_the_settings_of_pip_on_to_uv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_pip = next((python for python in pythons.candidates() if python.pip), None)
+    if with_pip is None:
+        pytest.skip("no Python here has pip")
+    settings = tmp_path / "pip.conf"
+    settings.write_text(
+        "[global]\nindex-url = https://packages.example/root\n"
+        "extra-index-url = https://one.example https://two.example\n"
+        "[install]\nfind-links = /wheels /more\n"
+    )
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    answer = installer.settings_of_pip([str(with_pip.path), "-m", "pip"])
+    assert answer["UV_DEFAULT_INDEX"] == "https://packages.example/root"
+    assert answer["UV_INDEX"] == "https://one.example https://two.example"
+    assert answer["UV_FIND_LINKS"] == "/wheels,/more"
+
+
+def test_half_an_environment_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    ours = environment.Environment("kilted", sourced=False)
+    wanted = environment.fingerprint(ours, None)
+    assert not environment.is_complete(ours, wanted)
+    ours.folder.mkdir()
+    for stamp in ("", json.dumps(wanted)[:-9], "{}", json.dumps(wanted)):
+        # Even with the right stamp: there is no interpreter that runs.
+        ours.stamp.write_text(stamp)
+        assert not environment.is_complete(ours, wanted)
+
+
+def test_wheels_are_kept_apart_from_an_unusable_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ROS_DISTRO": "noetic",
+        "ROS_DOMAIN_ID": "0",
+        "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp",
+        "AMENT_PREFIX_PATH": "/opt/ros/noetic",
+        "PYTHONPATH": "/opt/ros/noetic/lib/python3/dist-packages",
+        "LD_LIBRARY_PATH": "/opt/ros/noetic/lib:/usr/local/cuda/lib64",
+    }.items():
+        monkeypatch.setenv(name, value)
+    ours = environment.Environment("jazzy", sourced=False)
+    variables = environment.base_variables(ours)
+    assert variables["ROS_DISTRO"] == "jazzy"
+    assert variables["AMENT_PREFIX_PATH"] == str(ours.venv)
+    assert variables["LD_LIBRARY_PATH"] == f"{ours.venv}/lib:/usr/local/cuda/lib64"
+    assert not {"PYTHONPATH", "RMW_IMPLEMENTATION", "ROS_DOMAIN_ID"} & set(variables)
+
+
+def test_a_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+    taken = environment.free_domain()
+    free = taken % 101 + 1
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=taken)
+    try:
+        occupant = rclpy.create_node("occupant", context=context)
+        monkeypatch.setattr(environment.random, "sample", lambda *_: [taken, free])
+        assert environment.free_domain() == free
+        occupant.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def test_cmake_exports_name_folders_of_this_machine() -> None:
+    exports = list(Path(sys.prefix, "share").rglob("*Export.cmake"))
+    if not exports:
+        pytest.skip("ROS 2 is not installed from wheels here")
+    foreign = [path for path in exports if "/opt/python/" in path.read_text()]
+    assert not foreign
