@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
+from tqdm import tqdm
 
 from yolact_ros.data import DataError, DataSource, read_image, read_json
 from yolact_ros.detection import Instances
@@ -17,17 +19,21 @@ from yolact_ros.engine import Segmenter
 Result = dict[str, Any]
 """One detection in the format that the COCO server takes."""
 
+_IOU_50, _IOU_70, _IOU_75 = 0, 4, 5
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's six numbers, 0 to 1; nan where there is nothing to find.
+    """COCO's numbers and Pascal's, 0 to 1; nan where there is nothing to find.
 
     `ap` is the mean over the IoU thresholds 0.50, 0.55 ... 0.95; small, medium and large objects
-    have areas below 32^2, below 96^2 and from there on, in pixels.
+    have areas below 32^2, below 96^2 and from there on, in pixels of the picture.
     """
 
     ap: float
     ap50: float
+    ap70: float
     ap75: float
     small: float
     medium: float
@@ -35,108 +41,133 @@ class AveragePrecision:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Accuracy of masks or of boxes."""
+
+    overall: AveragePrecision
+    of_class: dict[str, AveragePrecision]
+    precision_at_50: dict[str, npt.NDArray[np.float64]]
+    """For each class, the precision at recall 0, 0.01 ... 1 and IoU 0.5: [101]."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Accuracy of one model on one data set."""
+    """What a model found in a data set, and how good that is."""
 
-    images: int
-    masks: AveragePrecision | None
+    image_ids: tuple[int, ...]
+    boxes: Scores
+    masks: Scores | None
     """None for a model without masks."""
-    boxes: AveragePrecision
-    mask_ap_of_class: dict[str, float]
-    box_ap_of_class: dict[str, float]
+    box_results: list[Result]
+    mask_results: list[Result]
 
 
-def segment_dataset(
-    segmenter: Segmenter, source: DataSource
-) -> Iterator[tuple[dict[str, Any], Instances]]:
-    """Run a model over a data set: the image's entry in the file, and what was found in it.
+def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
+    """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    Raises DataError for a picture that is missing or broken.
+    Raises DataError for a picture that is missing, or if there is no such class.
     """
-    for image in read_json(source.annotations)["images"]:
-        yield image, segmenter(read_image(source.images / image["file_name"]))
-
-
-def coco_results(
-    image_id: int, instances: Instances, category_ids: dict[str, int]
-) -> tuple[list[Result], list[Result]]:
-    """One image's instances as (mask results, box results), which differ in their scores.
-
-    Classes that are not in `category_ids` (from class name) are left out.
-    """
+    categories = category_ids(source, segmenter.class_names)
+    images = read_json(source.annotations)["images"]
     masks: list[Result] = []
     boxes: list[Result] = []
-    rles: list[Any] = [None] * len(instances)
-    if instances.small_masks is not None and len(instances):
-        stack = instances.masks.numpy().astype(np.uint8)
-        rles = coco_mask.encode(np.asfortranarray(stack.transpose(1, 2, 0)))
-    for i, name in enumerate(instances.names):
-        if name not in category_ids:
-            continue
-        x1, y1, x2, y2 = instances.boxes[i].tolist()
-        common = {"image_id": image_id, "category_id": category_ids[name]}
-        boxes.append(
-            common | {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(instances.scores[i])}
-        )
-        if rles[i] is not None:
-            rle = {"size": list(rles[i]["size"]), "counts": _text(rles[i]["counts"])}
-            masks.append(common | {"segmentation": rle, "score": float(instances.mask_scores[i])})
-    return masks, boxes
+    for image in tqdm(images, "images", disable=not progress):
+        instances = segmenter(read_image(source.images / image["file_name"]))
+        of_masks, of_boxes = to_results(image["id"], instances, categories)
+        masks += of_masks
+        boxes += of_boxes
+    has_masks = segmenter.config.mask_branch != "none"
+    return Evaluation(
+        image_ids=tuple(image["id"] for image in images),
+        boxes=score(source, boxes, "bbox", categories),
+        masks=score(source, masks, "segm", categories) if has_masks else None,
+        box_results=boxes,
+        mask_results=masks,
+    )
 
 
 def category_ids(source: DataSource, classes: Sequence[str]) -> dict[str, int]:
     """The data set's category id of each class that it has. Raises DataError when it has none."""
-    found = {
-        c["name"]: c["id"]
-        for c in read_json(source.annotations)["categories"]
-        if c["name"] in classes
-    }
+    categories = read_json(source.annotations)["categories"]
+    found = {c["name"]: c["id"] for c in categories if c["name"] in classes}
     if not found:
         raise DataError(f"{source.annotations} has none of the classes {', '.join(classes)}")
     return found
 
 
-def average_precision(
-    source: DataSource, results: Iterable[Result], kind: str, categories: dict[str, int]
-) -> tuple[AveragePrecision, dict[str, float]]:
-    """Average precision of `results`, overall and of each class; `kind` is "segm" or "bbox"."""
-    truth = COCO(str(source.annotations))
-    found = list(results)
-    nan = float("nan")
-    if not found:
-        return AveragePrecision(0, 0, 0, 0, 0, 0), dict.fromkeys(categories, 0.0)
-    evaluator = COCOeval_faster(truth, truth.loadRes(found), kind)
-    evaluator.params.catIds = sorted(categories.values())
-    evaluator.evaluate()
-    evaluator.accumulate()
-    evaluator.summarize()
-    numbers = [float(v) if v >= 0 else nan for v in evaluator.stats[:6]]
-    # [thresholds, recalls, classes, areas, numbers of detections]; -1: nothing to find
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]
-    of_class = {}
-    for name, category in categories.items():
-        values = precision[:, :, evaluator.params.catIds.index(category)]
-        of_class[name] = float(values[values > -1].mean()) if (values > -1).any() else nan
-    return AveragePrecision(*numbers), of_class
+def to_results(
+    image_id: int, instances: Instances, categories: dict[str, int]
+) -> tuple[list[Result], list[Result]]:
+    """One image's instances as (mask results, box results), which differ in their scores.
 
-
-def evaluate(segmenter: Segmenter, source: DataSource) -> Evaluation:
-    """Accuracy of `segmenter`, as it is set, on a data set; on the classes that both have."""
-    categories = category_ids(source, segmenter.class_names)
+    Classes that are not in `categories` (ids by name) are left out.
+    """
     masks: list[Result] = []
     boxes: list[Result] = []
-    count, has_masks = 0, segmenter.config.mask_branch != "none"
-    for image, instances in segment_dataset(segmenter, source):
-        of_masks, of_boxes = coco_results(image["id"], instances, categories)
-        masks += of_masks
-        boxes += of_boxes
-        count += 1
-    box_ap, box_ap_of_class = average_precision(source, boxes, "bbox", categories)
-    mask_ap, mask_ap_of_class = (
-        average_precision(source, masks, "segm", categories) if has_masks else (None, {})
-    )
-    return Evaluation(count, mask_ap, box_ap, mask_ap_of_class, box_ap_of_class)
+    rles = _encode(instances)
+    for i, name in enumerate(instances.names):
+        if name not in categories:
+            continue
+        common = {"image_id": image_id, "category_id": categories[name]}
+        x1, y1, x2, y2 = instances.boxes[i].tolist()
+        box = [x1, y1, x2 - x1, y2 - y1]
+        boxes.append(common | {"bbox": box, "score": float(instances.scores[i])})
+        if rles:
+            result = {"segmentation": rles[i], "score": float(instances.mask_scores[i])}
+            masks.append(common | result)
+    return masks, boxes
+
+
+def _encode(instances: Instances) -> list[dict[str, Any]]:
+    """Compressed RLEs of the masks; none without masks."""
+    if instances.small_masks is None or not len(instances):
+        return []
+    stack = instances.masks.numpy().astype(np.uint8).transpose(1, 2, 0)
+    rles = coco_mask.encode(np.asfortranarray(stack))
+    return [{"size": [int(n) for n in rle["size"]], "counts": _text(rle["counts"])} for rle in rles]
 
 
 def _text(counts: bytes | str) -> str:
     return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def score(
+    source: DataSource,
+    results: list[Result],
+    kind: Literal["segm", "bbox"],
+    categories: dict[str, int],
+) -> Scores:
+    """Accuracy of results of the classes `categories` (ids by name): of masks, or of boxes."""
+    truth = COCO(str(source.annotations))
+    evaluator = COCOeval_faster(truth, truth.loadRes(results) if results else COCO(), kind)
+    ids = sorted(categories.values())
+    evaluator.params.catIds = ids
+    evaluator.params.imgIds = sorted(truth.getImgIds())
+    evaluator.evaluate()
+    evaluator.accumulate()
+    # [10 IoU thresholds, 101 recalls, classes, 4 areas, 3 numbers of detections]
+    precision = np.asarray(evaluator.eval["precision"])[..., -1]
+    column = {name: ids.index(category) for name, category in categories.items()}
+    return Scores(
+        overall=_average(precision),
+        of_class={name: _average(precision[:, :, [i]]) for name, i in column.items()},
+        precision_at_50={name: precision[_IOU_50, :, i, _ALL] for name, i in column.items()},
+    )
+
+
+def _average(precision: npt.NDArray[np.float64]) -> AveragePrecision:
+    """Means of precisions [thresholds, recalls, classes, areas]; -1 means nothing to find."""
+
+    def mean(values: npt.NDArray[np.float64]) -> float:
+        values = values[values > -1]
+        return float(values.mean()) if values.size else float("nan")
+
+    return AveragePrecision(
+        ap=mean(precision[..., _ALL]),
+        ap50=mean(precision[_IOU_50, ..., _ALL]),
+        ap70=mean(precision[_IOU_70, ..., _ALL]),
+        ap75=mean(precision[_IOU_75, ..., _ALL]),
+        small=mean(precision[..., _SMALL]),
+        medium=mean(precision[..., _MEDIUM]),
+        large=mean(precision[..., _LARGE]),
+    )

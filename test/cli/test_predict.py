@@ -1,0 +1,88 @@
+"""`yolact predict` on real files, with random weights of a small network."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask as coco_mask
+
+from yolact_ros.cli import main
+from yolact_ros.engine import Segmenter
+from yolact_ros.network import EMBEDDED, build, save_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network that finds something everywhere: its class logits have no preference."""
+    torch.manual_seed(0)
+    net = build(EMBEDDED, image_size=128, fpn_channels=16)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(net, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def picture():
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 255, (6, 8, 3), np.uint8)
+    return cv2.resize(noise, (160, 120), interpolation=cv2.INTER_CUBIC)
+
+
+def test_a_folder_of_pictures(weights, picture, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), picture)
+    cv2.imwrite(str(folder / "b.jpg"), picture[:50])
+    (folder / "notes.txt").write_text("no picture")
+    arguments = [str(folder), "--output", str(output), "--weights", str(weights)]
+    assert main(["predict", *arguments, "--score", "0.2", "--top-k", "7"]) == 0
+    assert sorted(p.name for p in output.iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
+    assert cv2.imread(str(output / "b.png")).shape == (50, 160, 3)
+
+    written = json.loads((output / "a.json").read_text())
+    wanted = Segmenter(weights=weights, score_threshold=0.2, top_k=7)(picture)
+    assert (written["height"], written["width"]) == (120, 160)
+    assert len(written["instances"]) == len(wanted) > 0
+    for entry, mask, box in zip(written["instances"], wanted.masks, wanted.boxes, strict=True):
+        assert entry["class_name"] == "person" and entry["class_id"] == 0
+        assert entry["box"] == pytest.approx(box.tolist(), abs=0.01)
+        rle = coco_mask.frPyObjects(entry["mask"], 120, 160)
+        assert (coco_mask.decode(rle) == mask.numpy()).all()
+
+
+def test_a_video(weights, picture, tmp_path):
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(3):
+        writer.write(picture)
+    writer.release()
+    output = tmp_path / "out"
+    assert main(["predict", str(video), "--output", str(output), "--weights", str(weights)]) == 0
+    lines = [json.loads(line) for line in (output / "clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2]
+    overlay = cv2.VideoCapture(str(output / "clip.mp4"))
+    assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing.png", "does not exist"), ("", "no picture or video"), ("bad.png", "not a picture")],
+)
+def test_bad_input_is_named(weights, tmp_path, capsys, name, message):
+    (tmp_path / "in").mkdir()
+    if name == "bad.png":
+        (tmp_path / "in" / name).write_text("text")
+    path = tmp_path / "in" / name
+    output = tmp_path / "out"
+    assert main(["predict", str(path), "--output", str(output), "--weights", str(weights)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and str(path) in error
+
+
+def test_unknown_commands_are_named(capsys):
+    assert main(["paint"]) == 2
+    assert "'paint'" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "predict" in capsys.readouterr().out

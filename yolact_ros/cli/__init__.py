@@ -1,0 +1,63 @@
+"""The command `yolact`: one module for each subcommand, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+_COMMANDS = {
+    "predict": "segment pictures, folders and videos",
+    "train": "train a network on COCO-format data",
+    "eval": "measure accuracy on COCO-format data",
+    "data": "check COCO-format data",
+    "download": "download published weights",
+    "explain": "show how the masks of one picture come about",
+}
+# What a subcommand needs beside the plain installation.
+_EXTRAS = {"train": "train", "eval": "eval", "data": "train"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    if command not in _COMMANDS:
+        print(f"yolact: there is no command {command!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(f"yolact_ros.cli.{command}")
+    except ModuleNotFoundError as error:
+        if command not in _EXTRAS or (error.name or "").startswith("yolact_ros"):
+            raise
+        extra = _EXTRAS[command]
+        print(f"{error.name} is missing: pip install 'yolact_ros[{extra}]'", file=sys.stderr)
+        return 1
+    try:
+        module.run(rest)
+    except Exception as error:
+        # These say all that a user needs; a trace would hide it. Others are bugs.
+        ours = type(error).__module__.startswith("yolact_ros")
+        if not ours and not isinstance(error, ValueError | FileExistsError | FileNotFoundError):
+            raise
+        print(f"yolact {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: yolact COMMAND ...",
+            "",
+            "commands (`yolact COMMAND --help` says more):",
+            *lines,
+        ]
+    )

@@ -1,0 +1,41 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+
+from yolact_ros.detection.settings import DetectionSettings, NmsMethod
+from yolact_ros.engine import Segmenter
+from yolact_ros.network import CONFIGS
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options that choose a network and how it detects."""
+    defaults = DetectionSettings()
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="", help=f"as the weights say, or {', '.join(CONFIGS)}")
+    group.add_argument(
+        "--weights",
+        default="",
+        help="a file or a published model's name; default: those of --model, or the person model",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--nms", default=defaults.nms_method, choices=typing.get_args(NmsMethod))
+    group.add_argument("--nms-iou", type=float, default=defaults.nms_iou_threshold, metavar="IOU")
+    group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
+
+
+def make_segmenter(options: argparse.Namespace, score_threshold: float) -> Segmenter:
+    """The segmenter that the options ask for."""
+    return Segmenter(
+        options.model,
+        options.weights,
+        device=options.device,
+        precision=options.precision,
+        score_threshold=score_threshold,
+        nms_method=options.nms,
+        nms_iou_threshold=options.nms_iou,
+        top_k=options.top_k,
+    )

@@ -1,0 +1,25 @@
+"""`yolact train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from yolact_ros.training.settings import TrainingSettings
+from yolact_ros.training.train import train
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train as a YAML file and the command line say; options win over the file."""
+    parser = ArgumentParser(
+        prog="yolact train",
+        description="Train a network on COCO-format data. See docs/training.md.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_class_arguments(TrainingSettings)
+    values = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
+    values.pop("config")
+    resume = values.pop("resume")
+    print(f"weights: {train(TrainingSettings(**values), resume)}")

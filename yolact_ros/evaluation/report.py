@@ -1,0 +1,150 @@
+"""Tables, files and pictures of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from faster_coco_eval.core import mask as coco_mask
+
+from yolact_ros.data import DataSource, ImageRecord, decode_mask, read_image, read_records
+from yolact_ros.engine import Segmenter, draw_overlay
+from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Result, Scores
+
+_COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
+_MATCH_IOU = 0.5
+
+
+def table(evaluation: Evaluation, classes: bool = False) -> str:
+    """Average precisions in percent; with `classes`, one more line for each class."""
+    lines = [f"{'':24}" + "".join(f"{name:>8}" for name in _COLUMNS)]
+    for kind, scores in (("mask", evaluation.masks), ("box", evaluation.boxes)):
+        if scores is None:
+            continue
+        lines.append(_line(f"{kind}", scores.overall))
+        if classes:
+            lines += [_line(f"  {name}", value) for name, value in scores.of_class.items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, values: AveragePrecision) -> str:
+    numbers = (getattr(values, column) * 100 for column in _COLUMNS)
+    return f"{name:24}" + "".join("       -" if n != n else f"{n:8.2f}" for n in numbers)
+
+
+def write_results(evaluation: Evaluation, folder: Path) -> None:
+    """Write masks.json and boxes.json, as the COCO server takes them, and summary.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "boxes.json", evaluation.box_results)
+    summary: dict[str, Any] = {"images": len(evaluation.image_ids)}
+    for kind, scores in (("masks", evaluation.masks), ("boxes", evaluation.boxes)):
+        if scores is not None:
+            summary[kind] = _plain(scores.overall)
+            summary[f"{kind} by class"] = {n: _plain(v) for n, v in scores.of_class.items()}
+    _write_json(folder / "summary.json", summary, indent=2)
+    if evaluation.masks is not None:
+        _write_json(folder / "masks.json", evaluation.mask_results)
+
+
+def _plain(values: AveragePrecision) -> dict[str, float | None]:
+    # JSON knows no nan.
+    return {k: None if v != v else v for k, v in dataclasses.asdict(values).items()}
+
+
+def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    path.write_text(json.dumps(content, indent=indent) + "\n")
+
+
+def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
+    """Write a PNG with the precision over the recall at IoU 0.5, of at most `most` classes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title("IoU 0.5")
+    recall = np.linspace(0, 1, 101)
+    ranked = sorted(scores.of_class.items(), key=lambda item: np.nan_to_num(-item[1].ap50, nan=1))
+    for name, values in ranked[:most]:
+        if not np.isnan(values.ap50):
+            axes.plot(recall, scores.precision_at_50[name], label=f"{name} {values.ap50:.2f}")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_worst(
+    segmenter: Segmenter, source: DataSource, evaluation: Evaluation, folder: Path, count: int
+) -> None:
+    """Write a PNG for each of the `count` images with most mistakes: found beside wanted.
+
+    A mistake is an object that is not found or a detection that is no object, at IoU 0.5 and the
+    segmenter's score threshold. The name says how many objects were missed and wrongly found.
+    """
+    threshold = segmenter.settings.score_threshold
+    results = defaultdict(list)
+    for result in evaluation.mask_results or evaluation.box_results:
+        if result["score"] > threshold:
+            results[result["image_id"]].append(result)
+    records = read_records(source, segmenter.class_names)
+    mistakes = [count_mistakes(record, results[record.id]) for record in records]
+    order = sorted(range(len(records)), key=lambda i: -sum(mistakes[i]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, i in enumerate(order[:count], start=1):
+        missed, wrong = mistakes[i]
+        image = read_image(records[i].path)
+        found = draw_overlay(image, segmenter(image))
+        page = np.concatenate([found, _draw_truth(image, records[i])], axis=1)
+        name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
+        cv2.imwrite(str(folder / name), page)
+
+
+def count_mistakes(record: ImageRecord, results: Sequence[Result]) -> tuple[int, int]:
+    """Objects that were missed and detections that are none, in one image, whatever the class.
+
+    Detections in crowd regions count as neither.
+    """
+    if not record.annotations:
+        return 0, len(results)
+    crowd = np.array([a.is_crowd for a in record.annotations])
+    if not results:
+        return int((~crowd).sum()), 0
+    if "segmentation" in results[0]:
+        truth = [
+            coco_mask.encode(
+                np.asfortranarray(decode_mask(a.segmentation, record.height, record.width))
+            )
+            for a in record.annotations
+        ]
+        found = [result["segmentation"] for result in results]
+    else:
+        truth = [list(a.box) for a in record.annotations]
+        found = [result["bbox"] for result in results]
+    overlaps = np.asarray(coco_mask.iou(found, truth, crowd.astype(int).tolist()))
+    free = ~crowd
+    wrong = 0
+    for i in np.argsort([-result["score"] for result in results]):
+        best = int(np.where(free, overlaps[i], -1).argmax())
+        if free[best] and overlaps[i, best] >= _MATCH_IOU:
+            free[best] = False
+        elif not (overlaps[i, crowd] >= _MATCH_IOU).any():
+            wrong += 1
+    return int(free.sum()), wrong
+
+
+def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:
+    result = image.copy()
+    for annotation in record.annotations:
+        mask = decode_mask(annotation.segmentation, record.height, record.width)
+        colour = (160, 160, 160) if annotation.is_crowd else (255, 255, 255)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(result, outlines, -1, colour, 2)
+    return result
