@@ -68,12 +68,11 @@ class Instances:
 
         Raises ValueError where the model gives boxes only.
         """
-        height, width = self.image_size
         regions = self.regions()
-        instance, position = regions.positions(width)
-        result = regions.pixels.new_zeros(len(self), height * width)
-        result[instance, position] = True
-        return result.view(len(self), height, width)
+        result = regions.pixels.new_zeros(len(self), *self.image_size)
+        for i, image in enumerate(result):
+            regions.window(i, image).copy_(regions.mask(i))
+        return result
 
     def regions(self) -> MaskRegions:
         """Masks in source pixels, only where they are. Raises ValueError for boxes only."""
@@ -87,12 +86,11 @@ class Instances:
 
     def label_image(self) -> Tensor:
         """int32 [height, width]: 0 for background, i + 1 for instance i; the best score wins."""
-        height, width = self.image_size
-        instance, position = self.regions().positions(width)
-        empty = len(self) + 1
-        labels = torch.full((height * width,), empty, dtype=torch.int64, device=position.device)
-        labels.scatter_reduce_(0, position, instance + 1, reduce="amin")
-        return labels.masked_fill_(labels == empty, 0).view(height, width).int()
+        regions = self.regions()
+        labels = regions.pixels.new_zeros(self.image_size, dtype=torch.int32)
+        for i in reversed(range(len(self))):
+            regions.window(i, labels).masked_fill_(regions.mask(i), i + 1)
+        return labels
 
 
 def make_instances(

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Pixels that are sampled at once: bounds the memory that large images take.
-_CHUNK = 4_000_000
-
 
 @dataclass(frozen=True)
 class MaskRegions:
@@ -22,24 +19,23 @@ class MaskRegions:
     offsets: Tensor
     """[n + 1] int64: mask i is pixels[offsets[i]:offsets[i + 1]] of shape (y2 - y1, x2 - x1)."""
 
+    def __len__(self) -> int:
+        return len(self.rectangles)
+
     def mask(self, i: int) -> Tensor:
         """Mask i in its rectangle, bool [y2 - y1, x2 - x1]."""
         x1, y1, x2, y2 = self.rectangles[i].tolist()
         return self.pixels[self.offsets[i] : self.offsets[i + 1]].view(y2 - y1, x2 - x1)
 
+    def window(self, i: int, images: Tensor) -> Tensor:
+        """The part of images [..., height, width] that the rectangle of mask i covers, a view."""
+        x1, y1, x2, y2 = self.rectangles[i].tolist()
+        return images[..., y1:y2, x1:x2]
+
     def areas(self) -> Tensor:
         """Pixels of each mask, [n] int64."""
-        total = torch.nn.functional.pad(self.pixels.cumsum(0), (1, 0))
-        return total[self.offsets[1:]] - total[self.offsets[:-1]]
-
-    def positions(self, width: int) -> tuple[Tensor, Tensor]:
-        """Every set pixel of every mask: its instance and its flat index in an image of `width`."""
-        index = self.pixels.nonzero().squeeze(1)
-        instance = torch.searchsorted(self.offsets, index, right=True) - 1
-        x1, y1, x2, _ = self.rectangles[instance].unbind(1)
-        inner = index - self.offsets[instance]
-        columns = x2 - x1
-        return instance, (y1 + inner // columns) * width + x1 + inner % columns
+        counts = [int(self.mask(i).count_nonzero()) for i in range(len(self))]
+        return torch.tensor(counts, dtype=torch.int64, device=self.pixels.device)
 
 
 @dataclass(frozen=True)
@@ -66,12 +62,12 @@ class SmallMasks:
         areas = (rectangles[:, 2] - rectangles[:, 0]) * (rectangles[:, 3] - rectangles[:, 1])
         offsets = torch.nn.functional.pad(areas.cumsum(0), (1, 0))
         pixels = torch.empty(int(offsets[-1]), dtype=torch.bool, device=self.values.device)
-        for start, end in _chunks(offsets.tolist()):
-            part = slice(start, end)
-            pixels[offsets[start] : offsets[end]] = _sample(
-                self.values[part], self.extents[part], rectangles[part]
-            )
-        return MaskRegions(rectangles, pixels, offsets)
+        regions = MaskRegions(rectangles, pixels, offsets)
+        for i in range(len(self.values)):
+            rectangle, cells = rectangles[i].tolist(), self.cells[i].tolist()
+            values = _sample(self.values[i], self.extents[i].tolist(), rectangle, cells)
+            torch.gt(values, 0.5, out=regions.mask(i))
+        return regions
 
     def _rectangles(self, height: int, width: int) -> Tensor:
         """Source pixels [n, 4] outside of which no sample can exceed one half.
@@ -88,57 +84,24 @@ class SmallMasks:
         return torch.cat((low, high), dim=1).long()
 
 
-def _chunks(offsets: list[int]) -> list[tuple[int, int]]:
-    """Runs of instances whose pixels together stay below the chunk, or single instances."""
-    runs, start = [], 0
-    for end in range(1, len(offsets)):
-        if end - start > 1 and offsets[end] - offsets[start] > _CHUNK:
-            runs.append((start, end - 1))
-            start = end - 1
-    if len(offsets) > 1:
-        runs.append((start, len(offsets) - 1))
-    return runs
+def _sample(grid: Tensor, extent: list[float], rectangle: list[int], cells: list[int]) -> Tensor:
+    """Values of a grid [h, w] over `extent`, interpolated at the pixels of `rectangle`.
+
+    Cells but `cells` are 0. Bilinear interpolation is linear along each axis: two matrix products.
+    """
+    (h, w), (x1, y1, x2, y2) = grid.shape, cells
+    rows = _weights(rectangle[1::2], extent[1::2], h, [y1, y2]).to(grid)
+    columns = _weights(rectangle[::2], extent[::2], w, [x1, x2]).to(grid)
+    return rows @ grid[y1:y2, x1:x2] @ columns.mT
 
 
-def _sample(values: Tensor, extents: Tensor, rectangles: Tensor) -> Tensor:
-    """Flat bool pixels of all rectangles: interpolated down the rows first, then along them."""
-    n, h, w = values.shape
-    x1, y1, x2, y2 = rectangles.unbind(1)
-    row_instance, row_y = _ranges(y1, y2)
-    top, bottom, share = _neighbours(row_y, extents[row_instance, 1], extents[row_instance, 3], h)
-    flat = values.reshape(n * h, w)
-    base = row_instance * h
-    rows = torch.lerp(flat[base + top], flat[base + bottom], share.unsqueeze(1))  # [R, w]
+def _weights(pixels: list[int], extent: list[float], count: int, cells: list[int]) -> Tensor:
+    """Weights [pixels, cells] at a range of pixels of a range of the `count` cells of an axis.
 
-    column_instance, column_x = _ranges(x1, x2)
-    left, right, share = _neighbours(
-        column_x, extents[column_instance, 0], extents[column_instance, 2], w
-    )
-    widths = x2 - x1
-    first_column = widths.cumsum(0) - widths
-    pixel_row, column = _ranges(
-        first_column[row_instance], first_column[row_instance] + widths[row_instance]
-    )
-    row_start = pixel_row * w
-    rows = rows.flatten()
-    pixels = torch.lerp(
-        rows[row_start + left[column]], rows[row_start + right[column]], share[column]
-    )
-    return pixels > 0.5
-
-
-def _ranges(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """All integers of many ranges: the number of the range and the integer, [sum of lengths]."""
-    lengths = ends - starts
-    which = torch.repeat_interleave(lengths)
-    before = lengths.cumsum(0) - lengths
-    return which, torch.arange(len(which), device=starts.device) + (starts - before)[which]
-
-
-def _neighbours(
-    pixel: Tensor, low: Tensor, high: Tensor, cells: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The two cells between whose centres a pixel's centre lies, and the second one's share."""
-    position = ((pixel + 0.5 - low) * (cells / (high - low)) - 0.5).clamp_(0, cells - 1)
-    first = position.floor()
-    return first.long(), (first + 1).clamp_(max=cells - 1).long(), position - first
+    A cell's weight is 1 at its centre and falls to 0 at the centres beside it.
+    """
+    low, high = extent
+    scale = count / max(high - low, 1e-6)
+    positions = ((torch.arange(*pixels) + (0.5 - low)) * scale - 0.5).clamp_(0, count - 1)
+    distances = positions.unsqueeze(1) - torch.arange(*cells)
+    return (1 - distances.abs_()).clamp_(min=0)
