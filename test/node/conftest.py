@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import gc
 import os
 import threading
 import time
@@ -93,25 +94,19 @@ class Graph:
         import rclpy
         from rclpy.context import Context
         from rclpy.executors import SingleThreadedExecutor
+        from rclpy.task import Future
 
         self.context = Context()
         rclpy.init(context=self.context)
         self._executors = []
+        self._closed = Future()
         self.client = rclpy.create_node("client", context=self.context)
         self._spin(SingleThreadedExecutor(context=self.context), self.client)
         self.node = None
 
     def _spin(self, executor, node):
-        from rclpy.executors import ExternalShutdownException
-
-        def spin():
-            try:
-                executor.spin()
-            except ExternalShutdownException:
-                pass
-
         executor.add_node(node)
-        thread = threading.Thread(target=spin)
+        thread = threading.Thread(target=executor.spin_until_future_complete, args=(self._closed,))
         thread.start()
         self._executors.append((executor, thread))
 
@@ -134,12 +129,18 @@ class Graph:
     def close(self):
         import rclpy
 
-        if self.node is not None:
-            self.node.close()
-        rclpy.shutdown(context=self.context)
+        self._closed.set_result(None)
         for executor, thread in self._executors:
             thread.join()
             executor.shutdown()
+        if self.node is not None:
+            self.node.close()
+            self.node.destroy_node()
+        self.client.destroy_node()
+        rclpy.shutdown(context=self.context)
+        # rclpy keeps a lifecycle node on the graph until Python forgets its state machine.
+        self.node = self.client = self._executors = None
+        gc.collect()
 
     # Topics
 
@@ -224,6 +225,16 @@ class Graph:
 @pytest.fixture
 def graph():
     """A graph with a client; `graph.start(...)` adds the node."""
+    yield from _graph()
+
+
+@pytest.fixture(scope="module")
+def lasting_graph():
+    """A graph for all tests of a module."""
+    yield from _graph()
+
+
+def _graph():
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
     made = Graph()

@@ -1,5 +1,6 @@
 """The node on a real graph: what it makes of images, and of parameters while it runs."""
 
+import re
 import time
 
 import numpy as np
@@ -215,14 +216,14 @@ def test_frames_that_a_slow_network_cannot_take_are_counted(graph, weights, imag
     camera = graph.camera()
     small = image_message(np.zeros((48, 64, 3), np.uint8))
     graph.see(camera, small, received)
-    for _ in range(300):
-        camera(small)
     statistics = node._statistics
+    graph.wait_until(
+        lambda: camera(small) or statistics.summary().passed_over, "an image to be passed over"
+    )
     graph.wait_until(
         lambda: (s := statistics.summary()).received == s.processed + s.passed_over,
         "all images to be accounted for",
     )
-    assert statistics.summary().passed_over > 0
 
 
 def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, image_message):
@@ -251,13 +252,14 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
     assert len(everything) == 5
     assert graph.set(top_k=2) == ""
     assert len(see()) == 2
-    assert graph.set(top_k=100, score_threshold=1.0) == ""
+    assert graph.set(top_k=1000, score_threshold=1.0) == ""
     assert len(see()) == 0
-    assert graph.set(score_threshold=0.0, classes="dog, person") == ""
-    filtered = see()
-    assert {found.class_name for found in filtered} <= {"dog", "person"}
+    best = everything[0].class_name
+    others = {"cat", "dog", "person"} - {best}
+    assert graph.set(score_threshold=0.0, classes=", ".join(others)) == ""
+    assert {found.class_name for found in see()} == others
     assert graph.set(classes="") == ""
-    assert len(see()) > len(filtered)
+    assert best in {found.class_name for found in see()}
     for method in ("standard", "cross_class", "fast"):
         assert graph.set(nms__method=method, nms__iou_threshold=0.0) == ""
         strict = len(see())
@@ -287,8 +289,6 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
     ],
 )
 def test_bad_values_are_refused_and_the_old_ones_stay(bad_values_graph, name, value, reason):
-    import re
-
     graph = bad_values_graph
     old = graph.get(name.replace("__", "."))
     assert re.search(reason, graph.set(**{name: value}))
@@ -296,13 +296,9 @@ def test_bad_values_are_refused_and_the_old_ones_stay(bad_values_graph, name, va
 
 
 @pytest.fixture(scope="module")
-def bad_values_graph(weights):
-    from conftest import Graph
-
-    made = Graph()
-    made.start(weights=weights)
-    yield made
-    made.close()
+def bad_values_graph(lasting_graph, weights):
+    lasting_graph.start(weights=weights)
+    return lasting_graph
 
 
 def test_changes_that_do_not_fit_each_other_are_refused_together(graph, weights):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.time import Time
 
 from yolact_ros.node.statistics import Summary
 
@@ -38,7 +38,7 @@ class NodeState:
 def diagnostic_array(stamp: Time, state: NodeState, frames: Summary) -> DiagnosticArray:
     """Two statuses: the model and the images."""
     message = DiagnosticArray()
-    message.header.stamp = stamp
+    message.header.stamp = stamp.to_msg()
     message.status = [_model_status(state), _images_status(state, frames)]
     return message
 

@@ -24,8 +24,9 @@ def main(args: list[str] | None = None) -> int:
 
     import rclpy
     from rclpy.exceptions import ParameterException
-    from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+    from rclpy.executors import MultiThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
+    from rclpy.task import Future
 
     from yolact_ros.node.yolact_node import YolactNode
 
@@ -34,29 +35,31 @@ def main(args: list[str] | None = None) -> int:
         node = YolactNode()
     except (ValueError, ParameterException) as error:
         rclpy.logging.get_logger("yolact").fatal(f"The node cannot start: {error}")
-        rclpy.try_shutdown()
+        rclpy.shutdown()
         return 1
     executor = MultiThreadedExecutor(SPIN_THREADS)
     executor.add_node(node)
+    stopped: Future[None] = Future()
     failures: list[BaseException] = []
 
     def spin() -> None:
         try:
-            executor.spin()
-        except ExternalShutdownException:
-            pass
+            executor.spin_until_future_complete(stopped)
         except BaseException as error:  # reported by the main thread
             failures.append(error)
         finally:
             stop.set()
 
+    # The main thread only waits, so that it takes signals at once.
     spinner = threading.Thread(target=spin, name="executor")
     spinner.start()
     stop.wait()
-    node.close()
-    rclpy.try_shutdown()
+    stopped.set_result(None)
     spinner.join()
     executor.shutdown()
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown()
     if failures:
         print(f"yolact_node: {failures[0]!r}", file=sys.stderr)
         return 1

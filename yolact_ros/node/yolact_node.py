@@ -289,7 +289,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             topic=self.resolve_topic_name(parameters.image_subscription_topic()),
             image_timeout=self._wanted.image_timeout,
         )
-        stamp = self.get_clock().now().to_msg()
+        stamp = self.get_clock().now()
         self._diagnostics.publish(diagnostic_array(stamp, state, self._statistics.summary()))
 
 
