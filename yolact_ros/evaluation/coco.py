@@ -139,7 +139,9 @@ def score(
 ) -> Scores:
     """Accuracy of results of the classes `categories` (ids by name): of masks, or of boxes."""
     truth = COCO(str(source.annotations))
-    evaluator = COCOeval_faster(truth, truth.loadRes(results) if results else COCO(), kind)
+    # A copy, since the library writes into the results.
+    found = truth.loadRes([dict(result) for result in results]) if results else COCO()
+    evaluator = COCOeval_faster(truth, found, kind)
     ids = sorted(categories.values())
     evaluator.params.catIds = ids
     evaluator.params.imgIds = sorted(truth.getImgIds())

@@ -1,0 +1,129 @@
+"""Average precision is what pycocotools computes."""
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from yolact_ros.cli import main
+from yolact_ros.data import DataSource, ImageRecord, read_json, read_records
+from yolact_ros.data.coco import Annotation
+from yolact_ros.evaluation.coco import category_ids, score
+from yolact_ros.evaluation.report import count_mistakes
+from yolact_ros.network import EMBEDDED, build, save_weights
+
+
+@pytest.fixture(scope="module")
+def source(shared):
+    path = shared / "data" / "coco-mini" / "val.json"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    return DataSource.parse(str(path))
+
+
+def detections(source, kind):
+    """The truth, moved by a few pixels, some of it twice, some of it as another class."""
+    generator = np.random.default_rng(0)
+    content = read_json(source.annotations)
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    ids = [c["id"] for c in content["categories"]]
+    truth = COCO(str(source.annotations))
+    results = []
+    for annotation in content["annotations"]:
+        for _ in range(generator.integers(0, 3)):
+            shift = generator.integers(-6, 7, 2)
+            common = {
+                "image_id": annotation["image_id"],
+                "category_id": annotation["category_id"]
+                if generator.random() < 0.8
+                else int(generator.choice(ids)),
+                "score": float(generator.random()),
+            }
+            if kind == "bbox":
+                x, y, w, h = annotation["bbox"]
+                results.append(common | {"bbox": [x + shift[0], y + shift[1], w, h]})
+                continue
+            mask = np.roll(truth.annToMask(annotation), shift, (0, 1))
+            rle = coco_mask.encode(np.asfortranarray(mask))
+            counts = rle["counts"]
+            text = counts.decode() if isinstance(counts, bytes) else counts
+            size = list(sizes[annotation["image_id"]])
+            results.append(common | {"segmentation": {"size": size, "counts": text}})
+    return results
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+@pytest.mark.parametrize("classes", [["person"], ["person", "dog", "cup", "book"]])
+def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classes):
+    results = detections(source, kind)
+    categories = category_ids(source, classes)
+    ours = score(source, results, kind, categories).overall
+
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results, default=float))
+    truth = COCO(str(source.annotations))
+    theirs = COCOeval(truth, truth.loadRes(str(path)), kind)
+    theirs.params.catIds = list(categories.values())
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    wanted = [v if v >= 0 else math.nan for v in theirs.stats[:6]]
+    found = [ours.ap, ours.ap50, ours.ap75, ours.small, ours.medium, ours.large]
+    assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+    assert 0.1 < ours.ap < ours.ap50 < 1
+
+
+def test_nothing_found_scores_nothing(source):
+    scores = score(source, [], "segm", category_ids(source, ["person"]))
+    assert scores.overall.ap == scores.of_class["person"].ap50 == 0
+
+
+def test_mistakes():
+    annotations = (
+        Annotation(1, 0, (0, 0, 20, 20), [], False),
+        Annotation(2, 0, (40, 0, 20, 20), [], False),
+        Annotation(3, 0, (0, 50, 60, 40), [], True),
+    )
+    record = ImageRecord("", 1, 100, 100, annotations)
+    results = [
+        {"bbox": [1, 0, 20, 20], "score": 0.9},  # right
+        {"bbox": [0, 1, 20, 20], "score": 0.8},  # the same again
+        {"bbox": [10, 60, 10, 10], "score": 0.7},  # one of the crowd
+        {"bbox": [80, 80, 10, 10], "score": 0.6},  # nothing
+    ]
+    assert count_mistakes(record, results) == (1, 2)
+    assert count_mistakes(record, []) == (2, 0)
+
+
+def test_the_command_writes_all_files(source, tmp_path, capsys):
+    torch.manual_seed(0)
+    weights = tmp_path / "small.safetensors"
+    save_weights(build(EMBEDDED, image_size=96, fpn_channels=16), weights)
+    content = read_json(source.annotations)
+    content["images"] = [i for i in content["images"] if i["id"] in _with_people(source)][:3]
+    kept = {i["id"] for i in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(content))
+    output = tmp_path / "out"
+    arguments = [f"{few}:{source.images}", "--weights", str(weights), "--output", str(output)]
+    assert main(["eval", *arguments, "--classes", "--worst", "2", "--worst-score", "0.6"]) == 0
+    assert "  person" in capsys.readouterr().out
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["images"] == 3 and set(summary["masks by class"]) == {"person"}
+    results = json.loads((output / "masks.json").read_text())
+    assert set(results[0]) == {"image_id", "category_id", "segmentation", "score"}
+    theirs = COCO(str(few)).loadRes(str(output / "masks.json"))
+    assert set(theirs.getImgIds()) == kept
+    assert len(list((output / "worst").iterdir())) == 2
+    assert cv2.imread(str(output / "precision_recall.png")) is not None
+
+
+def _with_people(source):
+    return {r.id for r in read_records(source, ["person"]) if r.annotations}
