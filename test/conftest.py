@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +25,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the reference and data folder {folder} (YOLACT_ROS_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference_weights() -> ModuleType:
+    """`fill(name, shape)` and `image(height, width, seed)`: the same values everywhere."""
+    path = ROOT / "test" / "reference" / "weights.py"
+    spec = importlib.util.spec_from_file_location("reference_weights", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
