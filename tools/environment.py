@@ -96,8 +96,8 @@ def sourced_ros() -> tuple[Environment, Python] | None:
         if python.version >= (3, 10) and python.imports("rclpy"):
             return Environment(distro, sourced=True), python
     say(
-        f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy: "
-        "going on with ROS 2 from wheels."
+        f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy "
+        "(python3 -c 'import rclpy' tells why): going on with ROS 2 from wheels."
     )
     return None
 
