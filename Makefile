@@ -10,7 +10,7 @@ export ROS_WHEELS
 
 run = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	echo 'make: $(PYTHON) is not a Python of version 3.10 or newer; install one, for example with'; \
-	echo '    apt-get install python3 python3-venv python3-dev'; exit 1; } >&2; \
+	echo '    apt-get install python3 python3-venv python3-dev cmake g++'; exit 1; } >&2; \
 	exec $(PYTHON) tools/environment.py run
 
 .PHONY: demo test lint shell clean

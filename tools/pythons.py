@@ -94,16 +94,18 @@ def choose(versions: Sequence[tuple[int, int]], needs_ensurepip: bool) -> Python
 def advice(versions: Sequence[tuple[int, int]]) -> str:
     """What to install where `choose` finds nothing."""
     names = [f"python{major}.{minor}" for major, minor in sorted(versions)]
-    lines = [
-        f"    {python.path} lacks {' and '.join(parts)}: apt-get install {' '.join(parts.values())}"
-        for python in candidates()
-        if python.version in versions
-        for parts in [_lacking(python)]
-    ]
+    lines = {}
+    for python in candidates():
+        if python.version in versions:
+            missing = _lacking(python)
+            install = f"apt-get install {' '.join(missing.values())}"
+            lines[install] = f"    {python.path} lacks {' and '.join(missing)}: {install}"
     return (
         f"ROS 2 comes as wheels for {' or '.join(names)}, and none is here that can be used.\n"
         "Install one and run the command again:\n"
-        + "\n".join(lines or [f"    apt-get install {names[0]} {names[0]}-dev {names[0]}-venv"])
+        + "\n".join(
+            lines.values() or [f"    apt-get install {names[0]} {names[0]}-dev {names[0]}-venv"]
+        )
     )
 
 

@@ -75,7 +75,7 @@ def test_says_how_to_get_python(clone: Path, path_of: Path) -> None:
     (path_of / "python3").unlink()
     result = make(clone, path_of)
     assert result.returncode != 0
-    assert "apt-get install python3 python3-venv python3-dev" in result.stderr
+    assert "apt-get install python3 python3-venv python3-dev cmake g++" in result.stderr
 
 
 def test_refuses_an_unknown_distribution(clone: Path, path_of: Path) -> None:
