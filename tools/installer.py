@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,8 +118,12 @@ def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
             settings[known] = " ".join(ast.literal_eval(value).split())
     if "UV_FIND_LINKS" in settings:
         settings["UV_FIND_LINKS"] = settings["UV_FIND_LINKS"].replace(" ", ",")
-    # Several indexes together offer the newest version, as with pip.
-    return {**settings, "UV_INDEX_STRATEGY": "unsafe-best-match"}
+    # As pip does: take the newest version of all indexes, trust the certificates of this machine.
+    settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    store = ssl.get_default_verify_paths()
+    if store.cafile or (store.capath and any(Path(store.capath).iterdir())):
+        settings["UV_SYSTEM_CERTS"] = settings["UV_NATIVE_TLS"] = "true"
+    return settings
 
 
 def use_cache_below(home: Path) -> None:
