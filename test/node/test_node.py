@@ -12,10 +12,10 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 import cv2
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from yolact_ros.msg import InstanceArray
 
 from yolact_ros import masks
 from yolact_ros.engine import draw_overlay
-from yolact_ros.msg import InstanceArray
 from yolact_ros.node import images, outputs
 
 SETTINGS = {"score_threshold": 0.0, "top_k": 5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -13,10 +14,12 @@ SPIN_THREADS = 3
 
 def main(args: list[str] | None = None) -> int:
     """Run the node. Returns the exit status: 0 after a signal, 1 for a node that cannot run."""
-    # Before the imports, which take seconds: a signal then ends the process just as cleanly.
     stop = threading.Event()
+    running = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if not running:  # still importing: nothing to tidy up
+            os._exit(0)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -53,13 +56,20 @@ def main(args: list[str] | None = None) -> int:
     # The main thread only waits, so that it takes signals at once.
     spinner = threading.Thread(target=spin, name="executor")
     spinner.start()
+    running = True
     stop.wait()
+    if node.is_configuring:  # a download may take minutes; the next one goes on where it ends
+        os._exit(0)
     stopped.set_result(None)
     spinner.join()
     executor.shutdown()
     node.close()
     node.destroy_node()
     rclpy.shutdown()
+    # A second signal (Ctrl-C reaches the node directly and through ros2 launch) must not kill the
+    # interpreter while it ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if failures:
         print(f"yolact_node: {failures[0]!r}", file=sys.stderr)
         return 1

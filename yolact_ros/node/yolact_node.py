@@ -85,6 +85,11 @@ class YolactNode(LifecycleNodeMixin, Node):
                 0.0, self._autostart, callback_group=transitions, clock=steady
             )
 
+    @property
+    def is_configuring(self) -> bool:
+        """Whether a model is being loaded, or downloaded, at the moment."""
+        return self._state == "configuring"
+
     def close(self) -> None:
         """Stop working, in whatever state: to be called before the node is destroyed."""
         self._stop_receiving()

@@ -1,0 +1,113 @@
+"""Start the node `yolact`, and RViz if asked for.
+
+`ros2 launch yolact_ros yolact.launch.py --show-args` lists the arguments. One that is not given
+leaves its parameter to the parameter file, and that to the node's default.
+"""
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+# Launch argument: (parameter of the node, its type, what it is).
+PARAMETERS = {
+    "image_topic": ("image_topic", str, "topic of the camera's images"),
+    "compressed": ("compressed", bool, "take IMAGE_TOPIC/compressed instead: true or false"),
+    "weights": ("weights", str, "file, or published model such as yolact_plus_resnet50"),
+    "model": ("model", str, "network, where the weights do not say which one they are for"),
+    "backbone": ("backbone", str, "replaces the model's backbone"),
+    "dcn_variant": ("dcn_variant", str, "replaces the model's deformable convolutions"),
+    "device": ("device", str, "auto, cpu, cuda, cuda:1 ..."),
+    "precision": ("precision", str, "auto, float32, float16 or bfloat16"),
+    "score_threshold": ("score_threshold", float, "least score of an instance, 0.0 to 1.0"),
+    "top_k": ("top_k", int, "most instances an image"),
+    "nms_method": ("nms.method", str, "fast, cross_class or standard"),
+    "nms_iou_threshold": ("nms.iou_threshold", float, "largest overlap of boxes, 0.0 to 1.0"),
+    "classes": ("classes", str, "classes to report, separated by commas"),
+    "mask_encoding": ("mask.encoding", str, "rle, bits or mono8"),
+    "overlay": ("overlay.enabled", bool, "publish overlays: true or false"),
+    "qos_reliability": ("qos.reliability", str, "of the image subscription: best_effort, reliable"),
+    "depth_topic": ("depth_topic", str, "depth images registered to the colour images"),
+    "camera_info_topic": ("camera_info_topic", str, "calibration that belongs to the depth images"),
+    "autostart": ("autostart", bool, "configure and activate by itself: true or false"),
+    "use_sim_time": ("use_sim_time", bool, "take the time from /clock: true or false"),
+}
+
+# Topics in config/yolact.rviz, as seen from the node's namespace.
+RVIZ_TOPICS = ("yolact/overlay", "yolact/labels", "yolact/markers")
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The arguments, the node, and RViz."""
+    share = FindPackageShare("yolact_ros")
+    arguments = [
+        DeclareLaunchArgument(name, default_value="", description=f"{text} (parameter {parameter})")
+        for name, (parameter, _, text) in PARAMETERS.items()
+    ]
+    arguments += [
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=PathJoinSubstitution([share, "config", "yolact.yaml"]),
+            description="file with parameters",
+        ),
+        DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="least severity that is logged",
+        ),
+        DeclareLaunchArgument(
+            "rviz",
+            default_value="false",
+            choices=["true", "false"],
+            description="show image, overlay and markers in RViz",
+        ),
+        DeclareLaunchArgument(
+            "fixed_frame", default_value="", description="RViz: frame that everything is shown in"
+        ),
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions)])
+
+
+def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {
+        parameter: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        for name, (parameter, kind, _) in PARAMETERS.items()
+        if context.launch_configurations[name]
+    }
+    node = Node(
+        package="yolact_ros",
+        executable="yolact_node",
+        name="yolact",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[LaunchConfiguration("params_file"), given],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+        emulate_tty=True,
+    )
+    return [node, _rviz(context)]
+
+
+def _rviz(context: LaunchContext) -> Node:
+    namespace = context.launch_configurations["namespace"].strip("/")
+    prefix = f"/{namespace}/" if namespace else "/"
+    image_topic = context.launch_configurations["image_topic"] or "image_raw"
+    if not image_topic.startswith("/"):
+        image_topic = prefix + image_topic
+    fixed_frame = context.launch_configurations["fixed_frame"]
+    config = PathJoinSubstitution([FindPackageShare("yolact_ros"), "config", "yolact.rviz"])
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", config, *(["-f", fixed_frame] if fixed_frame else [])],
+        remappings=[
+            ("/image_raw", image_topic),
+            *((f"/{topic}", prefix + topic) for topic in RVIZ_TOPICS),
+        ],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+        output="screen",
+    )
