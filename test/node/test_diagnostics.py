@@ -1,0 +1,148 @@
+"""What /diagnostics tells, and what a flood of malformed images does."""
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import Log
+from sensor_msgs.msg import CompressedImage
+from yolact_ros.msg import InstanceArray
+
+from yolact_ros.node.statistics import FrameStatistics
+
+
+def latest(messages, name):
+    """The newest status of a name, as (status, values); None when there is none."""
+    for message in reversed(messages):
+        for status in message.status:
+            if status.name == name:
+                return status, {pair.key: pair.value for pair in status.values}
+    return None
+
+
+def wait_for(graph, messages, name, condition):
+    """The newest status of a name for which the condition holds."""
+
+    def found():
+        newest = latest(messages, name)
+        return newest if newest and condition(*newest) else None
+
+    return graph.wait_until(found, f"a status of {name}")
+
+
+def test_model_and_images(graph, weights, picture, image_message):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, score_threshold=0.0)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    graph.see(graph.camera(), image_message(picture), received, 3)
+    status, values = wait_for(
+        graph, messages, "/yolact: images", lambda _, values: int(values["processed"]) >= 3
+    )
+    assert status.level == DiagnosticStatus.OK and "images a second" in status.message
+    assert values["topic"] == "/image_raw"
+    assert float(values["rate in (Hz)"]) >= float(values["rate out (Hz)"]) > 0
+    assert values["refused"] == values["failed"] == "0"
+    for stage in ("waiting", "decoding", "preprocessing", "network", "detection", "publishing"):
+        median, worst = values[f"{stage} median (ms)"], values[f"{stage} 99 % (ms)"]
+        assert 0 <= float(median) <= float(worst) <= float(values["total 99 % (ms)"])
+    status, values = latest(messages, "/yolact: model")
+    assert status.level == DiagnosticStatus.OK
+    assert "small.safetensors" in values["model"] and "cat, dog, person" in values["model"]
+    assert values["state"] == "active" and status.hardware_id == values["device"]
+    memory = [value for key, value in values.items() if "memory" in key]
+    assert memory and all(int(value) >= 0 for value in memory)
+
+
+def test_no_image_for_a_while_is_a_warning(graph, weights):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, image_timeout=0.1)
+    status, _ = wait_for(
+        graph, messages, "/yolact: images", lambda status, _: status.level == DiagnosticStatus.WARN
+    )
+    assert "no image on /image_raw" in status.message
+
+
+def test_an_unconfigured_node_says_so(graph, weights):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(active=False, weights=weights, autostart=False)
+    status, values = wait_for(graph, messages, "/yolact: model", lambda *_: True)
+    assert status.level == DiagnosticStatus.OK and "unconfigured" in status.message
+    assert values["state"] == "unconfigured"
+
+
+def test_a_flood_of_malformed_images(graph, weights, picture, image_message):
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    log = graph.collect(Log, "/rosout", 1000)
+    graph.start(weights=weights, score_threshold=0.0, qos__depth=100, qos__reliability="reliable")
+    received = graph.collect(InstanceArray, "/yolact/instances", 100)
+    camera = graph.camera(qos=100)
+    graph.wait_until(lambda: any("Waiting" in entry.msg for entry in log), "the log")
+    good = image_message(picture)
+    malformed = [
+        image_message(picture, step=7),
+        image_message(picture, height=1000),
+        image_message(picture, width=0),
+        image_message(picture, encoding="bgr8_of_mars"),
+        image_message(picture, encoding="mono16", step=321, data=bytes(321 * 120)),
+        image_message(picture, height=2**31, width=2**31),
+    ]
+    start = time.monotonic()
+    for _ in range(50):
+        for message in malformed:
+            camera(message)
+        camera(good)
+        time.sleep(0.02)
+    assert received
+    status, values = wait_for(
+        graph,
+        diagnostics,
+        "/yolact: images",
+        lambda _, values: int(values["refused"]) == 50 * len(malformed),
+    )
+    seconds = time.monotonic() - start
+    assert status.level == DiagnosticStatus.WARN and "malformed" in status.message
+    reasons = {key.partition(": ")[2]: int(v) for key, v in values.items() if "refused: " in key}
+    assert reasons == {"step": 100, "data": 50, "size": 100, "encoding": 50}
+    warnings = [entry.msg for entry in log if "Malformed image" in entry.msg]
+    assert 1 <= len(warnings) <= seconds + 1
+    graph.see(camera, good, received)
+
+
+def test_compressed_images_that_cannot_be_decoded(graph, weights, picture, image_message):
+    node = graph.start(weights=weights, compressed=True, score_threshold=0.0)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    camera = graph.camera("/image_raw/compressed", CompressedImage)
+    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    for broken in (b"", data[: len(data) // 2], b"GIF89a", png[:60] + bytes(80) + png[140:]):
+        before = node._statistics.summary().refused
+        message = CompressedImage(format="jpeg", data=broken)
+        graph.wait_until(
+            lambda m=message, b=before: camera(m) or node._statistics.summary().refused != b,
+            "an image to be refused",
+        )
+    graph.see(camera, CompressedImage(format="jpeg", data=data), received)
+
+
+def test_statistics_count_and_measure():
+    statistics = FrameStatistics()
+    for _ in range(4):
+        statistics.arrived()
+    statistics.passed_over()
+    assert statistics.refused("step") == 1 and statistics.refused("data") == 2
+    statistics.failed()
+    for value in range(1000):
+        statistics.processed({"network": float(value), "total": 2.0 * value})
+    summary = statistics.summary()
+    assert (summary.received, summary.processed, summary.passed_over) == (4, 1000, 1)
+    assert summary.refused == {"step": 1, "data": 1} and summary.failed == 1
+    newest = np.arange(700, 1000)
+    assert summary.latencies["network"].median == np.median(newest)
+    assert summary.latencies["total"].percentile_99 == 2 * np.percentile(newest, 99)
+    assert summary.rate_out > summary.rate_in > 0 and summary.silence < 60

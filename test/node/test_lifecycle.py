@@ -1,0 +1,123 @@
+"""Lifecycle transitions and reconfiguration on a real graph."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import Image
+from yolact_ros.msg import InstanceArray
+
+
+def topics(graph):
+    """Topics that the node publishes, without those that every node has."""
+    found = graph.client.get_publisher_names_and_types_by_node("yolact", "/")
+    return {name for name, _ in found if name.startswith("/yolact/")} - {"/yolact/transition_event"}
+
+
+OUTPUTS = {"/yolact/" + name for name in ("instances", "overlay", "overlay/compressed", "labels")}
+
+
+def test_every_transition(graph, weights, picture, image_message):
+    graph.start(active=False, weights=weights, autostart=False, score_threshold=0.0)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    publisher = graph.client.create_publisher(Image, "/image_raw", 1)
+    assert graph.state() == "unconfigured"
+    assert not graph.transition("activate")
+    assert topics(graph) == set()
+    for _ in range(2):
+        assert graph.transition("configure") and graph.state() == "inactive"
+        graph.wait_until(lambda: topics(graph) == OUTPUTS, "the publishers")
+        assert publisher.get_subscription_count() == 0
+        for _ in range(2):
+            assert graph.transition("activate") and graph.state() == "active"
+            graph.wait_until(publisher.get_subscription_count, "the subscription")
+            graph.see(publisher.publish, image_message(picture), received)
+            assert not graph.transition("cleanup") and graph.state() == "active"
+            assert graph.transition("deactivate") and graph.state() == "inactive"
+            graph.wait_until(lambda: publisher.get_subscription_count() == 0, "it to be gone")
+        assert graph.transition("cleanup") and graph.state() == "unconfigured"
+        graph.wait_until(lambda: topics(graph) == set(), "the publishers to be gone")
+
+
+@pytest.mark.parametrize("steps", [(), ("configure",), ("configure", "activate")])
+def test_shutdown_from_every_state(graph, weights, steps):
+    node = graph.start(active=False, weights=weights, autostart=False)
+    for step in steps:
+        assert graph.transition(step)
+    assert graph.transition("shutdown")
+    assert graph.state() == "finalized"
+    graph.wait_until(lambda: topics(graph) == set(), "the publishers to be gone")
+    assert node._worker is None and node._segmenter is None
+    assert not graph.transition("configure")
+
+
+def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, image_message):
+    graph.start(weights=weights, score_threshold=0.0)
+    camera = graph.camera()
+    for _ in range(5):
+        for _ in range(20):
+            camera(image_message(picture))
+        assert graph.transition("deactivate")
+        assert graph.transition("activate")
+
+
+def test_a_new_model_is_taken_by_a_reconfiguration(
+    graph, weights, other_weights, picture, image_message
+):
+    graph.start(weights=weights, score_threshold=0.0, top_k=3, image_topic="/one")
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    first = graph.see(graph.camera("/one"), image_message(picture), received)
+    assert {i.class_name for i in first.instances} <= {"cat", "dog", "person"}
+    assert graph.set(weights=other_weights, image_topic="/two") == ""
+    assert graph.get("weights") == other_weights
+    again = graph.see(graph.camera("/one"), image_message(picture), received, 2)
+    assert {i.class_name for i in again.instances} <= {"cat", "dog", "person"}
+    for step in ("deactivate", "cleanup", "configure", "activate"):
+        assert graph.transition(step)
+    received.clear()
+    second = graph.see(graph.camera("/two"), image_message(picture), received)
+    assert {i.class_name for i in second.instances} <= {"car", "bus"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"weights": "/no/such/file.safetensors"}, "/no/such/file.safetensors"),
+        ({"device": "cuda:77"}, "cuda:77"),
+        ({"model": "yolact_plus_base", "backbone": "darknet53", "weights": "random"}, "darknet53"),
+        ({"classes": "whale"}, "whale"),
+    ],
+)
+def test_what_cannot_run_leaves_the_node_unconfigured(graph, weights, parameters, reason):
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(active=False, **{"weights": weights, **parameters})
+    problem = graph.wait_until(
+        lambda: [
+            status
+            for message in diagnostics
+            for status in message.status
+            if status.level == DiagnosticStatus.ERROR
+        ],
+        "an error in the diagnostics",
+    )[0]
+    assert problem.name == "/yolact: model" and reason in problem.message
+    assert graph.state() == "unconfigured"
+    # Mended, it runs.
+    mended = {"weights": weights, "device": "auto", "model": "", "backbone": "", "classes": ""}
+    assert graph.set(**mended) == ""
+    assert graph.transition("configure") and graph.transition("activate")
+    diagnostics.clear()
+    graph.wait_until(lambda: diagnostics, "new diagnostics")
+    assert all(s.level != DiagnosticStatus.ERROR for m in diagnostics for s in m.status)
+
+
+def test_a_broken_weight_file_leaves_the_node_unconfigured(graph, weights, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(Path(weights).read_bytes()[:5000])
+    node = graph.start(active=False, weights=str(broken))
+    assert "broken.safetensors" in graph.wait_until(lambda: node._problem, "the reason")
+    assert graph.state() == "unconfigured"
