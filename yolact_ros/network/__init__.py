@@ -1,4 +1,4 @@
-"""The network: configurations, backbones, deformable convolution, pyramid, head, anchors, weights."""
+"""The network: configurations, backbones, pyramid, protonet, head, anchors, weight files."""
 
 from yolact_ros.network.config import (
     CONFIGS,

@@ -18,7 +18,7 @@ def feature_sizes(image_size: int) -> tuple[int, ...]:
 
 
 def scales_in_pixels(config: NetworkConfig) -> tuple[float, ...]:
-    """Anchor scales of P3 to P7 in pixels of the network input, cut to whole pixels as published."""
+    """Anchor scales of P3 to P7 in pixels of the input, cut to whole pixels as published."""
     if config.image_size == BASE_IMAGE_SIZE:
         return config.anchor_scales
     return tuple(int(s / BASE_IMAGE_SIZE * config.image_size) for s in config.anchor_scales)

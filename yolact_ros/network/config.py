@@ -7,6 +7,7 @@ network is refused when the configuration is made.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,31 +65,41 @@ class NetworkConfig:
         _check_choice("backbone", self.backbone, Backbone)
         _check_choice("dcn_variant", self.dcn_variant, DcnVariant)
         _check_choice("mask_branch", self.mask_branch, MaskBranch)
+        for field in ("square_anchors", "mask_rescoring"):
+            _check(isinstance(getattr(self, field), bool), field, getattr(self, field), "a bool")
+        _check(isinstance(self.name, str), "name", self.name, "a string")
         _check(self.dcn_version in (1, 2), "dcn_version", self.dcn_version, "1 or 2")
-        _check(len(self.class_names) > 0, "class_names", self.class_names, "at least one name")
-        _check(64 <= self.image_size <= 2048, "image_size", self.image_size, "64 to 2048 pixels")
+        for field in ("class_names", "anchor_scales", "anchor_ratios"):
+            if isinstance(getattr(self, field), list):  # as YAML and JSON have them
+                object.__setattr__(self, field, tuple(getattr(self, field)))
+        names, scales, ratios = self.class_names, self.anchor_scales, self.anchor_ratios
         _check(
-            8 <= self.fpn_channels <= 1024, "fpn_channels", self.fpn_channels, "8 to 1024 channels"
+            isinstance(names, tuple) and len(names) > 0 and all(isinstance(n, str) for n in names),
+            "class_names",
+            names,
+            "a tuple of one name or more",
         )
-        scales, ratios = self.anchor_scales, self.anchor_ratios
+        _check_whole("image_size", self.image_size, 64, 2048, "pixels")
+        _check_whole("fpn_channels", self.fpn_channels, 8, 1024, "channels")
+        _check_whole("anchor_octaves", self.anchor_octaves, 1, 3)
+        _check_whole("num_prototypes", self.num_prototypes, 8, 256)
         _check(
-            len(scales) == 5 and min(scales) > 0,
+            _are_sizes(scales) and len(scales) == 5,
             "anchor_scales",
             scales,
             "five positive numbers, one for each of P3 to P7",
         )
         _check(
-            len(ratios) > 0 and min(ratios) > 0,
-            "anchor_ratios",
-            ratios,
-            "one positive ratio or more",
+            min(scales) * self.image_size >= BASE_IMAGE_SIZE,
+            "anchor_scales",
+            scales,
+            f"a pixel or more when scaled from {BASE_IMAGE_SIZE} to {self.image_size} pixels",
         )
-        _check(1 <= self.anchor_octaves <= 3, "anchor_octaves", self.anchor_octaves, "1 to 3")
-        _check(8 <= self.num_prototypes <= 256, "num_prototypes", self.num_prototypes, "8 to 256")
+        _check(_are_sizes(ratios), "anchor_ratios", ratios, "one positive number or more")
         if self.dcn_variant != "none" and not self.backbone.startswith("resnet"):
             raise ValueError(
-                f"dcn_variant={self.dcn_variant!r} needs a ResNet: the backbone {self.backbone!r} has "
-                "no deformable convolutions, so dcn_variant must be 'none'"
+                f"dcn_variant={self.dcn_variant!r} needs a ResNet: the backbone "
+                f"{self.backbone!r} has no deformable convolutions, so dcn_variant must be 'none'"
             )
         if self.mask_rescoring and self.mask_branch != "prototypes":
             raise ValueError(
@@ -128,18 +139,13 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:
         """Inverse of `to_dict`. Raises ValueError for an unknown field or a bad value."""
+        if not isinstance(values, dict):
+            raise ValueError(f"network settings are a {type(values).__name__}, not a mapping")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown network settings {unknown}; known are {sorted(known)}")
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise ValueError(f"network settings of a wrong type: {error}") from error
+        return cls(**values)
 
 
 FC_MASK_SIZE = 16
@@ -149,6 +155,20 @@ MIN_RESCORING_SIZE = 249
 def _check(good: bool, field: str, value: object, allowed: str) -> None:
     if not good:
         raise ValueError(f"{field}={value!r} is not allowed: it must be {allowed}")
+
+
+def _check_whole(field: str, value: object, low: int, high: int, unit: str = "") -> None:
+    good = isinstance(value, int) and low <= value <= high
+    _check(good, field, value, f"a whole number, {low} to {high} {unit}".rstrip())
+
+
+def _are_sizes(values: object) -> bool:
+    """Whether they are a tuple of positive numbers."""
+    return (
+        isinstance(values, tuple)
+        and len(values) > 0
+        and all(isinstance(v, int | float) and 0 < v < math.inf for v in values)
+    )
 
 
 def _check_choice(field: str, value: object, choices: Any) -> None:

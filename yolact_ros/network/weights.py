@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +39,7 @@ _OFFICIAL_NAMES = (
     ("mask_iou.classes.", "maskiou_net.maskiou_net.10."),
 )
 _FORMAT = "yolact_ros 1"
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 
 
 class WeightsError(ValueError):
@@ -48,7 +48,7 @@ class WeightsError(ValueError):
 
 def official_name(name: str) -> str:
     """The official checkpoints' name of one of our parameters or buffers."""
-    return _rename(name, {own: official for own, official in _OFFICIAL_NAMES}).replace(
+    return _rename(name, dict(_OFFICIAL_NAMES)).replace(
         ".conv2.offsets.", ".conv2.conv_offset_mask."
     )
 
@@ -74,9 +74,11 @@ def load_weights(net: Yolact, source: str | Path | Mapping[str, Tensor]) -> None
     unexpected, of a wrong shape or not finite.
     """
     if isinstance(source, Mapping):
-        state, where = source, "the state dict"
+        where = "the state dict"
+        state = _tensors_of(source, where)
     else:
-        state, where = read_state(source), str(source)
+        where = str(source)
+        state = read_state(source)
     state = _without_quirks(state)
     _check_fit(net, state, where)
     with torch.no_grad():
@@ -96,9 +98,11 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
     """Write `net` as an own file, safetensors with the configuration inside.
 
     `dtype` converts floating-point tensors, for example to torch.float16 for half the size.
-    The file appears whole or not at all.
+    The file appears whole or not at all. Raises ValueError unless it is called *.safetensors.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not allowed: own weight files are called *.safetensors")
     tensors = {
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in net.state_dict().items()
@@ -124,7 +128,7 @@ def read_config(path: str | Path) -> NetworkConfig:
         )
     try:
         return NetworkConfig.from_dict(json.loads(metadata["config"]))
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} has a bad configuration inside: {error}") from error
 
 
@@ -159,7 +163,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             f"{path} was refused: it is no plain checkpoint but holds objects that would run code "
             f"when loaded, or is damaged ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes the reader stumble in many ways
         raise WeightsError(
             f"{path} is not a whole PyTorch checkpoint ({_first_line(error)})"
         ) from error
@@ -181,17 +185,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
+def _tensors_of(content: object, where: str | Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not named tensors")
+        raise WeightsError(f"{where} holds a {type(content).__name__}, not named tensors")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path} is not a state dict: its entry {name!r} is a {type(value).__name__}, "
+                f"{where} is not a state dict: its entry {name!r} is a {type(value).__name__}, "
                 "not a tensor"
+            )
+        if value.dtype not in _DTYPES or value.layout != torch.strided or value.is_meta:
+            raise WeightsError(
+                f"{where} has a tensor {name!r} that is not of plain numbers: {value.dtype}, "
+                f"{value.layout}, on {value.device}"
             )
     return dict(content)
 
