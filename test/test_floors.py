@@ -15,7 +15,7 @@ ALLOWED = {
     "detection": {"network"},
     "engine": {"detection", "network"},
     "data": set(),
-    "training": {"engine", "detection", "network", "data"},
+    "training": {"evaluation", "engine", "detection", "network", "data"},
     "evaluation": {"engine", "detection", "network", "data"},
     "node": {"engine", "detection", "network", "masks", "msg"},
     "cli": {"training", "evaluation", "engine", "detection", "network", "data", "masks"},

@@ -84,6 +84,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch of uint8 BGR images."""
         images, targets, paths = batch
+        # The choice of masks for the loss depends on the iteration alone: a resumed run repeats it.
+        torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
         average = self._mean_over_processes if self._processes() > 1 else None
         losses = compute_losses(self.net, predictions, targets, self.settings.losses, average)

@@ -101,8 +101,14 @@ class TrainingSettings:
     seed: int = 0
     save_every: int = 1000
     """Iterations between checkpoints."""
+    validate_every: int | None = None
+    """Iterations between measurements on `val`, a multiple of `save_every`; none: at the end."""
+    patience: int | None = None
+    """Stop when so many measurements in a row have not been better; none: never."""
     log_every: int = 20
     """Iterations between lines of the log."""
+    tensorboard: bool = False
+    """Log for TensorBoard too, beside the CSV file."""
     skip_bad: bool = False
     """Train without pictures and annotations that are wrong, instead of stopping."""
 

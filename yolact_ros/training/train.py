@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from yolact_ros.data import (
     DataError,
@@ -25,38 +25,14 @@ from yolact_ros.network import (
     config_of,
     config_of_file,
     load_weights,
-    save_weights,
 )
 from yolact_ros.network.pretrained import load_imagenet
+from yolact_ros.training.callbacks import AtomicCheckpoints, Validation, WeightsExport
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.settings import TrainingSettings
 
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
-
-
-class WeightsExport(pl.Callback):
-    """Writes a weights file beside every checkpoint, of the averaged weights where there are some.
-
-    It has to stand after the averaging callback.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        if not trainer.is_global_zero:
-            return
-        assert isinstance(module, TrainingModule)
-        net = build(module.net.config)
-        state = checkpoint["state_dict"]
-        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
-        # A kill must not leave half a file.
-        partial = self.path.with_name(f"partial-{self.path.name}")
-        save_weights(net, partial)
-        partial.replace(self.path)
 
 
 def training_records(settings: TrainingSettings, classes: tuple[str, ...]) -> list[ImageRecord]:
@@ -127,23 +103,25 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     pl.seed_everything(settings.seed, verbose=False)
     net = starting_network(settings)
     module = TrainingModule(net, training_records(settings, net.config.class_names), settings)
-    trainer = make_trainer(settings)
-    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
-    if settings.schedule.total_iterations % settings.save_every:
+    callbacks = make_callbacks(settings)
+    trainer = make_trainer(settings, callbacks)
+    # The checkpoint is our own file and holds plain values and tensors.
+    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    if trainer.global_step % settings.save_every:
         trainer.save_checkpoint(checkpoint)
+    for callback in callbacks:
+        if isinstance(callback, Validation) and trainer.is_global_zero:
+            callback.measure(trainer.global_step, module.device)
     return output / WEIGHTS_FILE
 
 
-def make_trainer(settings: TrainingSettings) -> pl.Trainer:
-    """Lightning's trainer for a run."""
+def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
+    """What happens around the iterations: averaging, checkpoints, weights files, validation."""
     output, schedule = Path(settings.output), settings.schedule
     callbacks: list[pl.Callback] = [LearningRateMonitor("step")]
     if schedule.ema:
-        callbacks.append(
-            EMAWeightAveraging(
-                decay=schedule.ema, update_starting_at_step=schedule.warmup_iterations
-            )
-        )
+        start = schedule.warmup_iterations
+        callbacks.append(EMAWeightAveraging(decay=schedule.ema, update_starting_at_step=start))
     callbacks.append(WeightsExport(output / WEIGHTS_FILE))
     callbacks.append(
         ModelCheckpoint(
@@ -154,18 +132,32 @@ def make_trainer(settings: TrainingSettings) -> pl.Trainer:
             enable_version_counter=False,
         )
     )
-    trainer = pl.Trainer(
+    if settings.val:
+        sources = [DataSource.parse(text) for text in settings.val]
+        every = settings.validate_every or schedule.total_iterations
+        callbacks.append(Validation(sources, output / WEIGHTS_FILE, every, settings.patience))
+    return callbacks
+
+
+def make_trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning's trainer for a run."""
+    output = Path(settings.output)
+    loggers: list[Any] = [CSVLogger(output, name=None, flush_logs_every_n_steps=settings.log_every)]
+    if settings.tensorboard:
+        loggers.append(TensorBoardLogger(output, name=None, version=loggers[0].version))
+    return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         precision=settings.precision,
-        max_steps=schedule.total_iterations,
+        max_steps=settings.schedule.total_iterations,
         max_epochs=-1,
-        gradient_clip_val=schedule.gradient_clip,
+        gradient_clip_val=settings.schedule.gradient_clip,
         callbacks=callbacks,
-        logger=CSVLogger(output, name=None, flush_logs_every_n_steps=settings.log_every),
+        logger=loggers,
+        plugins=[AtomicCheckpoints()],
         log_every_n_steps=settings.log_every,
         use_distributed_sampler=False,
         default_root_dir=output,
+        enable_model_summary=False,
     )
-    return trainer

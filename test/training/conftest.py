@@ -1,0 +1,71 @@
+"""A small data set and a small network, so that a training run takes seconds."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """Pictures of discs and squares on noise, in COCO's format with polygons."""
+    folder = tmp_path_factory.mktemp("shapes")
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    content = {
+        "categories": [{"id": 5, "name": "disc"}, {"id": 9, "name": "square"}],
+        "images": [],
+        "annotations": [],
+    }
+    for image_id in range(1, 7):
+        image = generator.integers(0, 90, (96, 96, 3), np.uint8)
+        for kind in (5, 9):
+            x, y = (int(v) for v in generator.integers(20, 76, 2))
+            radius = int(generator.integers(10, 20))
+            points = 24 if kind == 5 else 4
+            angles = np.arange(points) * 2 * np.pi / points + np.pi / 4
+            outline = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
+            outline = outline.clip(0, 95)
+            colour = (255, 160, 0) if kind == 5 else (0, 160, 255)
+            cv2.fillPoly(image, [outline.round().astype(np.int32)], colour)
+            low, high = outline.min(axis=0), outline.max(axis=0)
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": kind,
+                    "bbox": [*low.tolist(), *(high - low).tolist()],
+                    "area": float(np.prod(high - low)),
+                    "segmentation": [outline.ravel().tolist()],
+                    "iscrowd": 0,
+                }
+            )
+        name = f"{image_id}.png"
+        cv2.imwrite(str(folder / "images" / name), image)
+        content["images"].append({"id": image_id, "file_name": name, "height": 96, "width": 96})
+    path = folder / "shapes.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def settings(shapes, tmp_path):
+    """Six iterations on `shapes`."""
+    return TrainingSettings(
+        train=(str(shapes),),
+        output=str(tmp_path / "run"),
+        model="yolact_person_lite",
+        network={"image_size": 64, "fpn_channels": 8},
+        start="nothing",
+        schedule=ScheduleSettings(
+            iterations=12, batch_size=4, learning_rate=2e-3, warmup_iterations=2, ema=0.9
+        ),
+        workers=0,
+        save_every=2,
+        log_every=1,
+        accelerator="cpu",
+        devices=1,
+    )

@@ -1,0 +1,206 @@
+"""Whole training runs on a small data set."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from yolact_ros.data import DataError
+from yolact_ros.network import load_network
+from yolact_ros.training.augmentation import NO_AUGMENTATION
+from yolact_ros.training.module import NonFiniteLossError, learning_rate_factor
+from yolact_ros.training.settings import ScheduleSettings
+from yolact_ros.training.train import LAST_CHECKPOINT, train
+
+
+def losses(output):
+    """The loss of each iteration, from the log files of all runs in a folder."""
+    found = {}
+    for path in sorted(Path(output).glob("version_*/metrics.csv")):
+        for row in csv.DictReader(path.open()):
+            if row["loss"]:
+                found[int(row["step"])] = float(row["loss"])
+    return found
+
+
+COMMAND = [sys.executable, "-m", "yolact_ros.cli", "train"]
+
+
+def arguments(settings):
+    """The command line that asks for `settings`, as far as the tests change them."""
+    schedule = settings.schedule
+    return [
+        *COMMAND,
+        f"--train=[{settings.train[0]}]",
+        f"--output={settings.output}",
+        f"--model={settings.model}",
+        f"--network={json.dumps(settings.network)}",
+        f"--start={settings.start}",
+        *(
+            f"--schedule.{name}={getattr(schedule, name)}"
+            for name in ("iterations", "batch_size", "learning_rate", "warmup_iterations", "ema")
+        ),
+        f"--workers={settings.workers}",
+        f"--save_every={settings.save_every}",
+        "--log_every=1",
+        "--accelerator=cpu",
+        "--devices=1",
+    ]
+
+
+def test_the_loss_falls_and_the_weights_load(settings):
+    schedule = dataclasses.replace(
+        settings.schedule, iterations=25, batch_size=8, optimizer="adamw", ema=0
+    )
+    weights = train(
+        dataclasses.replace(
+            settings, schedule=schedule, augmentation=NO_AUGMENTATION, save_every=100
+        )
+    )
+    found = losses(settings.output)
+    assert list(found) == list(range(25))
+    assert sum(found[i] for i in range(22, 25)) < 0.6 * sum(found[i] for i in range(1, 4))
+    assert load_network(weights).config.class_names == ("disc", "square")
+
+
+def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tmp_path):
+    """Killed while it saves, too: it saves at every iteration, and the file is large."""
+    settings = dataclasses.replace(settings, save_every=1)
+    whole = train(settings)
+    broken = dataclasses.replace(settings, output=str(tmp_path / "broken"))
+    checkpoint = Path(broken.output) / LAST_CHECKPOINT
+    for kill in range(3):
+        resume = ["--resume"] if kill else []
+        before = checkpoint.stat().st_mtime_ns if kill else 0
+        process = subprocess.Popen(arguments(broken) + resume, stderr=subprocess.DEVNULL)
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+            assert process.poll() is None or process.returncode == 0
+            if process.returncode == 0:
+                break
+            time.sleep(0.005)
+        if kill:  # the next one is being written
+            partial = checkpoint.with_name("last.partial.ckpt")
+            while process.poll() is None and not partial.exists():
+                time.sleep(0.0005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    resumed = train(broken, resume=True)
+    assert losses(settings.output) | losses(broken.output) == losses(settings.output)
+    theirs = safetensors.torch.load_file(whole)
+    for name, value in safetensors.torch.load_file(resumed).items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, msg=name)
+
+
+def test_an_earlier_run_is_not_overwritten(settings):
+    schedule = dataclasses.replace(settings.schedule, iterations=2)
+    settings = dataclasses.replace(settings, schedule=schedule)
+    train(settings)
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(settings)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings):
+    schedule = dataclasses.replace(
+        settings.schedule, learning_rate=1e6, warmup_iterations=0, warmup_learning_rate=1e6
+    )
+    settings = dataclasses.replace(settings, schedule=schedule, save_every=1)
+    with pytest.raises(NonFiniteLossError, match=r"iteration \d+ is not finite.*\.png"):
+        train(settings)
+    kept = load_network(Path(settings.output) / "weights.safetensors")
+    assert all(p.isfinite().all() for p in kept.parameters())
+
+
+def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, capsys):
+    content = json.loads(Path(settings.train[0]).read_text())
+    content["annotations"][0]["bbox"] = [90, 90, 50, 50]
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(content))
+    images = Path(settings.train[0]).parent / "images"
+    schedule = dataclasses.replace(settings.schedule, iterations=2)
+    settings = dataclasses.replace(settings, train=(f"{bad}:{images}",), schedule=schedule)
+    with pytest.raises(DataError, match=r"bad\.json: annotation 1: .*outside"):
+        train(settings)
+    assert train(dataclasses.replace(settings, skip_bad=True)).exists()
+    assert "1 wrong entries are left out" in capsys.readouterr().out
+
+
+def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
+    schedule = dataclasses.replace(settings.schedule, iterations=2)
+    first = train(dataclasses.replace(settings, schedule=schedule))
+    second = dataclasses.replace(
+        settings,
+        schedule=dataclasses.replace(schedule, learning_rate=1e-9, warmup_iterations=0, ema=0),
+        classes=("square",),
+        start=str(first),
+        output=str(tmp_path / "second"),
+        freeze_batch_norm=True,
+    )
+    a, b = load_network(first), load_network(train(second))
+    assert b.config.class_names == ("square",)
+    assert "head.classes.weight" in capsys.readouterr().out
+    torch.testing.assert_close(a.head.boxes.weight, b.head.boxes.weight, atol=1e-6, rtol=0)
+    torch.testing.assert_close(a.backbone.stem[1].running_var, b.backbone.stem[1].running_var)
+
+
+def test_accuracy_is_measured_and_training_stops_without_progress(settings):
+    schedule = dataclasses.replace(settings.schedule, iterations=20, learning_rate=1e-9)
+    settings = dataclasses.replace(
+        settings, schedule=schedule, val=settings.train, validate_every=2, patience=1
+    )
+    train(settings)
+    log = Path(settings.output) / "validation.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["iteration"] for entry in entries][:2] == [2, 4]
+    assert len(losses(settings.output)) < schedule.total_iterations
+    assert (Path(settings.output) / "best.safetensors").exists()
+
+
+def test_two_processes_learn_what_one_learns(settings, tmp_path):
+    """Same global batch, same losses: the first iterations, before rounding adds up."""
+    schedule = dataclasses.replace(settings.schedule, iterations=6, ema=0)
+    settings = dataclasses.replace(settings, schedule=schedule, freeze_batch_norm=True)
+    train(settings)
+    double = dataclasses.replace(settings, output=str(tmp_path / "double"))
+    command = [*arguments(double), "--freeze_batch_norm=true"]
+    command[command.index("--devices=1")] = "--devices=2"
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    wanted = list(losses(settings.output).values())
+    # Logged is one process's share; the weights have learned from both.
+    ours = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
+    theirs = safetensors.torch.load_file(Path(double.output) / "weights.safetensors")
+    assert list(losses(double.output).values()) == pytest.approx(wanted, rel=1e-3)
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_published_schedule():
+    schedule = ScheduleSettings()
+    factor = learning_rate_factor(schedule)
+    assert factor(0) == pytest.approx(0.1) and factor(250) == pytest.approx(0.55)
+    steps = (500, 279_999, 280_000, 600_000, 700_000, 799_999)
+    assert [factor(i) for i in steps] == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.0001])
+    double = dataclasses.replace(schedule, batch_size=16)
+    assert (double.scale, double.total_iterations) == (2, 400_000)
+    assert learning_rate_factor(double)(140_000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 0}, "iterations=0"),
+        ({"ema": 1.5}, r"ema=1\.5"),
+        ({"steps": (0.5, 2)}, r"steps=\(0\.5, 2\)"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleSettings(**changes)

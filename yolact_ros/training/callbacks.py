@@ -1,0 +1,125 @@
+"""Checkpoints that survive a kill, weights files, and accuracy during the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from yolact_ros.data import DataSource
+from yolact_ros.engine import Segmenter
+from yolact_ros.evaluation.coco import evaluate
+from yolact_ros.evaluation.report import table
+from yolact_ros.network import build, save_weights
+from yolact_ros.training.module import TrainingModule
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then moves it there in one step.
+
+    Lightning writes to the folder for temporary files first, which may be on another disk; moving
+    from there is no single step, and a kill during it would leave half a checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        partial = partial_path(Path(path))
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+class WeightsExport(pl.Callback):
+    """Writes a weights file with every checkpoint, of the averaged weights where there are some.
+
+    It has to stand after the averaging callback.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(module, TrainingModule)
+        net = build(module.net.config)
+        state = checkpoint["state_dict"]
+        net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
+        save_weights(net, partial_path(self.path))
+        partial_path(self.path).replace(self.path)
+
+
+class Validation(pl.Callback):
+    """Measures the accuracy of the weights file, keeps the best one, and stops without progress.
+
+    Accuracy is mask AP (box AP for a network without masks), the mean over the data sets. It is
+    written to `validation.jsonl`, a line for each time; a resumed run goes on from there.
+    """
+
+    def __init__(
+        self, sources: Sequence[DataSource], weights: Path, every: int, patience: int | None
+    ) -> None:
+        self.sources, self.weights = sources, weights
+        self.every, self.patience = every, patience
+        self.log = weights.with_name("validation.jsonl")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure when it is time; end the training when accuracy has not risen for long."""
+        if trainer.global_step == 0 or trainer.global_step % self.every:
+            return
+        if trainer.is_global_zero:
+            self.measure(trainer.global_step, module.device)
+        stop = torch.tensor(self._is_stuck(), device=module.device)
+        trainer.should_stop = bool(trainer.strategy.broadcast(stop))
+
+    def measure(self, iteration: int, device: torch.device) -> None:
+        """Measure the weights file now, unless that was done before."""
+        earlier = self._history()
+        if iteration in (entry["iteration"] for entry in earlier):
+            return
+        segmenter = Segmenter(
+            weights=self.weights, device=str(device), precision="float32", score_threshold=0
+        )
+        accuracy = []
+        for source in self.sources:
+            result = evaluate(segmenter, source)
+            print(f"\niteration {iteration}, {source.annotations}, in percent\n{table(result)}")
+            accuracy.append((result.masks or result.boxes).overall.ap)
+        mean = sum(accuracy) / len(accuracy)
+        if all(mean > entry["accuracy"] for entry in earlier):
+            best = self.weights.with_name(f"best{self.weights.suffix}")
+            shutil.copy(self.weights, partial_path(best))
+            partial_path(best).replace(best)
+        with self.log.open("a") as file:
+            file.write(json.dumps({"iteration": iteration, "accuracy": mean}) + "\n")
+
+    def _history(self) -> list[dict[str, Any]]:
+        if not self.log.exists():
+            return []
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def _is_stuck(self) -> bool:
+        values = [entry["accuracy"] for entry in self._history()]
+        if self.patience is None or len(values) <= self.patience:
+            return False
+        return max(values[-self.patience :]) <= max(values[: -self.patience])
