@@ -37,12 +37,15 @@ def detect(predictions: Predictions, anchors: Tensor, settings: DetectionSetting
     `anchors` [P, 4] are those of the network.
     """
     scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # [B, P, C]
-    best = scores.amax(dim=-1)  # [B, P]
+    best = scores.amax(dim=-1).nan_to_num(-1)  # [B, P]
     threshold = max(settings.confidence_threshold, settings.score_threshold)
     limit = max(1, int((best > threshold).sum(dim=1).max()))
     best, index = best.topk(limit)  # [B, N]: the candidates of all images, padded
-    scores = _take(scores, index).mT.masked_fill((best <= threshold).unsqueeze(1), -1)  # [B, C, N]
     boxes = box_ops.decode(_take(predictions.box_offsets.float(), index), anchors[index])
+    # Padding, and overflows of half precision, count as nothing.
+    nothing = (best <= threshold) | ~boxes.isfinite().all(dim=-1)  # [B, N]
+    boxes = boxes.masked_fill(nothing.unsqueeze(2), 0)
+    scores = _take(scores, index).mT.masked_fill(nothing.unsqueeze(1), -1)  # [B, C, N]
 
     method = _METHODS[settings.nms_method]
     kept, candidate, class_ids = method(boxes, scores, settings)  # [B, M] each

@@ -36,8 +36,10 @@ class Instances:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: Tensor | slice | list[int]) -> Instances:
-        """Some of the instances, chosen by indices, a slice or a bool tensor."""
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Instances:
+        """Some of the instances, chosen by an index, indices, a slice or a bool tensor."""
+        if isinstance(index, int):
+            index = [index]
         chosen = {
             f.name: getattr(self, f.name)[index]
             for f in fields(self)

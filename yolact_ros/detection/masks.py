@@ -23,9 +23,8 @@ def crop_rectangles(boxes: Tensor, height: int, width: int, padding: int = 1) ->
     size = boxes.new_tensor((width, height))
     low = torch.minimum(boxes[..., :2], boxes[..., 2:]) * size - padding
     high = torch.maximum(boxes[..., :2], boxes[..., 2:]) * size + padding
-    cells = torch.cat((low, high), dim=-1).ceil().long()
-    limit = torch.tensor((width, height, width, height), device=boxes.device)
-    return torch.minimum(cells.clamp_(min=0), limit)
+    cells = torch.cat((low, high), dim=-1).ceil().clamp_(min=0)
+    return torch.minimum(cells, size.repeat(2)).long()
 
 
 def crop(masks: Tensor, rectangles: Tensor) -> Tensor:

@@ -40,13 +40,16 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
 def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
     """Greedy NMS in each class (torchvision's), on class scores above the thresholds."""
     threshold = max(settings.confidence_threshold, settings.score_threshold)
+    # torchvision tells classes apart by moving their boxes: without overlap only if none is
+    # negative, and without rounding only in double precision.
+    boxes = boxes.double().clamp(-100, 100) + 100
     results = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         class_ids, index = (image_scores > threshold).nonzero(as_tuple=True)
         pair_scores = image_scores[class_ids, index]
-        keep = batched_nms(image_boxes[index], pair_scores, class_ids, settings.nms_iou_threshold)[
-            : settings.top_k
-        ]
+        keep = batched_nms(
+            image_boxes[index], pair_scores.double(), class_ids, settings.nms_iou_threshold
+        )
         results.append((pair_scores[keep], index[keep], class_ids[keep]))
     length = max(1, *(len(kept) for kept, _, _ in results))
     padded = [

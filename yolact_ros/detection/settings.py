@@ -38,9 +38,11 @@ class DetectionSettings:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value!r} is not allowed: it must be 0 to 1")
-        for name in ("nms_top_k", "top_k"):
+        for name, most in (("nms_top_k", 2000), ("top_k", 10_000)):
             value = getattr(self, name)
-            if not 1 <= value <= 10_000:
-                raise ValueError(f"{name}={value!r} is not allowed: it must be 1 to 10000")
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(
+                    f"{name}={value!r} is not allowed: it must be a whole number, 1 to {most}"
+                )
         if any(i < 0 for i in self.class_ids):
             raise ValueError(f"class_ids={self.class_ids!r} is not allowed: ids count from 0")
