@@ -83,32 +83,32 @@ def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
         return Uv(Path(on_path), {})
     folder = home / "uv"
     uv = folder / "bin" / "uv"
+    if not _runs(uv):
+        shutil.rmtree(folder, ignore_errors=True)
     pip = _some_pip(folder)
     if pip is not None and not _runs(uv):
         say("getting uv, which installs faster than pip")
-        command = [*pip, "install", "--quiet", "--disable-pip-version-check", "uv"]
+        command = [*pip, "install", "-qq", "--target", str(folder), "uv"]
         if subprocess.run(command, check=False).returncode != 0:
             say("uv cannot be had: going on with pip")
     return Uv(uv, settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
 
 
 def _some_pip(folder: Path) -> list[str] | None:
-    """A pip command that installs into `folder`, or None when no Python here has pip."""
-    for python in pythons.candidates():
-        if python.ensurepip:
-            inner = folder / "bin" / "python"
-            if pythons.probe(inner) is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                call([python.path, "-m", "venv", folder])
-            return [str(inner), "-m", "pip"]
-    for python in pythons.candidates():
+    """A pip command: of a Python here, else of an environment made for it below `folder`."""
+    found = list(pythons.candidates())
+    for python in found:
         if python.pip:
-            os.environ["PIP_TARGET"] = str(folder)
             return [str(python.path), "-m", "pip"]
+    for python in found:
+        if python.ensurepip:
+            call([python.path, "-m", "venv", "--clear", folder / "pip"])
+            return [str(folder / "pip" / "bin" / "python"), "-m", "pip"]
     return None
 
 
 def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
+    """Where pip gets packages from, in the environment variables of uv."""
     command = [*pip, "config", "list"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     settings = {}
