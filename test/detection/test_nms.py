@@ -196,7 +196,7 @@ def test_boxes_of_no_size(make_scene, method):
 @pytest.mark.parametrize("method", PLAIN)
 def test_classes_far_outside_do_not_suppress_each_other(make_scene, method):
     """Only within its class does a box suppress, however far beyond the image it reaches."""
-    boxes = torch.tensor([[[-3.0, -3, 4, 4], [-3, -3, 4, 4], [0.1, 0.1, 0.2, 0.2]]])
+    boxes = torch.tensor([[[-30.0, -30, 1, 1], [-30, -30, 1, 1], [0.1, 0.1, 0.2, 0.2]]])
     scores = torch.tensor([[[0.5, 0.1, 0.01], [0.1, 0.5, 0.01], [0.01, 0.01, 0.5]]])
     settings = DetectionSettings(nms_method=method, score_threshold=0.2)
     d = detect(*make_scene(boxes, scores), settings)
