@@ -59,7 +59,7 @@ def arguments(settings):
 
 def test_the_loss_falls_and_the_weights_load(settings):
     schedule = dataclasses.replace(
-        settings.schedule, iterations=25, batch_size=8, optimizer="adamw", ema=0
+        settings.schedule, iterations=40, batch_size=8, optimizer="adamw", ema=0
     )
     weights = train(
         dataclasses.replace(
@@ -67,8 +67,8 @@ def test_the_loss_falls_and_the_weights_load(settings):
         )
     )
     found = losses(settings.output)
-    assert list(found) == list(range(25))
-    assert sum(found[i] for i in range(22, 25)) < 0.6 * sum(found[i] for i in range(1, 4))
+    assert list(found) == list(range(40))
+    assert sum(found[i] for i in range(35, 40)) < 0.7 * sum(found[i] for i in range(5))
     assert load_network(weights).config.class_names == ("disc", "square")
 
 
@@ -109,11 +109,9 @@ def test_an_earlier_run_is_not_overwritten(settings):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings):
-    schedule = dataclasses.replace(
-        settings.schedule, learning_rate=1e6, warmup_iterations=0, warmup_learning_rate=1e6
-    )
+    schedule = dataclasses.replace(settings.schedule, learning_rate=100, warmup_iterations=0)
     settings = dataclasses.replace(settings, schedule=schedule, save_every=1)
-    with pytest.raises(NonFiniteLossError, match=r"iteration \d+ is not finite.*\.png"):
+    with pytest.raises(NonFiniteLossError, match=r"at iteration \d+ .* are not finite; .*\.png"):
         train(settings)
     kept = load_network(Path(settings.output) / "weights.safetensors")
     assert all(p.isfinite().all() for p in kept.parameters())
@@ -174,7 +172,6 @@ def test_two_processes_learn_what_one_learns(settings, tmp_path):
     command[command.index("--devices=1")] = "--devices=2"
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
     wanted = list(losses(settings.output).values())
-    # Logged is one process's share; the weights have learned from both.
     ours = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
     theirs = safetensors.torch.load_file(Path(double.output) / "weights.safetensors")
     assert list(losses(double.output).values()) == pytest.approx(wanted, rel=1e-3)

@@ -63,8 +63,7 @@ class WeightsExport(pl.Callback):
         net = build(module.net.config)
         state = checkpoint["state_dict"]
         net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
-        save_weights(net, partial_path(self.path))
-        partial_path(self.path).replace(self.path)
+        save_weights(net, self.path)
 
 
 class Validation(pl.Callback):
@@ -79,7 +78,7 @@ class Validation(pl.Callback):
     ) -> None:
         self.sources, self.weights = sources, weights
         self.every, self.patience = every, patience
-        self.log = weights.with_name("validation.jsonl")
+        self.history_file = weights.with_name("validation.jsonl")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -110,13 +109,13 @@ class Validation(pl.Callback):
             best = self.weights.with_name(f"best{self.weights.suffix}")
             shutil.copy(self.weights, partial_path(best))
             partial_path(best).replace(best)
-        with self.log.open("a") as file:
+        with self.history_file.open("a") as file:
             file.write(json.dumps({"iteration": iteration, "accuracy": mean}) + "\n")
 
     def _history(self) -> list[dict[str, Any]]:
-        if not self.log.exists():
+        if not self.history_file.exists():
             return []
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in self.history_file.read_text().splitlines()]
 
     def _is_stuck(self) -> bool:
         values = [entry["accuracy"] for entry in self._history()]

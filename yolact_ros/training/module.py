@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from yolact_ros.data import ImageRecord
 from yolact_ros.engine.preprocess import preprocess
-from yolact_ros.network import Yolact
+from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOrder, collate
 from yolact_ros.training.losses import compute_losses
 from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
@@ -87,19 +88,24 @@ class TrainingModule(pl.LightningModule):
         # The choice of masks for the loss depends on the iteration alone: a resumed run repeats it.
         torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
+        self._require_finite(_tensors(predictions), paths)
         average = self._mean_over_processes if self._processes() > 1 else None
         losses = compute_losses(self.net, predictions, targets, self.settings.losses, average)
-        total = losses.total
-        if not torch.isfinite(total):
-            parts = ", ".join(f"{name} {loss.item():g}" for name, loss in losses.items().items())
-            raise NonFiniteLossError(
-                f"the loss at iteration {self.global_step} is not finite ({parts}); its images: "
-                + ", ".join(map(str, paths))
-            )
         values = {name: loss.detach() for name, loss in losses.items().items()}
-        self.log_dict(values, prog_bar=True, batch_size=len(images))
-        self.log("loss", total.detach(), batch_size=len(images))
+        self._require_finite(values, paths)
+        total = losses.total
+        values["loss"] = total.detach()
+        self.log_dict(values, prog_bar=True, batch_size=len(images), sync_dist=True)
         return total
+
+    def _require_finite(self, values: dict[str, Tensor], paths: Sequence[Path]) -> None:
+        """Raises NonFiniteLossError, which leaves weights and checkpoints as they are."""
+        bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+        if bad:
+            raise NonFiniteLossError(
+                f"at iteration {self.global_step} {', '.join(bad)} are not finite; "
+                f"the images were {', '.join(map(str, paths))}"
+            )
 
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="mean")
@@ -121,6 +127,10 @@ class TrainingModule(pl.LightningModule):
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def _tensors(predictions: Predictions) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(predictions).items() if value is not None}
 
 
 def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
