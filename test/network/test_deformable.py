@@ -1,0 +1,76 @@
+"""Deformable convolution against its definition, one sample at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from yolact_ros.network.deformable import DeformableConv2d
+
+
+def bilinear(image: list[list[float]], y: float, x: float) -> float:
+    """The value between the pixels; zero beyond the image."""
+    top, left = math.floor(y), math.floor(x)
+    total = 0.0
+    for row, row_weight in ((top, top + 1 - y), (top + 1, y - top)):
+        for column, column_weight in ((left, left + 1 - x), (left + 1, x - left)):
+            if 0 <= row < len(image) and 0 <= column < len(image[0]):
+                total += row_weight * column_weight * image[row][column]
+    return total
+
+
+def plain(conv: DeformableConv2d, x: torch.Tensor) -> torch.Tensor:
+    """Dai et al., equation 2; with modulation Zhu et al., equation 1."""
+    learned = conv.offsets(x)[0].tolist()
+    images, weight, bias = x[0].tolist(), conv.weight.tolist(), conv.bias.tolist()
+    height, width = len(learned[0]), len(learned[0][0])
+    result = torch.empty(1, len(weight), height, width)
+    for o in range(len(weight)):
+        for i in range(height):
+            for j in range(width):
+                total = bias[o]
+                for k in range(9):
+                    y = i * conv.stride - 1 + k // 3 + learned[2 * k][i][j]
+                    x_ = j * conv.stride - 1 + k % 3 + learned[2 * k + 1][i][j]
+                    factor = 1.0
+                    if conv.modulated:
+                        factor = 1 / (1 + math.exp(-learned[18 + k][i][j]))
+                    for c, image in enumerate(images):
+                        total += weight[o][c][k // 3][k % 3] * factor * bilinear(image, y, x_)
+                result[0, o, i, j] = total
+    return result
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_definition(version, stride):
+    torch.manual_seed(version * 10 + stride)
+    conv = DeformableConv2d(3, 2, stride=stride, version=version)
+    nn.init.normal_(conv.bias)
+    nn.init.normal_(conv.offsets.weight, std=0.4)  # offsets of a few pixels, some out of the image
+    nn.init.normal_(conv.offsets.bias)
+    x = torch.randn(1, 3, 7, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain(conv, x), rtol=1e-4, atol=1e-5)
+    assert conv.offsets.out_channels == (18 if version == 1 else 27)
+
+
+@pytest.mark.parametrize("version, gain", [(1, 1.0), (2, 0.5)])
+def test_starts_as_a_plain_convolution(version, gain):
+    conv = DeformableConv2d(4, 5, stride=2, version=version)
+    x = torch.randn(2, 4, 9, 11)
+    with torch.no_grad():
+        expected = nn.functional.conv2d(x, conv.weight, stride=2, padding=1) * gain
+        torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_gradients_reach_every_parameter(version):
+    conv = DeformableConv2d(3, 4, version=version)
+    nn.init.normal_(conv.offsets.bias, std=0.3)
+    conv(torch.randn(1, 3, 6, 6)).square().sum().backward()
+    for name, parameter in conv.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
