@@ -35,10 +35,28 @@ SMALL = NetworkConfig(
 
 
 def _save(folder, config):
+    """A file with an untrained network whose output layers are scaled to speak up."""
     torch.manual_seed(0)
+    net = build(config)
+    picture = torch.from_numpy(_picture()).permute(2, 0, 1)[None] / 64.0 - 2
+    picture = torch.nn.functional.interpolate(picture, (config.image_size, config.image_size))
+    with torch.no_grad():
+        raw = net(picture)
+        net.head.classes.weight *= 2 / raw.class_logits.std()
+        net.head.boxes.weight *= 4 / raw.box_offsets.std()
+        net.head.boxes.bias.view(-1, 4)[:, 2:] += 6  # e^(0.2 * 6) times the anchor's sides
+        if raw.prototypes is not None:
+            net.head.coefficients.bias += 0.2
+            net.head.coefficients.weight *= 1 / raw.coefficients.std()
+            net.protonet.prototypes.weight *= 1 / raw.prototypes.std()
     path = folder / f"{config.name}.safetensors"
-    save_weights(build(config), path)
+    save_weights(net, path)
     return str(path)
+
+
+def _picture():
+    coarse = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    return coarse.repeat(20, axis=0).repeat(20, axis=1)
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +88,7 @@ def segmenter(weights):
 @pytest.fixture(scope="session")
 def picture():
     """A BGR picture of 120 x 160 pixels with something in it."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (6, 8, 3), np.uint8)
-    return coarse.repeat(20, axis=0).repeat(20, axis=1)
+    return _picture()
 
 
 def wait_until(condition: Callable[[], object], what: str) -> object:

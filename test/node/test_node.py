@@ -27,6 +27,7 @@ def check_instances(message, instances):
     assert len(message.instances) == len(instances) > 0
     boxes = instances.integer_boxes().tolist()
     full = instances.masks.numpy()
+    assert full.any()
     for i, found in enumerate(message.instances):
         x1, y1, x2, y2 = boxes[i]
         box = found.box

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 
@@ -43,15 +42,14 @@ def main(args: list[str] | None = None) -> int:
     executor = MultiThreadedExecutor(SPIN_THREADS)
     executor.add_node(node)
     stopped: Future[None] = Future()
-    failures: list[BaseException] = []
 
     def spin() -> None:
-        try:
-            executor.spin_until_future_complete(stopped)
-        except BaseException as error:  # reported by the main thread
-            failures.append(error)
-        finally:
-            stop.set()
+        while rclpy.ok() and not stopped.done():
+            try:
+                executor.spin_until_future_complete(stopped)
+            except Exception as error:  # of a callback: the node goes on
+                node.get_logger().error(f"A callback failed: {error!r}")
+        stop.set()
 
     # The main thread only waits, so that it takes signals at once.
     spinner = threading.Thread(target=spin, name="executor")
@@ -70,7 +68,4 @@ def main(args: list[str] | None = None) -> int:
     # interpreter while it ends.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if failures:
-        print(f"yolact_node: {failures[0]!r}", file=sys.stderr)
-        return 1
     return 0

@@ -7,6 +7,7 @@ import sys
 
 import cv2
 import numpy as np
+from geometry_msgs.msg import Point, Vector3
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
@@ -14,9 +15,12 @@ from std_msgs.msg import Header
 from yolact_ros import masks
 from yolact_ros.detection import Instances
 from yolact_ros.msg import Instance, InstanceArray, Mask
+from yolact_ros.node.depth import Positions
 
 
-def instance_array(header: Header, instances: Instances, encoding: str) -> InstanceArray:
+def instance_array(
+    header: Header, instances: Instances, encoding: str, positions: Positions | None = None
+) -> InstanceArray:
     """All instances of one image, with their masks in the given encoding of Mask.msg."""
     height, width = instances.image_size
     message = InstanceArray(header=header, height=height, width=width)
@@ -37,7 +41,18 @@ def instance_array(header: Header, instances: Instances, encoding: str) -> Insta
         )
         for i, name, score, mask_score, box, mask in numbers
     ]
+    if positions is not None:
+        _add_positions(message.instances, positions)
     return message
+
+
+def _add_positions(found: list[Instance], positions: Positions) -> None:
+    for i in positions.valid.nonzero()[0].tolist():
+        found[i].position_valid = True
+        x, y, z = positions.centres[i].tolist()
+        found[i].position = Point(x=x, y=y, z=z)
+        x, y, z = positions.sizes[i].tolist()
+        found[i].size = Vector3(x=x, y=y, z=z)
 
 
 def _box_messages(instances: Instances) -> list[RegionOfInterest]:

@@ -7,20 +7,26 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNodeMixin
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from yolact_ros.detection import Instances
 from yolact_ros.engine import draw_overlay
 from yolact_ros.msg import InstanceArray
 from yolact_ros.node import messages
+from yolact_ros.node.depth import Positions
+from yolact_ros.node.markers import markers, no_markers
 from yolact_ros.node.parameters import Parameters
 
 QUEUE_DEPTH = 5
 
 
 class Outputs:
-    """The publishers of a node. All are reliable, so that every subscriber receives from them."""
+    """The publishers of a node. All are reliable, so that every subscriber receives from them.
 
-    def __init__(self, node: LifecycleNodeMixin) -> None:
+    `with_markers`: publish markers too, for instances that have a position.
+    """
+
+    def __init__(self, node: LifecycleNodeMixin, with_markers: bool) -> None:
         def publisher(kind: type, topic: str):  # type: ignore[no-untyped-def]
             return node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH)
 
@@ -29,18 +35,25 @@ class Outputs:
         self._overlay = publisher(Image, "~/overlay")
         self._compressed = publisher(CompressedImage, "~/overlay/compressed")
         self._labels = publisher(Image, "~/labels")
+        self._markers = publisher(MarkerArray, "~/markers") if with_markers else None
 
     def publish(
         self,
         header: Header,
         picture: NDArray[np.uint8],
         instances: Instances,
+        positions: Positions | None,
         parameters: Parameters,
     ) -> None:
         """Publish the instances of a BGR picture [H, W, 3], and what somebody subscribes to."""
         self._instances.publish(
-            messages.instance_array(header, instances, parameters.mask_encoding)
+            messages.instance_array(header, instances, parameters.mask_encoding, positions)
         )
+        if self._markers is not None and self._markers.get_subscription_count():
+            shown = no_markers(header)
+            if positions is not None:
+                shown = markers(header, instances, positions)
+            self._markers.publish(shown)
         if self._labels.get_subscription_count():
             self._labels.publish(messages.label_image(header, instances))
         if parameters.overlay_enabled:
@@ -70,7 +83,19 @@ class Outputs:
             quality = parameters.overlay_jpeg_quality
             self._compressed.publish(messages.jpeg_image(header, overlay, quality))
 
+    def clear(self) -> None:
+        """Take away what stays on screens without new images."""
+        if self._markers is not None:
+            self._markers.publish(no_markers(Header()))
+
     def destroy(self) -> None:
         """Take the publishers off the graph."""
-        for publisher in (self._instances, self._overlay, self._compressed, self._labels):
-            self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in (
+            self._instances,
+            self._overlay,
+            self._compressed,
+            self._labels,
+            self._markers,
+        ):
+            if publisher is not None:
+                self._node.destroy_lifecycle_publisher(publisher)

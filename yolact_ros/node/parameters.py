@@ -265,6 +265,15 @@ class Parameters:
         high=10.0,
     )
 
+    depth_max_wait: float = _parameter(
+        0.1,
+        "Seconds to wait for the depth of an image that was segmented before its depth came.",
+        "at once",
+        name="depth.max_wait",
+        low=0.0,
+        high=10.0,
+    )
+
     def __post_init__(self) -> None:
         for field, info in _table():
             info.check(getattr(self, field))

@@ -33,7 +33,7 @@ class Worker(Generic[Item]):
     def stop(self) -> None:
         """Drop what waits and return when the thread has ended: after the item in work, if any."""
         with self._changed:
-            self._stopped = True
+            self._stopped, self._waiting = True, None
             self._changed.notify()
         self._thread.join()
 

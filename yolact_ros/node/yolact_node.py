@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,15 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
+from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter
 from yolact_ros.node import images
+from yolact_ros.node.depth import DepthImages, Positions
 from yolact_ros.node.diagnostics import NodeState, diagnostic_array
 from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
@@ -67,7 +71,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._segmenter: Segmenter | None = None
         self._outputs: Outputs | None = None
         self._worker: Worker[Frame] | None = None
-        self._subscription: Subscription[Any] | None = None
+        self._depth: DepthImages | None = None
+        self._subscriptions_held: list[Subscription[Any]] = []
         self._statistics = FrameStatistics()
         self._settings_lock = threading.Lock()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -111,7 +116,7 @@ class YolactNode(LifecycleNodeMixin, Node):
                 settings = self._wanted.detection_settings(segmenter.class_names)
                 segmenter.settings = settings
                 self._segmenter = segmenter
-            self._outputs = Outputs(self)
+            self._outputs = Outputs(self, with_markers=bool(parameters.depth_topic))
         except Exception as error:  # whatever is wrong with a model must not end the node
             self._segmenter, self._state = None, "unconfigured"
             self._problem = str(error) or type(error).__name__
@@ -143,24 +148,35 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._statistics = FrameStatistics()
         self._worker = Worker(self._process, "network")
         parameters = self._configured
-        self._subscription = self.create_subscription(
-            CompressedImage if parameters.compressed else Image,
-            parameters.image_subscription_topic(),
-            self._on_image,
-            QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=parameters.qos_depth,
-                reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
-            ),
-            callback_group=MutuallyExclusiveCallbackGroup(),
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=parameters.qos_depth,
+            reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
         )
-        self.get_logger().info(f"Waiting for images on {self._subscription.topic_name}")
+        kind = CompressedImage if parameters.compressed else Image
+        topic = parameters.image_subscription_topic()
+        self._subscribe(kind, topic, self._on_image, qos)
+        depth_topic, info_topic = parameters.depth_topics()
+        if depth_topic:
+            self._depth = DepthImages()
+            self._subscribe(Image, depth_topic, self._depth.put, qos_profile_sensor_data)
+            self._subscribe(CameraInfo, info_topic, self._depth.put_info, qos_profile_sensor_data)
+        self.get_logger().info(f"Waiting for images on {self.resolve_topic_name(topic)}")
         self._state = "active"
         return super().on_activate(state)
+
+    def _subscribe(
+        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile
+    ) -> None:
+        group = MutuallyExclusiveCallbackGroup()
+        made = self.create_subscription(kind, topic, callback, qos, callback_group=group)
+        self._subscriptions_held.append(made)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the image in work is finished first."""
         self._stop_receiving()
+        if self._outputs is not None:
+            self._outputs.clear()
         self._state = "inactive"
         return super().on_deactivate(state)
 
@@ -183,12 +199,12 @@ class YolactNode(LifecycleNodeMixin, Node):
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        while self._subscriptions_held:
+            self.destroy_subscription(self._subscriptions_held.pop())
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
+        self._depth = None
 
     def _release(self) -> None:
         self._stop_receiving()
@@ -268,7 +284,10 @@ class YolactNode(LifecycleNodeMixin, Node):
         decoded = time.monotonic()
         instances = segmenter(picture)
         segmented = time.monotonic()
-        outputs.publish(frame.message.header, picture, instances, parameters)
+        header = frame.message.header
+        positions = self._locate(header, instances)
+        located = time.monotonic()
+        outputs.publish(header, picture, instances, positions, parameters)
         published = time.monotonic()
         stages = segmenter.stages
         return {
@@ -277,9 +296,22 @@ class YolactNode(LifecycleNodeMixin, Node):
             "preprocessing": stages.preprocess,
             "network": stages.network,
             "detection": stages.detection,
-            "publishing": 1e3 * (published - segmented),
+            "locating": 1e3 * (located - segmented),
+            "publishing": 1e3 * (published - located),
             "total": 1e3 * (published - frame.arrived),
         }
+
+    def _locate(self, header: Header, instances: Instances) -> Positions | None:
+        depth, parameters = self._depth, self._wanted
+        if depth is None:
+            return None
+        try:
+            offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
+            return depth.locate(header.stamp, instances, offset, wait)
+        except ImageError as error:
+            self._statistics.refused("depth")
+            self.get_logger().warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
+            return None
 
     # Diagnostics
 

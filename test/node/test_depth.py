@@ -1,0 +1,159 @@
+"""Positions of instances from depth images, alone and on a real graph."""
+
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CameraInfo, Image
+from visualization_msgs.msg import Marker, MarkerArray
+from yolact_ros.msg import InstanceArray
+
+from yolact_ros.node.depth import DepthImages, locate, metres_of
+from yolact_ros.node.images import ImageError
+
+FX, FY, CX, CY = 100.0, 110.0, 79.5, 59.5
+
+
+def calibration():
+    return CameraInfo(k=[FX, 0.0, CX, 0.0, FY, CY, 0.0, 0.0, 1.0])
+
+
+def test_depth_in_millimetres_and_metres(image_message):
+    metres = np.array([[0.5, 1.25], [0.0, 3.0]])
+    expected = np.where(metres > 0, metres, np.nan).astype(np.float32)
+    millimetres = (metres * 1000).astype(np.uint16)
+    for message in (
+        image_message(millimetres, "16UC1"),
+        image_message(millimetres, "mono16"),
+        image_message(millimetres.byteswap(), "16UC1", is_bigendian=1),
+        image_message(metres.astype(np.float32), "32FC1"),
+        image_message(metres.astype(">f4"), "32FC1", is_bigendian=1),
+        image_message(np.pad(millimetres, ((0, 0), (0, 3))), "16UC1", width=2),
+        image_message(np.where(metres > 0, metres, np.inf).astype(np.float32), "32FC1"),
+    ):
+        np.testing.assert_allclose(metres_of(message), expected, rtol=1e-6)
+
+
+def test_malformed_depth_is_refused(image_message):
+    depth = np.ones((4, 5), np.uint16)
+    for fields, reason in (
+        ({"encoding": "bgr8"}, "encoding"),
+        ({"step": 9}, "step"),
+        ({"step": 11}, "step"),
+        ({"height": 5}, "data"),
+        ({"height": 0, "data": b""}, "data"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            metres_of(image_message(depth, **{"encoding": "16UC1", **fields}))
+        assert caught.value.reason == reason
+
+
+def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
+    instances = segmenter(picture)
+    y, x = np.mgrid[0:120, 0:160]
+    rng = np.random.default_rng(1)
+    depth = (1.5 + 0.001 * x).astype(np.float32)
+    # A wall shines through at one pixel in ten, and one in ten is unknown.
+    kind = rng.random(depth.shape)
+    depth[kind < 0.1], depth[kind > 0.9] = 6.0, np.nan
+    positions = locate(instances, depth, calibration())
+    assert len(instances) == 5 and positions.valid.any()
+    for i, mask in enumerate(instances.masks.numpy()):
+        surface = mask & (depth < 6)
+        assert positions.valid[i] == bool(surface.sum())
+        if not positions.valid[i]:
+            continue
+        z = depth[surface]
+        points = np.stack(((x[surface] - CX) * z / FX, (y[surface] - CY) * z / FY, z), axis=1)
+        np.testing.assert_allclose(positions.centres[i], np.median(points, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(positions.sizes[i], np.ptp(points, axis=0), rtol=1e-5)
+
+
+def test_what_cannot_be_located_is_refused(segmenter, picture):
+    instances = segmenter(picture)
+    with pytest.raises(ImageError, match="must be registered"):
+        locate(instances, np.ones((60, 80), np.float32), calibration())
+    with pytest.raises(ImageError, match="uncalibrated"):
+        locate(instances, np.ones((120, 160), np.float32), CameraInfo())
+    nothing = locate(instances, np.full((120, 160), np.nan, np.float32), calibration())
+    assert not nothing.valid.any()
+
+
+def stamped(milliseconds):
+    message = Image()
+    message.header.stamp = Time(nanosec=milliseconds * 10**6)
+    return message
+
+
+def test_the_nearest_stamp_is_matched():
+    images = DepthImages()
+    kept = {at: stamped(at) for at in (100, 133, 166, 200)}
+    for message in kept.values():
+        images.put(message)
+    for at, nearest in ((100, 100), (120, 133), (150, 166), (199, 200), (205, 200)):
+        found = images.match(Time(nanosec=at * 10**6), max_offset=0.02, max_wait=0)
+        assert found is kept[nearest]
+    assert images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=0) is None
+    assert DepthImages().match(Time(), max_offset=1, max_wait=0) is None
+
+
+def test_depth_that_comes_later_is_waited_for():
+    images, late = DepthImages(), stamped(100)
+    images.put(stamped(90))
+    timer = threading.Timer(0.05, images.put, (late,))
+    timer.start()
+    assert images.match(Time(nanosec=100 * 10**6), max_offset=0.02, max_wait=60) is late
+    timer.join()
+
+
+def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message):
+    graph.start(weights=weights, score_threshold=0.0, top_k=5, depth_topic="/depth/image")
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    shown = graph.collect(MarkerArray, "/yolact/markers")
+    publish = graph.camera()
+    publish_depth = graph.camera("/depth/image")
+    publish_info = graph.camera("/depth/camera_info", CameraInfo)
+    depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7)
+    image = image_message(picture, stamp=7, frame="camera_optical")
+
+    def camera(_):
+        publish_info(calibration())
+        publish_depth(depth)
+        publish(image)
+
+    graph.wait_until(
+        lambda: any(i.position_valid for i in graph.see(camera, None, received).instances),
+        "a position",
+    )
+    graph.see(camera, None, shown, 2)
+    found = received[-1].instances
+    located = [i for i, instance in enumerate(found) if instance.position_valid]
+    for i in located:
+        instance = found[i]
+        assert instance.position.z == pytest.approx(2) and instance.size.z == pytest.approx(0)
+        mask = instance.mask
+        x1 = (mask.x_offset - CX) * 2 / FX
+        x2 = (mask.x_offset + mask.width - 1 - CX) * 2 / FX
+        assert x1 - 1e-4 <= instance.position.x <= x2 + 1e-4
+        assert 0 < instance.size.x <= x2 - x1 + 1e-4
+    markers = shown[-1].markers
+    assert markers[0].action == Marker.DELETEALL
+    assert [m.id for m in markers[1:]] == [i for i in located for _ in range(2)]
+    for box, text in zip(markers[1::2], markers[2::2], strict=True):
+        instance = found[box.id]
+        assert (box.type, text.type) == (Marker.CUBE, Marker.TEXT_VIEW_FACING)
+        assert box.header == text.header == received[-1].header
+        assert box.pose.position == instance.position and box.color.a > 0
+        assert min(box.scale.x, box.scale.y, box.scale.z) > 0
+        assert text.text == f"{instance.class_name} {instance.score:.2f}"
+    # Without depth of the same time there are instances still, and no old markers.
+    image.header.stamp.sec = 100
+    result = graph.see(publish, image, received, 2)
+    assert result.instances and not any(found.position_valid for found in result.instances)
+    graph.wait_until(lambda: len(shown[-1].markers) == 1, "the markers to go")
+    assert graph.transition("deactivate")

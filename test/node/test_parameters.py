@@ -1,0 +1,115 @@
+"""The table of parameters, and that the parameter file, ROS and the documentation agree with it."""
+
+import re
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from rcl_interfaces.srv import DescribeParameters, ListParameters
+from rclpy.parameter import Parameter
+
+from yolact_ros.network import PUBLISHED
+from yolact_ros.node.parameters import Parameters, table
+
+
+def flat(values, prefix=""):
+    """Nested values with their names joined by dots."""
+    result = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict)
+        result |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return result
+
+
+def test_the_parameter_file_lists_every_parameter_with_default_and_meaning(repository):
+    text = (repository / "config" / "yolact.yaml").read_text()
+    values = flat(yaml.safe_load(text)["/**"]["ros__parameters"])
+    assert values == {name: default for name, (_, default) in table().items()}
+    assert all(type(values[name]) is type(default) for name, (_, default) in table().items())
+    comments = " ".join(line.strip().lstrip("# ") for line in text.splitlines())
+    for info, _ in table().values():
+        assert info.description in comments, info.name
+
+
+def test_the_readme_has_every_parameter_with_default_and_meaning(repository):
+    rows = {}
+    for line in (repository / "README.md").read_text().splitlines():
+        if match := re.match(r"\| `([a-z_.0-9]+)` \| (.*?) \| (.*?) \| (.*) \|$", line):
+            rows[match[1]] = match.groups()[1:]
+    for name, (info, default) in table().items():
+        value, change, meaning = rows[name]
+        assert yaml.safe_load(value.strip("`") or "''") == default
+        assert change == info.change
+        assert meaning.startswith(info.description)
+        assert info.allowed().lower() in meaning.lower()
+
+
+def test_ros_tools_are_told_type_range_and_description(graph, weights):
+    graph.start(active=False, weights=weights, autostart=False)
+    request = ListParameters.Request()
+    listed = graph.call(ListParameters, "/yolact/list_parameters", request).result.names
+    assert set(table()) <= set(listed)
+    names = list(table())
+    request = DescribeParameters.Request(names=names)
+    response = graph.call(DescribeParameters, "/yolact/describe_parameters", request)
+    for descriptor, (info, default) in zip(response.descriptors, table().values(), strict=True):
+        assert descriptor.name == info.name and descriptor.description == info.description
+        assert descriptor.type == Parameter.Type.from_parameter_value(default).value
+        assert descriptor.read_only == (info.change == "start")
+        assert all(choice in descriptor.additional_constraints for choice in info.choices)
+        ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
+        expected = [] if info.low is None else [(info.low, info.high)]
+        assert [(r.from_value, r.to_value) for r in ranges] == expected
+
+
+def test_every_parameter_says_what_is_allowed():
+    for info, default in table().values():
+        assert len(info.description) > 20 and info.description.endswith(".")
+        info.check(default)
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert info.low is not None and info.low < info.high
+            for bad in (info.low - 1, info.high + 1, float("nan")):
+                with pytest.raises(ValueError, match=re.escape(f"{info.low} to {info.high}")):
+                    info.check(bad)
+
+
+def test_parameters_of_others_are_passed_over():
+    changed = Parameters().with_values(
+        [Parameter("use_sim_time", value=True), Parameter("nms.method", value="standard")]
+    )
+    assert changed == Parameters(nms_method="standard")
+
+
+def test_the_class_filter_knows_the_classes_of_the_model():
+    coco = PUBLISHED["yolact_base"].class_names
+    settings = Parameters(classes=" person,  traffic light ,").detection_settings(coco)
+    assert settings.class_ids == (coco.index("person"), coco.index("traffic light"))
+    assert Parameters(classes="").detection_settings(coco).class_ids == ()
+    with pytest.raises(ValueError, match=r"no class 'persn'; .* and 70 more; close to it: person"):
+        Parameters(classes="persn").detection_settings(coco)
+
+
+def test_topics_of_images_and_depth():
+    assert Parameters(image_topic="a/b").image_subscription_topic() == "a/b"
+    compressed = Parameters(image_topic="a/b", compressed=True)
+    assert compressed.image_subscription_topic() == "a/b/compressed"
+    named = Parameters(image_topic="a/b/compressed", compressed=True)
+    assert named.image_subscription_topic() == "a/b/compressed"
+    assert Parameters().depth_topics() == ("", "")
+    assert Parameters(depth_topic="/d/image").depth_topics() == ("/d/image", "/d/camera_info")
+    assert Parameters(depth_topic="/image").depth_topics() == ("/image", "/camera_info")
+    assert Parameters(depth_topic="image").depth_topics() == ("image", "camera_info")
+    own = Parameters(depth_topic="/d/image", camera_info_topic="/c/info")
+    assert own.depth_topics() == ("/d/image", "/c/info")
+
+
+def test_a_model_that_cannot_be_built_is_seen_before_it_is_loaded():
+    Parameters(model="yolact_base", backbone="resnet50", dcn_variant="all").check_model()
+    with pytest.raises(ValueError, match="dcn_variant"):
+        Parameters(weights="yolact_plus_base", backbone="darknet53").check_model()
+    with pytest.raises(ValueError, match="neither a file nor a published model"):
+        Parameters(weights="yolact_plus").check_model()
+    with pytest.raises(ValueError, match="this machine has"):
+        Parameters(device="tpu").check_model()

@@ -1,0 +1,102 @@
+"""The executable: started as users start it, ended by Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from yolact_ros.msg import InstanceArray
+
+PROGRAM = "import sys; from yolact_ros.node.main import main; sys.exit(main())"
+
+
+class Process:
+    """The node in a process of its own; `log` fills with its lines."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "--ros-args", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.log = []
+        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stdout))
+        self.reader.start()
+
+    def text(self):
+        return "".join(self.log)
+
+    def end(self, *numbers):
+        """Send signals; the exit status."""
+        for number in numbers:
+            self.process.send_signal(number)
+            time.sleep(0.02)
+        status = self.process.wait(120)
+        self.reader.join()
+        return status
+
+
+@pytest.fixture
+def start():
+    """A function that starts the node in a process."""
+    started = []
+
+    def start(*parameters):
+        arguments = [word for parameter in parameters for word in ("-p", parameter)]
+        started.append(Process(*arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.process.kill()
+        process.process.wait()
+        process.reader.join()
+
+
+def test_ctrl_c_while_images_come(graph, start, weights, picture, image_message):
+    process = start(f"weights:={weights}", "score_threshold:=0.0")
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    graph.wait_until(lambda: "Waiting for images on /image_raw" in process.text(), "the node")
+    camera = graph.camera()
+    graph.see(camera, image_message(picture), received)
+    for _ in range(20):
+        camera(image_message(picture))
+    # Ctrl-C in a terminal reaches the node twice: directly and through ros2 launch.
+    assert process.end(signal.SIGINT, signal.SIGINT) == 0, process.text()
+    lines = process.text().splitlines()
+    assert "Traceback" not in process.text()
+    assert len(lines) == 3 and all("[INFO]" in line for line in lines), lines
+    assert "small.safetensors" in lines[0]
+    assert "Running small" in lines[1] and "classes: cat, dog, person" in lines[1]
+
+
+def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
+    early = start()
+    time.sleep(0.5)
+    assert early.end(signal.SIGINT) in (0, -signal.SIGINT)  # the latter before Python runs main
+    assert "Traceback" not in early.text() or early.process.returncode == -signal.SIGINT
+    idle = start("weights:=/no/such/file")
+    graph.wait_until(lambda: "stays unconfigured" in idle.text(), "the reason in the log")
+    assert idle.end(signal.SIGTERM) == 0
+    assert "Traceback" not in idle.text()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("score_threshold:=7.0", "score_threshold out of range Min: 0.0, Max: 1.0, value: 7.0"),
+        ("nms.method:=soft", "nms.method='soft' is not allowed: it must be one of fast"),
+    ],
+)
+def test_a_bad_value_at_the_start_is_explained(start, parameter, reason):
+    process = start(parameter)
+    assert process.process.wait(120) == 1
+    process.reader.join()
+    assert reason in process.text() and "Traceback" not in process.text()

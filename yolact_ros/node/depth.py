@@ -1,0 +1,152 @@
+"""Where instances are in space: depth images that belong to colour images, pixels to metres."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import CameraInfo, Image
+
+from yolact_ros.detection import Instances
+from yolact_ros.node.images import ImageError
+
+KEPT_IMAGES = 30
+"""Depth images that are kept to be matched: one second of most cameras."""
+
+MILLIMETRE = 0.001
+NOISE = 0.05
+"""Share of an instance's median depth by which a point may always differ from it."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where n instances are, in metres, in the frame of the camera (x right, y down, z ahead)."""
+
+    valid: NDArray[np.bool_]
+    """[n]; false where an instance has no depth."""
+    centres: Array
+    """[n, 3]: median of the surface points."""
+    sizes: Array
+    """[n, 3]: extent of the surface points along the axes."""
+
+
+def metres_of(image: Image) -> Array:
+    """A depth image in metres, float32 [H, W], NaN where unknown.
+
+    Takes 16UC1 and mono16 in millimetres (0: unknown) and 32FC1 in metres. Raises ImageError.
+    """
+    order = ">" if image.is_bigendian else "<"
+    kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(image.encoding)
+    if kind is None:
+        raise ImageError(
+            "encoding", f"unknown depth encoding {image.encoding!r}; known are 16UC1, mono16, 32FC1"
+        )
+    dtype = np.dtype(order + kind)
+    data = np.frombuffer(image.data, np.uint8)
+    if image.step < image.width * dtype.itemsize or image.step % dtype.itemsize:
+        raise ImageError("step", f"a step of {image.step} bytes for {image.width} depth pixels")
+    if data.size != image.height * image.step or data.size == 0:
+        raise ImageError(
+            "data", f"{data.size} bytes of depth; {image.height} rows of {image.step} are needed"
+        )
+    values = data.reshape(image.height, image.step).view(dtype)[:, : image.width]
+    metres = values.astype(np.float32) * np.float32(MILLIMETRE if kind == "u2" else 1)
+    metres[~(np.isfinite(metres) & (metres > 0))] = np.nan
+    return metres
+
+
+def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
+    """Positions of instances from a depth image of the same size and the camera's matrix K.
+
+    Points whose depth is far from the instance's median (3 standard deviations, estimated from
+    the median deviation) are background at its edge and left out. Raises ImageError when sizes
+    differ or the camera is not calibrated.
+    """
+    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
+    if fx <= 0 or fy <= 0:
+        raise ImageError("data", "the camera_info has no focal length: the camera is uncalibrated")
+    if metres.shape != instances.image_size:
+        raise ImageError(
+            "size",
+            f"depth of {metres.shape[1]} x {metres.shape[0]} pixels for an image of "
+            f"{instances.image_size[1]} x {instances.image_size[0]}; depth must be registered",
+        )
+    n = len(instances)
+    positions = Positions(np.zeros(n, bool), *np.zeros((2, n, 3), np.float32))
+    if instances.small_masks is None:
+        return positions
+    regions = instances.regions()
+    for i, (x1, y1, x2, y2) in enumerate(regions.rectangles.tolist()):
+        patch = metres[y1:y2, x1:x2]
+        rows, columns = np.nonzero(regions.mask(i).numpy() & np.isfinite(patch))
+        if len(rows) == 0:
+            continue
+        z = patch[rows, columns]
+        middle = np.median(z)
+        deviation = np.abs(z - middle)
+        near = deviation <= max(NOISE * middle, 3 * 1.4826 * np.median(deviation))
+        x, y, z = columns[near] + x1, rows[near] + y1, z[near]
+        points = np.stack(((x - cx) * z / fx, (y - cy) * z / fy, z), axis=1)
+        positions.valid[i] = True
+        positions.centres[i] = np.median(points, axis=0)
+        positions.sizes[i] = points.max(axis=0) - points.min(axis=0)
+    return positions
+
+
+class DepthImages:
+    """The newest depth images and the camera's calibration; to be called from any thread."""
+
+    def __init__(self) -> None:
+        self._images: deque[tuple[int, Image]] = deque(maxlen=KEPT_IMAGES)
+        self._info: CameraInfo | None = None
+        self._arrived = threading.Condition()
+
+    def put(self, image: Image) -> None:
+        """Keep a depth image."""
+        with self._arrived:
+            self._images.append((nanoseconds(image.header.stamp), image))
+            self._arrived.notify_all()
+
+    def put_info(self, info: CameraInfo) -> None:
+        """Keep the calibration."""
+        self._info = info
+
+    def match(self, stamp: Time, max_offset: float, max_wait: float) -> Image | None:
+        """The depth image whose stamp is nearest, at most `max_offset` seconds away.
+
+        Waits up to `max_wait` seconds for one that is not older than the stamp: until then a nearer
+        one may still come.
+        """
+        wanted, end = nanoseconds(stamp), time.monotonic() + max_wait
+        with self._arrived:
+            while not any(at >= wanted for at, _ in self._images):
+                if not self._arrived.wait(max(end - time.monotonic(), 0)):
+                    break
+            found = min(self._images, key=lambda kept: abs(kept[0] - wanted), default=None)
+        if found is None or abs(found[0] - wanted) > max_offset * 1e9:
+            return None
+        return found[1]
+
+    def locate(
+        self, stamp: Time, instances: Instances, max_offset: float, max_wait: float
+    ) -> Positions | None:
+        """Positions of the instances of the image of this stamp, None without depth for it.
+
+        Raises ImageError as `metres_of` and `locate` do.
+        """
+        image = self.match(stamp, max_offset, max_wait)
+        if image is None or self._info is None:
+            return None
+        return locate(instances, metres_of(image), self._info)
+
+
+def nanoseconds(stamp: Time) -> int:
+    """A stamp as one number."""
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
