@@ -179,7 +179,7 @@ def test_input_of_another_size_is_refused():
 def test_anchors_agree_with_the_head_at_any_size(backbone):
     with torch.device("meta"):  # shapes alone
         net = build(SMALL, backbone=backbone)
-        for size in (*range(64, 100), 127, 129, 137, 200, 255, 257, 400, 549, 551, 700):
+        for size in (*range(64, 74), 95, 97, 129, 137, 257, 551):
             pyramid = net.fpn(net.backbone(torch.zeros(1, 3, size, size)))
             offsets = net.head(pyramid)[1]
             assert tuple(level.shape[-1] for level in pyramid) == feature_sizes(size)
