@@ -1,0 +1,130 @@
+"""Pictures, masks and boxes stay together through augmentation, in an order that repeats."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from yolact_ros.data import DataError, DataSource, read_records
+from yolact_ros.training.augmentation import (
+    NO_AUGMENTATION,
+    AugmentationSettings,
+    Sample,
+    augment,
+    paste,
+)
+from yolact_ros.training.dataset import InstanceDataset, TrainingOrder, load_sample
+
+
+def coloured_sample(crowd=False):
+    """Each object has a colour of its own, so that its place can be read from the picture."""
+    image = torch.zeros(3, 120, 160, dtype=torch.uint8)
+    masks = torch.zeros(3, 120, 160, dtype=torch.uint8)
+    boxes = torch.tensor([[10, 10, 60, 50], [70, 20, 150, 110], [5, 70, 50, 115]])
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        masks[i, y1:y2, x1:x2] = 1
+        image[i, y1:y2, x1:x2] = 200
+    return Sample(
+        image=tv_tensors.Image(image),
+        boxes=tv_tensors.BoundingBoxes(boxes.float(), format="XYXY", canvas_size=(120, 160)),
+        masks=tv_tensors.Mask(masks),
+        labels=torch.tensor([0, 1, 2]),
+        crowd=torch.tensor([False, False, crowd]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_and_boxes_follow_the_picture(seed):
+    torch.manual_seed(seed)
+    settings = AugmentationSettings(photometric=False)
+    sample = augment(coloured_sample(), 128, settings)
+    assert sample.image.shape == (3, 128, 128) and sample.masks.shape[1:] == (128, 128)
+    target = sample.target()
+    assert len(target) == len(target.boxes) == len(target.masks) >= 1
+    for label, mask, box in zip(target.labels, target.masks, target.boxes * 128, strict=True):
+        painted = sample.image[label] > 150  # the fill of expanded pictures is darker
+        wrong = (painted != mask.bool()).sum().item()
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        edge = 2 * (len(rows) + len(columns))
+        assert wrong <= 1.2 * edge + 4, "all but one pixel along the edge agree"
+        tight = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert (box - tight).abs().max() <= 1.5
+
+
+def test_nothing_changes_without_augmentation():
+    sample = augment(coloured_sample(), 160, NO_AUGMENTATION)
+    assert sample.labels.tolist() == [0, 1, 2]
+    expected = torch.tensor([10 / 160, 10 / 120, 60 / 160, 50 / 120])
+    torch.testing.assert_close(sample.target().boxes[0], expected)
+
+
+def test_small_boxes_are_dropped():
+    settings = dataclasses.replace(NO_AUGMENTATION, smallest_box=30)
+    sample = augment(coloured_sample(), 80, settings)  # boxes of 25 x 27, 40 x 60 and 22 x 30
+    assert sample.labels.tolist() == [1]
+
+
+def test_crowds_are_boxes_alone():
+    target = augment(coloured_sample(crowd=True), 160, NO_AUGMENTATION).target()
+    assert target.labels.tolist() == [0, 1]
+    torch.testing.assert_close(
+        target.crowd_boxes, torch.tensor([[5 / 160, 70 / 120, 50 / 160, 115 / 120]])
+    )
+
+
+def test_pasted_objects_hide_what_is_below():
+    sample, donor = coloured_sample(), coloured_sample()
+    donor = Sample(**{**vars(donor), "labels": torch.tensor([7, 7, 7])})
+    torch.manual_seed(1)
+    result = paste(sample, donor)
+    pasted = result.labels == 7
+    assert 0 < pasted.sum() < 3
+    total = result.masks.as_subclass(torch.Tensor).sum(dim=0)
+    assert total.max() == 1, "no pixel belongs to two objects"
+    # The donor's objects lie where the picture's own were: those are hidden entirely.
+    assert len(result.target()) == 3
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match=r"expand=0\.5"):
+        AugmentationSettings(expand=0.5)
+
+
+def test_a_picture_of_another_size_is_refused(shapes):
+    record = read_records(DataSource.parse(str(shapes)), ["disc"])[0]
+    with pytest.raises(DataError, match="its annotation says 97 x 96"):
+        load_sample(dataclasses.replace(record, width=97))
+
+
+def test_the_seed_alone_decides(shapes):
+    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    data = InstanceDataset(records, 64, AugmentationSettings(copy_paste=0.5))
+    torch.manual_seed(0)
+    first, target, path = data[2, 11]
+    torch.manual_seed(1)
+    again, same, _ = data[2, 11]
+    assert torch.equal(first, again) and torch.equal(target.boxes, same.boxes)
+    assert not torch.equal(first, data[2, 12][0])
+    plain = InstanceDataset(records, 96, NO_AUGMENTATION)[2, 0][0]
+    assert np.array_equal(plain.numpy(), cv2.imread(str(path))), "BGR, as stored"
+
+
+def test_every_picture_comes_once_an_epoch():
+    order = [pair for batch in TrainingOrder(10, 4, steps=5) for pair in batch]
+    assert sorted(index for index, _ in order[:10]) == list(range(10))
+    assert sorted(index for index, _ in order[10:]) == list(range(10))
+    assert [i for i, _ in order[:10]] != [i for i, _ in order[10:]]
+    assert len({seed for _, seed in order}) == 20
+
+
+def test_the_order_resumes_and_is_shared_out():
+    whole = list(TrainingOrder(10, 4, steps=9, seed=3))
+    assert list(TrainingOrder(10, 4, steps=9, seed=3, start=5)) == whole[5:]
+    shares = [list(TrainingOrder(10, 4, 9, seed=3, process=i, processes=2)) for i in range(2)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sorted(parts[0] + parts[1]) == sorted(batch)
+    with pytest.raises(ValueError, match="batch_size=5"):
+        TrainingOrder(10, 5, 9, processes=2)
