@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolact_ros.network import build, official_name
+from yolact_ros.engine import Segmenter
+from yolact_ros.network import EMBEDDED, NetworkConfig, build, official_name
 
 
 @dataclass
@@ -134,3 +135,20 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {
         name: checkpoint_bytes(name, folder) for name in ("yolact_resnet50", "yolact_darknet53")
     }
+
+
+SMALL = EMBEDDED.replace(
+    name="small", class_names=("cat", "dog", "person"), image_size=96, fpn_channels=16
+)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> NetworkConfig:
+    return SMALL
+
+
+@pytest.fixture
+def small_segmenter() -> Segmenter:
+    """Random weights, always the same; it finds something in every picture."""
+    torch.manual_seed(0)
+    return Segmenter(SMALL, "random", device="cpu", score_threshold=0.2, top_k=10)

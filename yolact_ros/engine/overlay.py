@@ -32,7 +32,14 @@ def draw_overlay(
     """A copy of the BGR image [H, W, 3] with the instances drawn on it.
 
     `alpha` is how much of a mask's pixels is its class's colour, 0 to 1; outlines are opaque.
+    Raises ValueError for an image of another size than that of the instances.
     """
+    height, width = instances.image_size
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise ValueError(
+            f"an image of {image.dtype} and shape {image.shape} is not allowed: the instances are "
+            f"of a uint8 image of shape {(height, width, 3)}"
+        )
     result = image.copy()
     if len(instances) == 0:
         return result
@@ -40,13 +47,16 @@ def draw_overlay(
     if instances.small_masks is not None:
         _draw_masks(result, instances.label_image().numpy(), colours, alpha)
     thickness = max(1, round(min(image.shape[:2]) / 300))
+    corners, names = instances.integer_boxes().tolist(), instances.names
     for i in reversed(range(len(instances))):  # the best one on top
-        x1, y1, x2, y2 = instances.integer_boxes()[i].tolist()
+        x1, y1, x2, y2 = corners[i]
+        if x2 < x1 or y2 < y1:
+            continue  # outside the image
         colour = colours[i].tolist()
         if boxes:
             cv2.rectangle(result, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
         if labels:
-            text = f"{instances.names[i]} {instances.scores[i]:.2f}"
+            text = f"{names[i]} {instances.scores[i]:.2f}"
             _draw_label(result, text, (x1, y1), colour, thickness)
     return result
 

@@ -165,6 +165,11 @@ def _resolve(
     if not weights and config is not None and config.name in PUBLISHED:
         weights = config.name
     if not weights:
+        if config is not None and config.name != EMBEDDED.name:
+            raise WeightsError(
+                f"the package has no weights for {config.name}: give a weight file, or "
+                f"weights={RANDOM_WEIGHTS!r} for timing"
+            )
         return config or EMBEDDED, _embedded_weights(), "embedded weights"
     if weights == RANDOM_WEIGHTS:
         return config or EMBEDDED, None, "random weights"
@@ -172,13 +177,13 @@ def _resolve(
         name = str(weights)
         return config or PUBLISHED[name], fetch_weights(name), f"published weights of {name}"
     path = Path(weights).expanduser()
-    own = config_of_file(path)
-    if config is None and own is None:
+    config = config or config_of_file(path)
+    if config is None:
         raise WeightsError(
             f"{path} does not say which model it is for: name the model too, one of "
             f"{', '.join(PUBLISHED)}"
         )
-    return config or own or EMBEDDED, path, f"weights {path.name}"
+    return config, path, f"weights {path.name}"
 
 
 def _embedded_weights() -> Path:

@@ -1,0 +1,297 @@
+"""Images in, instances out; which model and weights a call means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolact_ros.engine import DownloadError, Segmenter, preprocess
+from yolact_ros.network import (
+    EMBEDDED,
+    WeightsError,
+    build,
+    config_of,
+    official_name,
+    save_weights,
+)
+
+
+@pytest.fixture(scope="session")
+def picture(reference_weights) -> np.ndarray:
+    return reference_weights.image(60, 90, seed=1)
+
+
+def assert_same(ours, other) -> None:
+    assert len(ours) == len(other) > 0
+    torch.testing.assert_close(ours.boxes, other.boxes)
+    torch.testing.assert_close(ours.scores, other.scores)
+    assert torch.equal(ours.class_ids, other.class_ids)
+    assert torch.equal(ours.masks, other.masks)
+
+
+# Images
+
+
+def test_one_image(small_segmenter, picture):
+    found = small_segmenter(picture)
+    assert len(found) == 10
+    assert found.image_size == (60, 90) and found.masks.shape == (10, 60, 90)
+    assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+    assert set(found.names) <= {"cat", "dog", "person"}
+    assert small_segmenter.stages.network > 0 and small_segmenter.stages.detection > 0
+
+
+def test_the_image_is_not_changed(small_segmenter, picture):
+    before = picture.copy()
+    small_segmenter(picture)
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns", "channels", "window", "fortran", "read-only"])
+def test_any_memory_layout(small_segmenter, picture, order):
+    image = {
+        "rows": lambda: picture[::-1],
+        "columns": lambda: picture[:, ::-1],
+        "channels": lambda: picture[..., ::-1],
+        "window": lambda: np.pad(picture, ((2, 3), (4, 5), (0, 0)))[2:-3, 4:-5],
+        "fortran": lambda: np.asfortranarray(picture),
+        "read-only": lambda: np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.shape),
+    }[order]()
+    assert_same(small_segmenter(image), small_segmenter(np.ascontiguousarray(image)))
+
+
+def test_tensors(small_segmenter, picture):
+    assert_same(small_segmenter(torch.from_numpy(picture)), small_segmenter(picture))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_images_of_different_sizes(small_segmenter, reference_weights, kind):
+    image = reference_weights.image(100, 200, seed=2)
+    images = [image, image[:96, :96], image[20:51], image[:8, :8]]
+    together = small_segmenter(kind(images))
+    assert [each.image_size for each in together] == [(100, 200), (96, 96), (31, 200), (8, 8)]
+    for image, each in zip(images, together, strict=True):
+        assert_same(each, small_segmenter(image))
+
+
+def test_no_images(small_segmenter):
+    assert small_segmenter([]) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2160, 3840)], ids=str)
+def test_images_of_extreme_sizes(small_segmenter, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found = small_segmenter(image)
+    assert found.image_size == size
+    assert found.label_image().shape == size
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (None, "NoneType is not allowed"),
+        ("picture.png", "str is not allowed"),
+        (np.zeros((4, 4, 3)), "float64 is not allowed: it must be a uint8 array"),
+        (np.zeros((4, 4, 3), np.int8), "int8 is not allowed"),
+        (np.zeros((4, 4), np.uint8), r"shape \(4, 4\) is not allowed: it must be \[H, W, 3\]"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"shape \(2, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
+        (np.zeros((4, 0, 3), np.uint8), r"shape \(4, 0, 3\)"),
+        (np.zeros((), np.uint8), r"shape \(\)"),
+        (torch.zeros(4, 4, 3), "float32 is not allowed"),
+        ([np.zeros((4, 4, 3), np.uint8), None], "NoneType"),
+    ],
+    ids=lambda value: getattr(value, "shape", None) and f"{value.dtype}{tuple(value.shape)}",
+)
+def test_what_is_no_image_is_refused(small_segmenter, image, message):
+    with pytest.raises(ValueError, match=message):
+        small_segmenter(image)
+
+
+def test_settings_change_between_calls(small_segmenter, picture):
+    many = small_segmenter(picture)
+    small_segmenter.settings = replace(small_segmenter.settings, top_k=3)
+    assert_same(small_segmenter(picture), many[:3])
+    small_segmenter.settings = replace(small_segmenter.settings, score_threshold=1.0)
+    assert len(small_segmenter(picture)) == 0
+
+
+def test_colour_channels_are_not_swapped(small_config):
+    """The network gets RGB, normalised with the mean of each channel."""
+    image = torch.zeros(10, 10, 3, dtype=torch.uint8)
+    image[..., 0] = 255  # blue
+    for backbone, blue, rest in (
+        ("resnet50", (255 - 103.94) / 57.38, (-123.68 / 58.40, -116.78 / 57.12)),
+        ("darknet53", 1.0, (0.0, 0.0)),
+        ("efficientnet_lite0", 1.0, (-127 / 128, -127 / 128)),
+    ):
+        batch = preprocess([image], small_config.replace(backbone=backbone))
+        assert batch.shape == (1, 3, 96, 96)
+        means = batch.mean(dim=(0, 2, 3)).tolist()
+        assert means == pytest.approx([*rest, blue], abs=1e-4)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "CPU", "", "cpu:1"])
+def test_devices_that_are_not_there(small_config, device):
+    with pytest.raises(ValueError, match="is not allowed: this machine has auto, cpu"):
+        Segmenter(small_config, "random", device=device)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", ""])
+def test_precisions_that_a_cpu_cannot_do(small_config, precision):
+    with pytest.raises(ValueError, match=rf"precision='{precision}'.*cpu: one of auto, float32"):
+        Segmenter(small_config, "random", device="cpu", precision=precision)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("variant", ["none", "all"])
+def test_cuda_gives_what_a_cpu_gives(small_config, picture, tmp_path, precision, variant):
+    config = small_config.replace(backbone="resnet50", dcn_variant=variant)
+    path = tmp_path / "own.safetensors"
+    save_weights(build(config), path)
+    options = {"weights": path, "score_threshold": 0.2, "top_k": 10}
+    expected = Segmenter(device="cpu", **options)(picture)
+    found = Segmenter(device="cuda", precision=precision, **options)(picture)
+    assert found.boxes.device.type == "cpu"
+    tolerance = 1e-3 if precision == "float32" else 0.1
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=tolerance)
+
+
+# Models and weights
+
+
+def test_bad_settings_are_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="nms_method='best'"):
+        Segmenter(weights=tmp_path / "nowhere.pth", nms_method="best")
+
+
+def test_nothing_named_means_the_embedded_model():
+    segmenter = Segmenter(device="cpu")
+    assert segmenter.config.name == EMBEDDED.name == "yolact_person_lite"
+    assert segmenter.class_names == ("person",)
+    assert segmenter.description == (
+        "yolact_person_lite (embedded weights) on cpu, float32, classes: person"
+    )
+    assert Segmenter("yolact_person_lite", device="cpu").description == segmenter.description
+
+
+def test_embedded_model_finds_people_in_the_shipped_photographs(repository):
+    segmenter = Segmenter(device="cpu")
+    for path in sorted((repository / "yolact_ros/demo/photos").glob("*.jpg")):
+        found = segmenter(cv2.imread(str(path)))
+        assert len(found) >= 1, path.name
+        # The best mask lies in its box and fills a good part of it.
+        x1, y1, x2, y2 = found.integer_boxes()[0].tolist()
+        area, box = int(found[0].masks.sum()), (x2 - x1) * (y2 - y1)
+        assert 0.2 * box < area < 1.1 * box, path.name
+
+
+def test_random_weights():
+    segmenter = Segmenter("yolact_resnet50", "random", device="cpu")
+    assert segmenter.config == config_of("yolact_resnet50")
+    assert segmenter.description == (
+        "yolact_resnet50 (random weights) on cpu, float32, "
+        "classes: person, bicycle, car, motorcycle, airplane, … (80)"
+    )
+
+
+def test_own_file_says_its_model(small_config, picture, tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_weights(build(small_config), path)
+    for weights in (path, str(path)):
+        segmenter = Segmenter(weights=weights, device="cpu")
+        assert segmenter.config == small_config
+        assert segmenter.description.startswith("small (weights own.safetensors) on cpu")
+
+
+def test_home_folder(small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_weights(build(small_config), tmp_path / "own.safetensors")
+    assert Segmenter(weights="~/own.safetensors", device="cpu").config == small_config
+
+
+@pytest.fixture(scope="session")
+def official_file(tmp_path_factory, checkpoints):
+    """A file with the official name and shapes of yolact_resnet50."""
+    path = tmp_path_factory.mktemp("official") / "yolact_resnet50_54_800000.pth"
+    path.write_bytes(checkpoints["yolact_resnet50"])
+    return path
+
+
+def test_official_file_name_says_the_model(official_file):
+    assert Segmenter(weights=official_file, device="cpu").config == config_of("yolact_resnet50")
+
+
+def test_a_named_model_comes_before_what_the_file_says(official_file):
+    config = config_of("yolact_resnet50").replace(name="smaller", image_size=320)
+    segmenter = Segmenter(config, official_file, device="cpu")
+    assert segmenter.config == config
+
+
+def test_a_file_that_says_nothing_needs_a_model(small_config, tmp_path):
+    net = build(small_config)
+    path = tmp_path / "mine.pth"
+    torch.save({official_name(n): v for n, v in net.state_dict().items()}, path)
+    with pytest.raises(WeightsError, match=r"mine.pth does not say which model.*yolact_base"):
+        Segmenter(weights=path, device="cpu")
+    assert Segmenter(small_config, path, device="cpu").config == small_config
+
+
+def test_foreign_safetensors_with_a_named_model(small_config, tmp_path):
+    import safetensors.torch
+
+    path = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file(build(small_config).state_dict(), path)
+    with pytest.raises(WeightsError, match="name the model"):
+        Segmenter(weights=path, device="cpu")
+    assert Segmenter(small_config, path, device="cpu").config == small_config
+
+
+def test_weights_of_another_model(official_file):
+    with pytest.raises(
+        WeightsError, match=r"does not fit the model yolact_darknet53.*yolact_resnet50"
+    ):
+        Segmenter("yolact_darknet53", official_file, device="cpu")
+    with pytest.raises(WeightsError, match=r"does not fit the model yolact_resnet50: .*resnet50"):
+        Segmenter(weights=official_file, backbone="resnet101", device="cpu")
+    with pytest.raises(WeightsError, match=r"missing: backbone\.layers\.1\.0\.conv2\.bias"):
+        Segmenter(weights=official_file, dcn_variant="all", device="cpu")
+
+
+def test_backbone_and_dcn_variant_replace_the_models():
+    segmenter = Segmenter(
+        "yolact_plus_resnet50",
+        "random",
+        backbone="resnet101",
+        dcn_variant="last10",
+        device="cpu",
+    )
+    assert segmenter.config.backbone == "resnet101"
+    assert segmenter.config.dcn_variant == "last10"
+    with pytest.raises(ValueError, match="needs a ResNet"):
+        Segmenter("yolact_plus_resnet50", "random", backbone="darknet53")
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="there is no model 'yolov8'; the models are"):
+        Segmenter("yolov8")
+    with pytest.raises(WeightsError, match=r"there is no weight file .*nowhere.pth"):
+        Segmenter(weights=tmp_path / "nowhere.pth")
+    with pytest.raises(WeightsError, match="there is no weight file yolact_resnet"):
+        Segmenter(weights="yolact_resnet")
+    with pytest.raises(DownloadError, match="no weights of 'yolact_im400' to download"):
+        Segmenter("yolact_im400")
+
+
+def test_a_model_of_ones_own_needs_weights(small_config):
+    with pytest.raises(WeightsError, match="no weights for small: give a weight file"):
+        Segmenter(small_config)
