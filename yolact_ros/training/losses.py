@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from yolact_ros.detection import boxes
+from yolact_ros.detection.masks import crop, crop_rectangles
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.matching import BACKGROUND, Matching, MatchSettings, match
 from yolact_ros.training.targets import Target
@@ -212,19 +213,14 @@ def mask_loss(masks: Tensor, truth: Tensor, inside: Tensor, object_boxes: Tensor
     return (losses * inside).sum(dim=(1, 2)) / pixels
 
 
-def crop_window(object_boxes: Tensor, size: Sequence[int], padding: float = 1) -> Tensor:
-    """Which pixels of an image of (height, width) lie in each box [n, 4] (corners, relative).
+def crop_window(object_boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Which pixels the crop at inference keeps for each box [n, 4] (corners, relative).
 
-    Returns float [n, H, W], 0 or 1. The boxes are widened by `padding` pixels, as at inference.
+    Returns float [n, height, width], 0 or 1, for a `size` of (height, width).
     """
     height, width = size
-    x = torch.arange(width, device=object_boxes.device)
-    y = torch.arange(height, device=object_boxes.device)
-    left, right = object_boxes[:, 0, None] * width, object_boxes[:, 2, None] * width
-    top, bottom = object_boxes[:, 1, None] * height, object_boxes[:, 3, None] * height
-    columns = (x >= (left - padding).clamp(min=0)) & (x < (right + padding).clamp(max=width))
-    rows = (y >= (top - padding).clamp(min=0)) & (y < (bottom + padding).clamp(max=height))
-    return (rows[:, :, None] & columns[:, None, :]).float()
+    everything = object_boxes.new_ones(len(object_boxes), height, width)
+    return crop(everything, crop_rectangles(object_boxes, height, width))
 
 
 def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,0 +1,63 @@
+"""The parts that `yolact explain` shows add up to the masks."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolact_ros.cli import main
+from yolact_ros.engine import Segmenter
+from yolact_ros.evaluation.explain import explain
+from yolact_ros.network import EMBEDDED, build, save_weights
+
+
+@pytest.fixture(scope="module")
+def picture():
+    noise = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    return cv2.resize(noise, (160, 120), interpolation=cv2.INTER_CUBIC)
+
+
+def weights_of(folder, **changes):
+    torch.manual_seed(0)
+    net = build(EMBEDDED, image_size=128, fpn_channels=16, **changes)
+    if net.protonet is not None:
+        torch.nn.init.constant_(net.head.coefficients.bias, 1)  # masks that are not empty
+    path = folder / "small.safetensors"
+    save_weights(net, path)
+    return path
+
+
+def test_the_sum_of_the_parts_is_the_mask(tmp_path, picture):
+    segmenter = Segmenter(weights=weights_of(tmp_path), score_threshold=0.2, top_k=5)
+    explanation = explain(segmenter, picture)
+    instances = segmenter(picture)
+    assert len(explanation.assemblies) == len(instances) > 0
+    for assembly, mask in zip(explanation.assemblies, instances.masks.numpy(), strict=True):
+        assert (assembly.mask == mask).all()
+        total = np.tensordot(assembly.coefficients, explanation.prototypes, axes=1)
+        np.testing.assert_allclose(assembly.total, total, rtol=1e-4, atol=1e-4)
+        # Inside the crop, the mask is where the sum is positive, but for pixels along the edge.
+        large = cv2.resize(total, (160, 120)) > 0
+        assert (mask & ~large).sum() <= 0.05 * mask.sum()
+    assert any(assembly.mask.any() for assembly in explanation.assemblies)
+
+
+def test_the_command_writes_pictures(tmp_path, picture):
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    output = tmp_path / "out"
+    weights = str(weights_of(tmp_path))
+    arguments = ["--weights", weights, "--output", str(output), "--top-k", "2", "--score", "0.2"]
+    assert main(["explain", str(tmp_path / "a.png"), *arguments]) == 0
+    assert sorted(p.name for p in output.iterdir()) == [
+        "assembly-01-person.png",
+        "assembly-02-person.png",
+        "overlay.png",
+        "prototypes.png",
+    ]
+    assert cv2.imread(str(output / "prototypes.png")).shape == (4 * 180, 8 * 180, 3)
+
+
+def test_networks_without_prototypes_are_refused(tmp_path, picture):
+    segmenter = Segmenter(weights=weights_of(tmp_path, mask_branch="none"))
+    with pytest.raises(ValueError, match="mask_branch='none'"):
+        explain(segmenter, picture)

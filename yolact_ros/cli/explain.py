@@ -1,0 +1,31 @@
+"""`yolact explain`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from yolact_ros.cli.options import add_model_options, make_segmenter
+from yolact_ros.evaluation.explain import explain, write_pictures
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Show the prototypes of a picture and how they add up to the mask of each instance."""
+    parser = argparse.ArgumentParser(prog="yolact explain", description=run.__doc__)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("explanation"), help="folder to write")
+    parser.add_argument("--score", type=float, default=0.3, help="least score, 0 to 1")
+    add_model_options(parser)
+    options = parser.parse_args(arguments)
+    image = cv2.imread(str(options.picture), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{options.picture} is not a picture that can be read")
+    segmenter = make_segmenter(options, options.score)
+    print(segmenter.description)
+    pixels = np.asarray(image, np.uint8)
+    for path in write_pictures(pixels, explain(segmenter, pixels), options.output):
+        print(path)
