@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from yolact_ros.cli import main
 from yolact_ros.engine import DownloadError, Segmenter, fetch_weights
 from yolact_ros.engine.download import DOWNLOADABLE
 
@@ -76,6 +77,17 @@ def test_second_use_needs_no_network(server, tmp_path):
     assert server.requests == []
 
 
+def test_command(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["download", NAME]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'yolact_ros' / FILE}\n"
+    assert main(["download", "yolact_im400"]) == 1
+    assert capsys.readouterr().err.startswith("yolact download: there are no weights of 'yolact_im")
+    server.status = 404
+    assert main(["download", "yolact_base"]) == 1
+    assert "404" in capsys.readouterr().err
+
+
 def test_default_cache_is_the_users(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     assert fetch_weights(NAME) == tmp_path / "caches" / "yolact_ros" / FILE
@@ -92,7 +104,7 @@ def test_broken_connections_are_taken_up_again(server, tmp_path):
 
 
 def test_killed_download_resumes_in_the_next_process(server, tmp_path):
-    server.pause = 0.05
+    server.pause = 0.02
     with start_fetch(tmp_path) as process:
         part = wait_for_part(tmp_path, process, 500_000)
         process.kill()
@@ -156,7 +168,7 @@ class Bomb:
 
 def test_code_in_a_downloaded_file_does_not_run(server, tmp_path):
     mark = tmp_path / "ran"
-    server.content = pickle.dumps({"backbone.conv1.weight": Bomb(mark)})
+    server.content = pickle.dumps({"backbone.conv1.weight": Bomb(mark)}, protocol=2)
     with pytest.raises(DownloadError, match="refused"):
         fetch_weights(NAME, tmp_path)
     assert left_behind(tmp_path) == []
@@ -215,7 +227,7 @@ def test_cache_that_cannot_be_made(server, tmp_path):
 
 
 def test_two_processes_download_once(server, tmp_path):
-    server.pause = 0.03
+    server.pause = 0.015
     with start_fetch(tmp_path) as process:
         wait_for_part(tmp_path, process, 1)
         path = fetch_weights(NAME, tmp_path)

@@ -110,10 +110,12 @@ def test_half_precision(small_config, small_net, tmp_path):
         torch.testing.assert_close(value, small_net.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
-def test_names_may_be_our_own(small_config, small_net):
-    net = build(small_config)
-    load_weights(net, small_net.state_dict())
-    assert same_weights(net, small_net)
+def test_names_may_be_our_own(small_config, small_net, tmp_path):
+    torch.save(small_net.state_dict(), tmp_path / "weights.pth")  # an OrderedDict with attributes
+    for source in (small_net.state_dict(), tmp_path / "weights.pth", str(tmp_path / "weights.pth")):
+        net = build(small_config)
+        load_weights(net, source)
+        assert same_weights(net, small_net)
 
 
 @pytest.mark.parametrize(
