@@ -70,6 +70,10 @@ def test_the_loss_falls_and_the_weights_load(settings):
     assert list(found) == list(range(40))
     assert sum(found[i] for i in range(35, 40)) < 0.7 * sum(found[i] for i in range(5))
     assert load_network(weights).config.class_names == ("disc", "square")
+    (log,) = Path(settings.output).glob("version_0/metrics.csv")
+    last = [row for row in csv.DictReader(log.open()) if row["loss"]][-1]
+    assert float(last["images_per_second"]) > 0
+    assert 0 < float(last["waiting_for_data"]) < 1
 
 
 def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tmp_path):

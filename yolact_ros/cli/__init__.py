@@ -15,7 +15,7 @@ _COMMANDS = {
     "explain": "show how the masks of one picture come about",
 }
 # What a subcommand needs beside the plain installation.
-_EXTRAS = {"train": "train", "eval": "eval", "data": "train"}
+_EXTRAS = {"train": "train", "eval": "eval", "data": "eval"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"yolact_ros.cli.{command}")
     except ModuleNotFoundError as error:
-        if command not in _EXTRAS or (error.name or "").startswith("yolact_ros"):
+        if command not in _EXTRAS or str(error.name).startswith("yolact_ros"):
             raise
-        extra = _EXTRAS[command]
-        print(f"{error.name} is missing: pip install 'yolact_ros[{extra}]'", file=sys.stderr)
+        missing, extra = (error.name or "").partition(".")[0], _EXTRAS[command]
+        print(f"{missing} is missing: pip install 'yolact_ros[{extra}]'", file=sys.stderr)
         return 1
     try:
         module.run(rest)

@@ -141,11 +141,17 @@ def _photometric() -> v2.Transform:
 
 
 def _drop_small(smallest: float) -> v2.Transform:
-    def others(values: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return values["labels"], values["crowd"]
-
-    return v2.SanitizeBoundingBoxes(min_size=smallest, labels_getter=others)
+    return v2.SanitizeBoundingBoxes(min_size=smallest, labels_getter=lambda values: values["tags"])
 
 
 def _apply(transform: v2.Transform, sample: Sample) -> Sample:
-    return Sample(**transform(vars(sample)))
+    values: dict[str, Any] = {
+        "image": sample.image,
+        "boxes": sample.boxes,
+        "masks": sample.masks,
+        # One tensor, since older torchvision filters no more than one beside boxes and masks.
+        "tags": torch.stack([sample.labels, sample.crowd.long()], dim=1),
+    }
+    values = transform(values)
+    tags = values.pop("tags")
+    return Sample(**values, labels=tags[:, 0], crowd=tags[:, 1].bool())

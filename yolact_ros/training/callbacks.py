@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import TQDMProgressBar
 
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
@@ -43,6 +45,39 @@ class AtomicCheckpoints(TorchCheckpointIO):
 def partial_path(path: Path) -> Path:
     """Where a file is written before it takes its place."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's, which also knows the time left of a resumed run."""
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer, *_)
+        self.train_progress_bar.reset(trainer.max_steps)
+        self.train_progress_bar.initial = trainer.global_step
+
+
+class Throughput(pl.Callback):
+    """Logs images a second, all devices together, and the share of time spent waiting for data."""
+
+    def __init__(self, batch_size: int, every: int) -> None:
+        self.batch_size, self.every = batch_size, every
+        self.iterations, self.waited = 0, 0.0
+        self.begun = self.ended = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.begun = self.ended = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waited += time.perf_counter() - self.ended
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self.ended = time.perf_counter()
+        self.iterations += 1
+        if trainer.global_step % self.every == 0:
+            elapsed = self.ended - self.begun
+            module.log("images_per_second", self.batch_size * self.iterations / elapsed)
+            module.log("waiting_for_data", self.waited / elapsed)
+            self.begun, self.iterations, self.waited = self.ended, 0, 0.0
 
 
 class WeightsExport(pl.Callback):

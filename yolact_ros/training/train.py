@@ -27,7 +27,13 @@ from yolact_ros.network import (
     load_weights,
 )
 from yolact_ros.network.pretrained import load_imagenet
-from yolact_ros.training.callbacks import AtomicCheckpoints, Validation, WeightsExport
+from yolact_ros.training.callbacks import (
+    AtomicCheckpoints,
+    ProgressBar,
+    Throughput,
+    Validation,
+    WeightsExport,
+)
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.settings import TrainingSettings
 
@@ -118,7 +124,11 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
     """What happens around the iterations: averaging, checkpoints, weights files, validation."""
     output, schedule = Path(settings.output), settings.schedule
-    callbacks: list[pl.Callback] = [LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [
+        ProgressBar(),
+        LearningRateMonitor("step"),
+        Throughput(schedule.batch_size, settings.log_every),
+    ]
     if schedule.ema:
         start = schedule.warmup_iterations
         callbacks.append(EMAWeightAveraging(decay=schedule.ema, update_starting_at_step=start))
