@@ -138,52 +138,60 @@ def check_build_tools() -> None:
 # Virtual environment
 
 
-def fingerprint(environment: Environment, python: Python | None) -> dict[str, str]:
-    """What a virtual environment is made from: when this changes, it is made anew."""
-    digest = hashlib.sha256()
-    for path in (*environment.requirements, MEND):
-        digest.update(path.read_bytes())
+def origin(environment: Environment, python: Python | None) -> dict[str, str]:
+    """What a virtual environment is made for: where this changes, it is made anew."""
     return {
         "folder": str(environment.folder),
-        "made from": digest.hexdigest(),
         "sourced python": str(python.path) if python else "",
         "sourced ros": os.environ["AMENT_PREFIX_PATH"] if python else "",
     }
 
 
-def is_complete(environment: Environment, wanted: dict[str, str]) -> bool:
+def contents(environment: Environment) -> str:
+    """Changes when something else is to be installed."""
+    digest = hashlib.sha256()
+    for path in (*environment.requirements, MEND):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def made(environment: Environment, wanted: dict[str, str]) -> str | None:
+    """The contents of the virtual environment; None where there is none that is whole and fits."""
     try:
-        if json.loads(environment.stamp.read_text()) != wanted:
-            return False
+        stamp = json.loads(environment.stamp.read_text())
     except (OSError, ValueError):
-        return False
+        return None
     # The interpreter behind the environment, or part of what was installed, may be gone since.
     python = pythons.probe(environment.python)
-    return python is not None and python.finds("rclpy", "torch", "cv2", "colcon_core", "pytest")
+    whole = python and python.finds("rclpy", "torch", "cv2", "colcon_core", "pytest")
+    return stamp["contents"] if whole and stamp["origin"] == wanted else None
 
 
 def make_venv(environment: Environment, python: Python | None) -> None:
-    """Make the virtual environment from nothing: half a one is never trusted."""
-    shutil.rmtree(environment.folder, ignore_errors=True)
-    environment.folder.mkdir(parents=True)
+    """Make, or bring up to date, the virtual environment. Half a one is never trusted."""
+    wanted = origin(environment, python)
+    present = made(environment, wanted)
+    if present == contents(environment):
+        return
     installer.use_cache_below(HOME)
     tool = installer.find(HOME, say)
-    python = python or wheel_python(tool)
+    environment.stamp.unlink(missing_ok=True)
+    if present is None:
+        shutil.rmtree(environment.folder, ignore_errors=True)
+        environment.folder.mkdir(parents=True)
+        say("this takes minutes and some gigabytes the first time")
+        base = python or wheel_python(tool)
+        tool.make_venv(environment.venv, base, environment.sourced)
     what = "what is needed beside" if environment.sourced else "the wheels of"
-    say(
-        f"installing {what} ROS 2 {environment.distro.capitalize()}, and PyTorch, for {python.path}"
-    )
-    say("this takes minutes and some gigabytes the first time")
-    tool.make_venv(environment.venv, python, environment.sourced)
-    files = environment.requirements
-    if environment.sourced:
-        constraints = environment.folder / "constraints.txt"
-        constraints.write_text(sourced_versions(python))
-        tool.install(environment.venv, files, constraints)
-    else:
-        tool.install(environment.venv, files)
+    say(f"installing {what} ROS 2 {environment.distro.capitalize()}, and PyTorch")
+    constraints = environment.folder / "constraints.txt"
+    constraints.write_text(sourced_versions(python) if python else "")
+    tool.install(environment.venv, environment.requirements, constraints)
     if not environment.sourced:
         installer.call([environment.python, MEND])
+    temporary = environment.stamp.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"origin": wanted, "contents": contents(environment)}))
+    temporary.replace(environment.stamp)
 
 
 def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
@@ -338,12 +346,7 @@ def setup() -> Environment:
     check_build_tools()
     environment, python = sourced_ros() or (wheels(), None)
     with locked():
-        wanted = fingerprint(environment, python)
-        if not is_complete(environment, wanted):
-            make_venv(environment, python)
-            temporary = environment.stamp.with_suffix(".tmp")
-            temporary.write_text(json.dumps(wanted))
-            temporary.replace(environment.stamp)
+        make_venv(environment, python)
         build(environment)
     return environment
 

@@ -36,9 +36,7 @@ class Pip:
         options = ["--system-site-packages"] if system_site_packages else []
         call([python.path, "-m", "venv", *options, venv])
 
-    def install(
-        self, venv: Path, requirements: Sequence[Path], constraints: Path | None = None
-    ) -> None:
+    def install(self, venv: Path, requirements: Sequence[Path], constraints: Path) -> None:
         call([venv / "bin" / "python", "-m", "pip", "install", *_files(requirements, constraints)])
 
 
@@ -56,9 +54,7 @@ class Uv:
         options = ["--system-site-packages"] if system_site_packages else []
         self._call("venv", "--quiet", "--python", python.path, *options, venv)
 
-    def install(
-        self, venv: Path, requirements: Sequence[Path], constraints: Path | None = None
-    ) -> None:
+    def install(self, venv: Path, requirements: Sequence[Path], constraints: Path) -> None:
         files = _files(requirements, constraints)
         interpreter = venv / "bin" / "python"
         self._call("pip", "install", "--compile-bytecode", "--python", interpreter, *files)
@@ -151,6 +147,6 @@ def _runs(uv: str | Path) -> bool:
         return False
 
 
-def _files(requirements: Sequence[Path], constraints: Path | None = None) -> list[str]:
+def _files(requirements: Sequence[Path], constraints: Path) -> list[str]:
     words = [word for path in requirements for word in ("-r", str(path))]
-    return [*words, "-c", str(constraints)] if constraints else words
+    return [*words, "-c", str(constraints)] if constraints.read_text() else words

@@ -130,13 +130,14 @@ def test_half_an_environment_is_not_trusted(
 ) -> None:
     monkeypatch.setattr(environment, "HOME", tmp_path)
     ours = environment.Environment("kilted", sourced=False)
-    wanted = environment.fingerprint(ours, None)
-    assert not environment.is_complete(ours, wanted)
+    wanted = environment.origin(ours, None)
+    assert environment.made(ours, wanted) is None
     ours.folder.mkdir()
-    for stamp in ("", json.dumps(wanted)[:-9], "{}", json.dumps(wanted)):
+    stamp = json.dumps({"origin": wanted, "contents": environment.contents(ours)})
+    for text in ("", stamp[:-9], stamp):
         # Even with the right stamp: there is no interpreter that runs.
-        ours.stamp.write_text(stamp)
-        assert not environment.is_complete(ours, wanted)
+        ours.stamp.write_text(text)
+        assert environment.made(ours, wanted) is None
 
 
 def test_wheels_are_kept_apart_from_an_unusable_ros(monkeypatch: pytest.MonkeyPatch) -> None:

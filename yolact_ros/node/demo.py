@@ -92,7 +92,7 @@ def watch(
         rclpy.spin_once(viewer, timeout_sec=0.2)
         for name in sorted(viewer.pictures_done() - done):
             done.add(name)
-            print(f"{name}: {len(viewer.seen[name].instances)} instances", flush=True)
+            print(f"{name}: seen", flush=True)
         for name, process in processes.items():
             if process.poll() is not None:
                 raise DemoError(f"the {name} ended with status {process.returncode}; see above")
