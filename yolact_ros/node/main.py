@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -12,7 +13,10 @@ SPIN_THREADS = 3
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node. Returns the exit status: 0 after a signal, 1 for a node that cannot run."""
+    """Run the node until a signal ends the process, with status 0.
+
+    Returns, with the exit status 1, only when the node cannot be made.
+    """
     stop = threading.Event()
     running = False
 
@@ -56,16 +60,15 @@ def main(args: list[str] | None = None) -> int:
     spinner.start()
     running = True
     stop.wait()
-    if node.is_configuring:  # a download may take minutes; the next one goes on where it ends
-        os._exit(0)
-    stopped.set_result(None)
-    spinner.join()
-    executor.shutdown()
-    node.close()
-    node.destroy_node()
-    rclpy.shutdown()
-    # A second signal (Ctrl-C reaches the node directly and through ros2 launch) must not kill the
-    # interpreter while it ends.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    return 0
+    if not node.is_configuring:  # a download may take minutes; the next one goes on where it ends
+        stopped.set_result(None)
+        spinner.join()
+        executor.shutdown()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown()
+    # At once: the interpreter would take seconds to take PyTorch apart, and a second signal (Ctrl-C
+    # comes directly and through ros2 launch) could kill it meanwhile.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
