@@ -135,6 +135,15 @@ def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, c
     assert "1 wrong entries are left out" in capsys.readouterr().out
 
 
+def test_mixed_precision(settings):
+    schedule = dataclasses.replace(settings.schedule, iterations=2)
+    settings = dataclasses.replace(settings, schedule=schedule)
+    train(dataclasses.replace(settings, output=f"{settings.output}-32"))
+    train(dataclasses.replace(settings, precision="bf16-mixed"))
+    wanted = losses(f"{settings.output}-32")
+    assert losses(settings.output)[0] == pytest.approx(wanted[0], rel=0.05)
+
+
 def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     first = train(dataclasses.replace(settings, schedule=schedule))

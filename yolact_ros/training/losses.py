@@ -6,6 +6,7 @@ positive anchors of the whole batch; the semantic loss is divided by the number 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -80,39 +81,39 @@ def compute_losses(
 
     `predictions` are those of `net` in training mode for the images of `targets`.
     `mean_over_processes` averages a scalar over the processes of a distributed run: with it, the
-    mean of all processes' losses is the loss of the global batch.
+    mean of all processes' losses is the loss of the global batch. Computed in float32, whatever the
+    precision of the predictions.
     """
     matchings = [match(net.anchors, target, settings.matching) for target in targets]
-    positive = torch.stack([matching.positive for matching in matchings])
-    count = positive.sum().float()
+    count = torch.stack([matching.positive.sum() for matching in matchings]).sum().float()
     if mean_over_processes is not None:
         count = mean_over_processes(count)
     count = count.clamp(min=1)  # a batch without objects
 
-    mask_loss, mask_iou_loss = None, None
-    if predictions.prototypes is not None:
-        mask_loss, mask_iou_loss = _prototype_mask_losses(
-            net, predictions, targets, matchings, settings
+    with torch.autocast(predictions.class_logits.device.type, enabled=False):
+        exact = _in_float32(predictions)
+        masks, mask_iou = None, None
+        if exact.prototypes is not None:
+            masks, mask_iou = _prototype_mask_losses(net, exact, targets, matchings, settings)
+        elif exact.coefficients is not None:
+            masks = _fc_mask_loss(net.anchors, exact, targets, matchings)
+        semantic = None
+        if exact.semantic_logits is not None:
+            semantic = semantic_segmentation_loss(exact.semantic_logits, targets)
+        class_loss = class_loss_sum(exact.class_logits, matchings, settings)
+        box_loss = box_loss_sum(net.anchors, exact.box_offsets, targets, matchings)
+        return Losses(
+            classes=settings.class_weight * class_loss / count,
+            boxes=settings.box_weight * box_loss / count,
+            masks=None if masks is None else settings.mask_weight * masks / count,
+            semantic=None if semantic is None else settings.semantic_weight * semantic,
+            mask_iou=None if mask_iou is None else settings.mask_iou_weight * mask_iou / count,
         )
-    elif predictions.coefficients is not None:
-        mask_loss = _fc_mask_loss(net.anchors, predictions, targets, matchings)
-    semantic_loss = None
-    if predictions.semantic_logits is not None:
-        semantic_loss = semantic_segmentation_loss(predictions.semantic_logits, targets)
-        semantic_loss = settings.semantic_weight * semantic_loss
 
-    def weighted(weight: float, loss: Tensor | None) -> Tensor | None:
-        return None if loss is None else weight * loss / count
 
-    class_loss = class_loss_sum(predictions.class_logits, matchings, settings)
-    box_loss = box_loss_sum(net.anchors, predictions.box_offsets, targets, matchings)
-    return Losses(
-        classes=settings.class_weight * class_loss / count,
-        boxes=settings.box_weight * box_loss / count,
-        masks=weighted(settings.mask_weight, mask_loss),
-        semantic=semantic_loss,
-        mask_iou=weighted(settings.mask_iou_weight, mask_iou_loss),
-    )
+def _in_float32(predictions: Predictions) -> Predictions:
+    values = {name: value for name, value in vars(predictions).items() if value is not None}
+    return dataclasses.replace(predictions, **{name: v.float() for name, v in values.items()})
 
 
 def class_loss_sum(
@@ -125,7 +126,7 @@ def class_loss_sum(
     """
     labels = torch.stack([matching.labels for matching in matchings])
     with torch.no_grad():
-        hardness = logits.float().logsumexp(dim=2) - logits[..., 0]
+        hardness = logits.logsumexp(dim=2) - logits[..., 0]
         hardness = hardness.masked_fill(labels != BACKGROUND, -torch.inf)
     chosen = labels > BACKGROUND
     for image, positives in enumerate(chosen.sum(dim=1).tolist()):
@@ -135,7 +136,7 @@ def class_loss_sum(
         available = int((labels[image] == BACKGROUND).sum())
         hardest = hardness[image].topk(min(wanted, available)).indices
         chosen[image, hardest] = True
-    return F.cross_entropy(logits[chosen].float(), labels[chosen], reduction="sum")
+    return F.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
 
 
 def box_loss_sum(
@@ -147,7 +148,7 @@ def box_loss_sum(
         positive = matching.positive
         truth = target.boxes[matching.objects[positive]]
         wanted = boxes.encode(truth, anchors[positive])
-        loss = loss + F.smooth_l1_loss(offsets[image, positive].float(), wanted, reduction="sum")
+        loss = loss + F.smooth_l1_loss(offsets[image, positive], wanted, reduction="sum")
     return loss
 
 
@@ -162,7 +163,7 @@ def semantic_segmentation_loss(logits: Tensor, targets: Sequence[Target]) -> Ten
         for label in target.labels.unique():
             wanted[image, label] = small[target.labels == label].amax(dim=0)
     pixels = logits.shape[-2] * logits.shape[-1]
-    loss = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     return loss / pixels / len(targets)
 
 
@@ -188,8 +189,8 @@ def _prototype_mask_losses(
             positives = positives[torch.randperm(total, device=positives.device)[:limit]]
         objects = matching.objects[positives]
         truth = downsample_masks(target.masks, prototypes.shape[-2:])[objects]
-        weights = coefficients[image, positives].float()
-        masks = torch.einsum("nk,khw->nhw", weights, prototypes[image].float()).sigmoid()
+        weights = coefficients[image, positives]
+        masks = torch.einsum("nk,khw->nhw", weights, prototypes[image]).sigmoid()
         inside = crop_window(target.boxes[objects], prototypes.shape[-2:])
         share = mask_loss(masks, truth, inside, target.boxes[objects]).mean()
         loss = loss + share * total
@@ -243,7 +244,7 @@ def _mask_iou_loss(
         overlap = (binary * truth).sum(dim=(1, 2))
         iou = overlap / (binary.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) - overlap)
     predicted = mask_iou(masks[:, None]).gather(1, labels[:, None])[:, 0]
-    return F.smooth_l1_loss(predicted.float(), iou, reduction="sum")
+    return F.smooth_l1_loss(predicted, iou, reduction="sum")
 
 
 def _fc_mask_loss(
@@ -264,9 +265,9 @@ def _fc_mask_loss(
         positive = matching.positive
         if not positive.any():
             continue
-        logits = predictions.coefficients[image, positive].float().view(-1, side, side)
+        logits = predictions.coefficients[image, positive].view(-1, side, side)
         with torch.no_grad():
-            offsets = predictions.box_offsets[image, positive].float()
+            offsets = predictions.box_offsets[image, positive]
             window = boxes.decode(offsets, anchors[positive]).clamp(0, 1) * target.masks.shape[-1]
             index = matching.objects[positive].to(window.dtype)[:, None]
             regions = torch.cat([index, window], dim=1)
