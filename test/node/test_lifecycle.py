@@ -121,3 +121,13 @@ def test_a_broken_weight_file_leaves_the_node_unconfigured(graph, weights, tmp_p
     node = graph.start(active=False, weights=str(broken))
     assert "broken.safetensors" in graph.wait_until(lambda: node._problem, "the reason")
     assert graph.state() == "unconfigured"
+
+
+def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weights):
+    node = graph.start(active=False, weights=weights, autostart=False, image_topic="/a/{b}")
+    assert graph.transition("configure")
+    assert not graph.transition("activate") and graph.state() == "inactive"
+    assert "{b}" in node._problem and node._worker is None
+    assert graph.set(image_topic="/a/b") == ""
+    for step in ("cleanup", "configure", "activate"):
+        assert graph.transition(step)

@@ -72,7 +72,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._outputs: Outputs | None = None
         self._worker: Worker[Frame] | None = None
         self._depth: DepthImages | None = None
-        self._subscriptions_held: list[Subscription[Any]] = []
+        self._inputs: list[Subscription[Any]] = []
         self._statistics = FrameStatistics()
         self._settings_lock = threading.Lock()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -119,7 +119,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._outputs = Outputs(self, with_markers=bool(parameters.depth_topic))
         except Exception as error:  # whatever is wrong with a model must not end the node
             self._segmenter, self._state = None, "unconfigured"
-            self._problem = str(error) or type(error).__name__
+            self._problem = _reason(error)
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
             return TransitionCallbackReturn.FAILURE
         self._state = "inactive"
@@ -144,10 +144,22 @@ class YolactNode(LifecycleNodeMixin, Node):
         return segmenter
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera and start the thread of the network."""
+        """Subscribe to the camera and start the thread of the network; on failure stay inactive."""
         self._statistics = FrameStatistics()
         self._worker = Worker(self._process, "network")
-        parameters = self._configured
+        try:
+            topic = self._start_receiving(self._configured)
+        except Exception as error:  # rclpy would swallow it
+            self._stop_receiving()
+            self._problem = _reason(error)
+            self.get_logger().error(f"The node stays inactive: {self._problem}")
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f"Waiting for images on {topic}")
+        self._state, self._problem = "active", ""
+        return super().on_activate(state)
+
+    def _start_receiving(self, parameters: Parameters) -> str:
+        """Subscribe to images, and to depth if wanted. Returns the full topic of the images."""
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=parameters.qos_depth,
@@ -161,16 +173,14 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._depth = DepthImages()
             self._subscribe(Image, depth_topic, self._depth.put, qos_profile_sensor_data)
             self._subscribe(CameraInfo, info_topic, self._depth.put_info, qos_profile_sensor_data)
-        self.get_logger().info(f"Waiting for images on {self.resolve_topic_name(topic)}")
-        self._state = "active"
-        return super().on_activate(state)
+        return self.resolve_topic_name(topic)
 
     def _subscribe(
         self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile
     ) -> None:
         group = MutuallyExclusiveCallbackGroup()
         made = self.create_subscription(kind, topic, callback, qos, callback_group=group)
-        self._subscriptions_held.append(made)
+        self._inputs.append(made)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the image in work is finished first."""
@@ -199,8 +209,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
-        while self._subscriptions_held:
-            self.destroy_subscription(self._subscriptions_held.pop())
+        while self._inputs:
+            self.destroy_subscription(self._inputs.pop())
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -270,7 +280,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         except Exception as error:  # one image must not end the node
             self._statistics.failed()
             self.get_logger().error(
-                f"An image could not be processed: {type(error).__name__}: {error}",
+                f"An image could not be processed: {_reason(error)}",
                 throttle_duration_sec=LOG_PERIOD,
             )
 
@@ -334,3 +344,9 @@ def _change(name: str) -> str:
     """When a parameter takes effect; empty for one that is not this node's own."""
     info = table().get(name)
     return info[0].change if info else ""
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, for people: errors that were not foreseen with their type."""
+    foreseen = isinstance(error, ValueError | RuntimeError | OSError) and str(error)
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
