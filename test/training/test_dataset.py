@@ -16,7 +16,7 @@ from yolact_ros.training.augmentation import (
     augment,
     paste,
 )
-from yolact_ros.training.dataset import InstanceDataset, TrainingOrder, load_sample
+from yolact_ros.training.dataset import Draw, InstanceDataset, TrainingOrder, load_sample
 
 
 def coloured_sample(crowd=False):
@@ -103,21 +103,32 @@ def test_the_seed_alone_decides(shapes):
     records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
     data = InstanceDataset(records, 64, AugmentationSettings(copy_paste=0.5))
     torch.manual_seed(0)
-    first, target, path = data[2, 11]
+    first, target, path = data[Draw(2, 11)]
     torch.manual_seed(1)
-    again, same, _ = data[2, 11]
+    again, same, _ = data[Draw(2, 11)]
     assert torch.equal(first, again) and torch.equal(target.boxes, same.boxes)
-    assert not torch.equal(first, data[2, 12][0])
-    plain = InstanceDataset(records, 96, NO_AUGMENTATION)[2, 0][0]
+    assert not torch.equal(first, data[Draw(2, 12)][0])
+    plain = InstanceDataset(records, 96, NO_AUGMENTATION)[Draw(2, 0)][0]
     assert np.array_equal(plain.numpy(), cv2.imread(str(path))), "BGR, as stored"
 
 
 def test_every_picture_comes_once_an_epoch():
-    order = [pair for batch in TrainingOrder(10, 4, steps=5) for pair in batch]
-    assert sorted(index for index, _ in order[:10]) == list(range(10))
-    assert sorted(index for index, _ in order[10:]) == list(range(10))
-    assert [i for i, _ in order[:10]] != [i for i, _ in order[10:]]
-    assert len({seed for _, seed in order}) == 20
+    order = [draw for batch in TrainingOrder(10, 4, steps=5) for draw in batch]
+    pictures = [draw.picture for draw in order]
+    assert sorted(pictures[:10]) == sorted(pictures[10:]) == list(range(10))
+    assert pictures[:10] != pictures[10:]
+    assert len({draw.seed for draw in order}) == 20
+
+
+def test_the_last_pictures_are_plain(shapes):
+    batches = list(TrainingOrder(10, 2, steps=5, plain_from=3))
+    assert [draw.plain for batch in batches for draw in batch] == [False] * 6 + [True] * 4
+    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    settings = dataclasses.replace(NO_AUGMENTATION, expand=4, copy_paste=1)
+    data = InstanceDataset(records, 96, settings)
+    for seed in range(5):
+        image, target, path = data[Draw(1, seed, plain=True)]
+        assert np.array_equal(image.numpy(), cv2.imread(str(path))) and len(target) == 2
 
 
 def test_the_order_resumes_and_is_shared_out():

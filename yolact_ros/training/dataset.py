@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +43,17 @@ def load_sample(record: ImageRecord) -> Sample:
     )
 
 
+class Draw(NamedTuple):
+    """One picture of a batch and how it is augmented."""
+
+    picture: int
+    """Index of the record."""
+    seed: int
+    """Of all random numbers."""
+    plain: bool = False
+    """Neither expanded nor pasted onto."""
+
+
 Item = tuple[Tensor, Target, Path]
 Batch = tuple[Tensor, list[Target], list[Path]]
 
@@ -48,8 +61,8 @@ Batch = tuple[Tensor, list[Target], list[Path]]
 class InstanceDataset(Dataset[Item]):
     """Augmented pictures, uint8 BGR [S, S, 3], their ground truth and their files.
 
-    It is indexed with (picture, seed): the seed alone decides the augmentation, so that a run can
-    be repeated and resumed exactly whatever the number of worker processes.
+    It is indexed with a `Draw`, which alone decides the augmentation, so that a run can be repeated
+    and resumed exactly whatever the number of worker processes.
     """
 
     def __init__(
@@ -63,17 +76,19 @@ class InstanceDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        index, seed = key
+    def __getitem__(self, draw: Draw) -> Item:
+        settings = self.settings
+        if draw.plain:
+            settings = dataclasses.replace(settings, expand=1, copy_paste=0)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(draw.seed)
             donor = None
-            if torch.rand(()) < self.settings.copy_paste:
+            if torch.rand(()) < settings.copy_paste:
                 donor = load_sample(self.donors[int(torch.randint(len(self.donors), ()))])
-            sample = load_sample(self.records[index])
-            sample = augment(sample, self.image_size, self.settings, donor)
+            sample = load_sample(self.records[draw.picture])
+            sample = augment(sample, self.image_size, settings, donor)
         image = sample.image.as_subclass(Tensor).flip(0).permute(1, 2, 0).contiguous()
-        return image, sample.target(), self.records[index].path
+        return image, sample.target(), self.records[draw.picture].path
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -82,8 +97,8 @@ def collate(items: Sequence[Item]) -> Batch:
     return torch.stack(images), list(targets), list(paths)
 
 
-class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (picture, seed) for `steps` iterations, starting at any of them.
+class TrainingOrder(Sampler[list[Draw]]):
+    """Batches for `steps` iterations, starting at any of them; plain ones from `plain_from` on.
 
     The pictures come in a new random order each time all have been seen. The order depends on
     `seed` alone; each of `processes` gets its share of every global batch.
@@ -96,6 +111,7 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
         steps: int,
         seed: int = 0,
         start: int = 0,
+        plain_from: int | None = None,
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -106,13 +122,14 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
             )
         self.num_images, self.batch_size, self.steps = num_images, batch_size, steps
         self.seed, self.start = seed, start
+        self.plain_from = steps if plain_from is None else plain_from
         self.process, self.processes = process, processes
 
     def __len__(self) -> int:
         """Iterations of the whole run, those before `start` too, as Lightning counts them."""
         return self.steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         epoch, order = -1, np.empty(0, np.int64)
         for step in range(self.start, self.steps):
             batch = []
@@ -122,5 +139,6 @@ class TrainingOrder(Sampler[list[tuple[int, int]]]):
                     epoch = position // self.num_images
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
                 seed = np.random.SeedSequence((self.seed, position)).generate_state(1)[0]
-                batch.append((int(order[position % self.num_images]), int(seed)))
+                picture = int(order[position % self.num_images])
+                batch.append(Draw(picture, int(seed), plain=step >= self.plain_from))
             yield batch

@@ -60,15 +60,16 @@ class TrainingModule(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Batches from the current iteration to the last one."""
-        workers = self.settings.workers
+        workers, schedule = self.settings.workers, self.settings.schedule
         return DataLoader(
             self.data,
             batch_sampler=TrainingOrder(
                 len(self.data),
-                self.settings.schedule.batch_size,
-                self.settings.schedule.total_iterations,
+                schedule.batch_size,
+                schedule.total_iterations,
                 seed=self.settings.seed,
                 start=self.trainer.global_step,
+                plain_from=round(self.settings.plain_from * schedule.total_iterations),
                 process=self.trainer.global_rank,
                 processes=self.trainer.world_size,
             ),

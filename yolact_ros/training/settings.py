@@ -85,6 +85,9 @@ class TrainingSettings:
     does not fit the number of classes start afresh."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    plain_from: float = 1.0
+    """Share of the training, 0 to 1, after which pictures are no longer expanded or pasted onto
+    (Ge et al., YOLOX, 2021); not in the papers."""
     losses: LossSettings = field(default_factory=LossSettings)
     freeze_batch_norm: bool | None = None
     """Keep batch norm as it starts; none: below 6 images a device, as published."""
@@ -115,6 +118,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train is empty: name at least one COCO-format file to learn from")
+        if not 0 <= self.plain_from <= 1:
+            raise ValueError(f"plain_from={self.plain_from} is not allowed: it must be 0 to 1")
         for name in ("save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(
