@@ -99,28 +99,36 @@ def test_mask_loss_is_the_mean_over_the_box():
     assert mask_loss(masks, truth, inside, box).item() == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("branch", ["prototypes", "fc", "none"])
-def test_every_mask_branch_learns_and_takes_empty_images(branch):
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, {"masks"}),
+        ({"mask_rescoring": True}, {"masks", "mask_iou"}),
+        ({"mask_branch": "fc"}, {"masks"}),
+        ({"mask_branch": "none"}, set()),
+    ],
+    ids=["prototypes", "rescoring", "fc", "boxes"],
+)
+def test_every_mask_branch_learns_and_takes_empty_images(changes, parts):
     torch.manual_seed(0)
-    net = build(EMBEDDED, image_size=96, fpn_channels=16, mask_branch=branch).train()
+    net = build(EMBEDDED, image_size=128, fpn_channels=16, **changes).train()
     target = Target(
-        boxes=torch.tensor([[0.2, 0.2, 0.7, 0.9]]),
+        boxes=torch.tensor([[0.2, 0.1, 0.9, 0.9]]),
         labels=torch.tensor([0]),
-        masks=torch.zeros(1, 96, 96, dtype=torch.uint8),
+        masks=torch.zeros(1, 128, 128, dtype=torch.uint8),
         crowd_boxes=torch.zeros(0, 4),
     )
-    target.masks[0, 20:80, 20:64] = 1
+    target.masks[0, 15:115, 27:115] = 1
     empty = Target(*(getattr(target, f.name)[:0] for f in dataclasses.fields(Target)))
-    losses = compute_losses(net, net(torch.randn(2, 3, 96, 96)), [target, empty])
-    losses.total.backward()
-    assert set(losses.items()) == {"classes", "boxes", "semantic"} | (
-        set() if branch == "none" else {"masks"}
-    )
-    missing = [name for name, p in net.named_parameters() if p.grad is None]
-    assert missing == []
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-    nothing = compute_losses(net, net(torch.randn(1, 3, 96, 96)), [empty])
-    assert nothing.classes == nothing.boxes == 0 and nothing.total.isfinite()
+    for batch in ([target, empty], [empty, empty]):
+        net.zero_grad()
+        losses = compute_losses(net, net(torch.randn(2, 3, 128, 128)), batch)
+        losses.total.backward()
+        assert set(losses.items()) == {"classes", "boxes", "semantic"} | parts
+        # Distributed training needs a gradient for every parameter in every process.
+        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert losses.classes == losses.boxes == 0
 
 
 def test_shares_of_a_batch_average_to_the_whole_batch():

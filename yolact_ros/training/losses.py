@@ -197,9 +197,7 @@ def _prototype_mask_losses(
         if net.mask_iou is not None:
             big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
             rescored.append((masks[big] * inside[big], truth[big], target.labels[objects[big]]))
-    if net.mask_iou is None:
-        return loss, None
-    return loss, _mask_iou_loss(net.mask_iou, rescored) if rescored else loss * 0
+    return loss, None if net.mask_iou is None else _mask_iou_loss(net.mask_iou, rescored)
 
 
 def mask_loss(masks: Tensor, truth: Tensor, inside: Tensor, object_boxes: Tensor) -> Tensor:
@@ -236,9 +234,10 @@ def _mask_iou_loss(
     mask_iou: nn.Module, rescored: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> Tensor:
     """Smooth L1 between predicted and true IoU of the masks (predicted, truth, label), summed."""
+    if not any(len(masks) for masks, _, _ in rescored):
+        # Distributed training needs every parameter to take part.
+        return torch.stack([parameter.sum() for parameter in mask_iou.parameters()]).sum() * 0
     masks, truth, labels = (torch.cat(parts) for parts in zip(*rescored, strict=True))
-    if len(masks) == 0:
-        return masks.sum()
     with torch.no_grad():
         binary = (masks > 0.5).float()
         overlap = (binary * truth).sum(dim=(1, 2))
