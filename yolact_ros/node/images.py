@@ -7,6 +7,7 @@ that is not in the table is left to cv_bridge where that is installed.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -116,8 +117,8 @@ def check(image: ImageMessage) -> None:
     """Raises ImageError for a message that `bgr_of` would refuse, without touching its pixels."""
     if image.encoding in _LAYOUTS:
         _checked_rows(image, _LAYOUTS[image.encoding])
-    else:
-        _cv_bridge_for(image)
+    elif _cv_bridge() is None:
+        raise _unknown(image)
 
 
 def bgr_of(image: ImageMessage) -> Picture:
@@ -208,18 +209,21 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _cv_bridge_for(image: ImageMessage) -> Any:
+@functools.cache
+def _cv_bridge() -> Any:
+    """A CvBridge, None where it is not installed or does not work."""
     try:
         from cv_bridge import CvBridge
     except (ImportError, AttributeError):  # AttributeError: built for another NumPy
-        raise _unknown(image) from None
+        return None
     return CvBridge()
 
 
 def _with_cv_bridge(image: ImageMessage) -> Picture:
-    bridge = _cv_bridge_for(image)
+    if _cv_bridge() is None:
+        raise _unknown(image)
     try:
-        return np.asarray(bridge.imgmsg_to_cv2(image, "bgr8"), np.uint8)
+        return np.asarray(_cv_bridge().imgmsg_to_cv2(image, "bgr8"), np.uint8)
     except Exception as error:  # its errors have no common base
         raise _unknown(image) from error
 
