@@ -39,9 +39,10 @@ def area(boxes: Tensor) -> Tensor:
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Areas [..., m, n] that boxes a [..., m, 4] share with boxes b [..., n, 4]."""
     a, b = a.unsqueeze(-2), b.unsqueeze(-3)
-    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
-    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
-    return width.clamp_(min=0) * height.clamp_(min=0)
+    # In place where possible: Fast NMS compares millions of pairs, and memory takes most of its time.
+    width = torch.minimum(a[..., 2], b[..., 2]).sub_(torch.maximum(a[..., 0], b[..., 0]))
+    height = torch.minimum(a[..., 3], b[..., 3]).sub_(torch.maximum(a[..., 1], b[..., 1]))
+    return width.clamp_(min=0).mul_(height.clamp_(min=0))
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -50,5 +51,5 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     Two boxes without area have an IoU of 0.
     """
     shared = intersection(a, b)
-    union = area(a).unsqueeze(-1) + area(b).unsqueeze(-2) - shared
-    return shared / union.clamp_(min=torch.finfo(union.dtype).tiny)
+    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(shared)
+    return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))

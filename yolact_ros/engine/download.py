@@ -96,6 +96,8 @@ def _download(name: str, url: str, path: Path) -> None:
         if not resumed:
             raise
         _check(name, url, part, _receive(url, part))  # what was there before may have been stale
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())  # robots lose power: no final name before the content
     part.replace(path)
 
 
