@@ -111,18 +111,18 @@ def test_mask_loss_is_the_mean_over_the_box():
 )
 def test_every_mask_branch_learns_and_takes_empty_images(changes, parts):
     torch.manual_seed(0)
-    net = build(EMBEDDED, image_size=128, fpn_channels=16, **changes).train()
+    net = build(EMBEDDED, image_size=256, fpn_channels=16, **changes).train()
     target = Target(
         boxes=torch.tensor([[0.2, 0.1, 0.9, 0.9]]),
         labels=torch.tensor([0]),
-        masks=torch.zeros(1, 128, 128, dtype=torch.uint8),
+        masks=torch.zeros(1, 256, 256, dtype=torch.uint8),
         crowd_boxes=torch.zeros(0, 4),
     )
-    target.masks[0, 15:115, 27:115] = 1
+    target.masks[0, 30:230, 54:230] = 1
     empty = Target(*(getattr(target, f.name)[:0] for f in dataclasses.fields(Target)))
     for batch in ([target, empty], [empty, empty]):
         net.zero_grad()
-        losses = compute_losses(net, net(torch.randn(2, 3, 128, 128)), batch)
+        losses = compute_losses(net, net(torch.randn(2, 3, 256, 256)), batch)
         losses.total.backward()
         assert set(losses.items()) == {"classes", "boxes", "semantic"} | parts
         # Distributed training needs a gradient for every parameter in every process.
