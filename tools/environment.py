@@ -159,12 +159,13 @@ def made(environment: Environment, wanted: dict[str, str]) -> str | None:
     """The contents of the virtual environment; None where there is none that is whole and fits."""
     try:
         stamp = json.loads(environment.stamp.read_text())
-    except (OSError, ValueError):
+        made_for, present = stamp["origin"], stamp["contents"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # The interpreter behind the environment, or part of what was installed, may be gone since.
     python = pythons.probe(environment.python)
     whole = python and python.finds("rclpy", "torch", "cv2", "colcon_core", "pytest")
-    return stamp["contents"] if whole and stamp["origin"] == wanted else None
+    return present if whole and made_for == wanted else None
 
 
 def make_venv(environment: Environment, python: Python | None) -> None:

@@ -134,7 +134,7 @@ def test_half_an_environment_is_not_trusted(
     assert environment.made(ours, wanted) is None
     ours.folder.mkdir()
     stamp = json.dumps({"origin": wanted, "contents": environment.contents(ours)})
-    for text in ("", stamp[:-9], stamp):
+    for text in ("", "[]", "{}", stamp[:-9], stamp):
         # Even with the right stamp: there is no interpreter that runs.
         ours.stamp.write_text(text)
         assert environment.made(ours, wanted) is None
