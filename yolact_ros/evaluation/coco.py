@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from yolact_ros.data import DataError, DataSource, read_image, read_json
 from yolact_ros.detection import Instances
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import Segmenter, StageTimes
 
 Result = dict[str, Any]
 """One detection in the format that the COCO server takes."""
@@ -55,6 +56,8 @@ class Evaluation:
     """What a model found in a data set, and how good that is."""
 
     image_ids: tuple[int, ...]
+    milliseconds: StageTimes
+    """Median over the images, one at a time."""
     boxes: Scores
     masks: Scores | None
     """None for a model without masks."""
@@ -71,19 +74,28 @@ def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -
     images = read_json(source.annotations)["images"]
     masks: list[Result] = []
     boxes: list[Result] = []
+    times: list[StageTimes] = []
     for image in tqdm(images, "images", disable=not progress):
         instances = segmenter(read_image(source.images / image["file_name"]))
+        times.append(segmenter.stages)
         of_masks, of_boxes = to_results(image["id"], instances, categories)
         masks += of_masks
         boxes += of_boxes
     has_masks = segmenter.config.mask_branch != "none"
     return Evaluation(
         image_ids=tuple(image["id"] for image in images),
+        milliseconds=_median(times),
         boxes=score(source, boxes, "bbox", categories),
         masks=score(source, masks, "segm", categories) if has_masks else None,
         box_results=boxes,
         mask_results=masks,
     )
+
+
+def _median(times: list[StageTimes]) -> StageTimes:
+    stages = [field.name for field in dataclasses.fields(StageTimes)]
+    values = {name: [getattr(each, name) for each in times] or [0.0] for name in stages}
+    return StageTimes(**{name: float(np.median(value)) for name, value in values.items()})
 
 
 def category_ids(source: DataSource, classes: Sequence[str]) -> dict[str, int]:

@@ -30,6 +30,8 @@ def table(evaluation: Evaluation, classes: bool = False) -> str:
         lines.append(_line(f"{kind}", scores.overall))
         if classes:
             lines += [_line(f"  {name}", value) for name, value in scores.of_class.items()]
+    times = dataclasses.asdict(evaluation.milliseconds)
+    lines.append("ms, median: " + ", ".join(f"{name} {ms:.1f}" for name, ms in times.items()))
     return "\n".join(lines)
 
 
@@ -42,7 +44,10 @@ def write_results(evaluation: Evaluation, folder: Path) -> None:
     """Write masks.json and boxes.json, as the COCO server takes them, and summary.json."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "boxes.json", evaluation.box_results)
-    summary: dict[str, Any] = {"images": len(evaluation.image_ids)}
+    summary: dict[str, Any] = {
+        "images": len(evaluation.image_ids),
+        "milliseconds": dataclasses.asdict(evaluation.milliseconds),
+    }
     for kind, scores in (("masks", evaluation.masks), ("boxes", evaluation.boxes)):
         if scores is not None:
             summary[kind] = _plain(scores.overall)
