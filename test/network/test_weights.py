@@ -135,6 +135,15 @@ def test_official_file_names_say_the_model(tmp_path, file, model):
     assert config == (None if model is None else PUBLISHED[model])
 
 
+def test_network_of_an_official_file(tmp_path):
+    path = tmp_path / "yolact_resnet50_54_800000.pth"
+    torch.save(shapes_of("yolact_resnet50"), path)
+    net = load_network(path)
+    assert net.config == PUBLISHED["yolact_resnet50"] and not net.training
+    with pytest.raises(WeightsError, match=r"mine.pth does not say which model it is for"):
+        load_network(path.rename(tmp_path / "mine.pth"))
+
+
 # Own files
 
 

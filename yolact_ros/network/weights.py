@@ -88,8 +88,14 @@ def load_weights(net: Yolact, source: str | Path | Mapping[str, Tensor]) -> None
 
 
 def load_network(path: str | Path) -> Yolact:
-    """The network of an own file: configuration and weights. Raises WeightsError."""
-    net = Yolact(read_config(path)).eval()
+    """The network of a file that says which model it is for: an own file, or an official one.
+
+    Raises WeightsError.
+    """
+    config = config_of_file(path)
+    if config is None:
+        raise WeightsError(f"{path} does not say which model it is for")
+    net = Yolact(config).eval()
     load_weights(net, path)
     return net
 
