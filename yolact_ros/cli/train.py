@@ -11,7 +11,13 @@ from yolact_ros.training.train import train
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train as a YAML file and the command line say; options win over the file."""
+    """Train as a YAML file and the command line say."""
+    settings, resume = read_settings(arguments)
+    print(f"weights: {train(settings, resume)}")
+
+
+def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
+    """Settings, and whether to resume. Options win over the file of --config."""
     parser = ArgumentParser(
         prog="yolact train",
         description="Train a network on COCO-format data. See docs/training.md.",
@@ -22,4 +28,4 @@ def run(arguments: Sequence[str]) -> None:
     values = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
     values.pop("config")
     resume = values.pop("resume")
-    print(f"weights: {train(TrainingSettings(**values), resume)}")
+    return TrainingSettings(**values), resume

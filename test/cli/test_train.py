@@ -1,0 +1,66 @@
+"""`yolact train`: settings from a YAML file and the command line."""
+
+import pytest
+import yaml
+
+from yolact_ros.cli import main
+from yolact_ros.cli.train import read_settings
+from yolact_ros.training.settings import TrainingSettings
+
+
+def test_options_win_over_the_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    content = {
+        "train": ["a.json", "b.json:/pictures"],
+        "network": {"image_size": 400},
+        "schedule": {"iterations": 50, "shape": "cosine"},
+    }
+    path.write_text(yaml.safe_dump(content))
+    words = [
+        "--config",
+        str(path),
+        "--schedule.iterations=7",
+        "--losses.matching.crowd_overlap=0.5",
+    ]
+    settings, resume = read_settings([*words, "--resume"])
+    assert resume
+    assert settings.train == ("a.json", "b.json:/pictures")
+    assert (settings.schedule.iterations, settings.schedule.shape) == (7, "cosine")
+    assert settings.network == {"image_size": 400}
+    assert settings.losses.matching.crowd_overlap == 0.5
+    assert settings.schedule.learning_rate == 1e-3, "the published default"
+
+
+def test_without_options_the_recipe_is_the_published_one():
+    settings, resume = read_settings(["--train=[a.json]"])
+    assert settings == TrainingSettings(train=("a.json",)) and not resume
+
+
+def test_the_shipped_file_is_good(repository):
+    path = repository / "config" / "train" / "person.yaml"
+    settings, _ = read_settings(["--config", str(path)])
+    assert settings.classes == ("person",) and len(settings.train) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train=[a.json]", "--schedule.batch_size=0"], "batch_size"),
+        (["--train=[a.json]", "--schedule.optimizer=adam"], "sgd"),
+        (["--train=[a.json]", "--rate=1"], "--rate"),
+        ([], "train"),
+    ],
+)
+def test_bad_settings_are_named(words, message, capsys):
+    try:
+        status = main(["train", *words])
+    except SystemExit as end:  # what the parser itself refuses
+        status = end.code
+    assert status != 0
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    words = [f"--train=[{tmp_path}/no.json]", f"--output={tmp_path}", "--start=nothing"]
+    assert main(["train", *words]) == 1
+    assert "no.json cannot be read" in capsys.readouterr().err
