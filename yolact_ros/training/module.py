@@ -24,7 +24,7 @@ _SMALLEST_NORM_BATCH = 6
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number; the message names the images of the batch."""
+    """Predictions or losses became infinite or not a number; the message names the images."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -53,10 +53,8 @@ class TrainingModule(pl.LightningModule):
     def _batch_norm_is_frozen(self) -> bool:
         if self.settings.freeze_batch_norm is not None:
             return self.settings.freeze_batch_norm
-        return self.settings.schedule.batch_size // self._processes() < _SMALLEST_NORM_BATCH
-
-    def _processes(self) -> int:
-        return self.trainer.world_size if self._trainer is not None else 1
+        images_a_device = self.settings.schedule.batch_size // self.trainer.world_size
+        return images_a_device < _SMALLEST_NORM_BATCH
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Batches from the current iteration to the last one."""
@@ -90,7 +88,7 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
         self._require_finite(_tensors(predictions), paths)
-        average = self._mean_over_processes if self._processes() > 1 else None
+        average = self._mean_over_processes if self.trainer.world_size > 1 else None
         losses = compute_losses(self.net, predictions, targets, self.settings.losses, average)
         values = {name: loss.detach() for name, loss in losses.items().items()}
         self._require_finite(values, paths)
