@@ -15,7 +15,6 @@ import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import qos_profile_system_default
 from sensor_msgs.msg import Image
 
 
@@ -31,7 +30,7 @@ class FolderCamera(Node):
         rate = self._parameter("rate", 2.0, "Pictures a second.")
         self._pictures = read_pictures(Path(folder))
         self._next: list[str] = []
-        self._publisher = self.create_publisher(Image, "~/image_raw", qos_profile_system_default)
+        self._publisher = self.create_publisher(Image, "~/image_raw", 10)
         self.create_timer(1.0 / rate, self._show_next)
 
     def _parameter(self, name: str, default: object, description: str) -> Any:

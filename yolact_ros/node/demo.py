@@ -20,13 +20,17 @@ import cv2
 import rclpy
 from ament_index_python.packages import get_package_prefix
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
 from yolact_ros.masks import decode
 from yolact_ros.msg import Instance, InstanceArray
 from yolact_ros.node.images import bgr_of
+
+RELIABLE = QoSProfile(depth=10)
+"""Reliable, as profiles are by default: on a busy machine most images that are sent best effort get
+lost, because one is larger than the shared memory that Fast DDS sends through."""
 
 
 class DemoError(Exception):
@@ -49,12 +53,11 @@ class Viewer(Node):
         super().__init__("viewer")
         self.seen: dict[str, Seen] = {}
         self.overlays: dict[str, Image] = {}
-        # Best effort goes with any publisher; a picture that is lost comes again.
         for message, topic, callback in (
             (InstanceArray, "/yolact/instances", self._keep_instances),
             (Image, "/yolact/overlay", self._keep_overlay),
         ):
-            self.create_subscription(message, topic, callback, qos_profile_sensor_data)
+            self.create_subscription(message, topic, callback, RELIABLE)
 
     def _keep_instances(self, message: InstanceArray) -> None:
         passed = self.get_clock().now() - Time.from_msg(message.header.stamp)
@@ -145,10 +148,10 @@ def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str
     """Run the graph, then print the table and write the overlays. Raises DemoError."""
     names = {path.name for path in photos.glob("*.jpg")}
     show_photos = ["-p", f"folder:={photos}"]
-    watch_camera = ["-p", "image_topic:=/camera/image_raw", *ros_arguments]
+    watch_camera = ["-p", "image_topic:=/camera/image_raw", "-p", "qos.reliability:=reliable"]
     with ExitStack() as stack:
         camera = stack.enter_context(started("yolact_camera", show_photos))
-        node = stack.enter_context(started("yolact_node", watch_camera))
+        node = stack.enter_context(started("yolact_node", [*watch_camera, *ros_arguments]))
         viewer = Viewer()
         watch(viewer, names, {"camera": camera, "node yolact": node}, timeout)
     print("\n" + table(viewer.seen))
