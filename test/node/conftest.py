@@ -15,7 +15,8 @@ import torch
 
 # Other graphs on this machine and on the network are neither seen nor disturbed.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_LOCALHOST_ONLY"] = "1"  # the same for Humble
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"  # the same there; later distributions warn about it
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 
 from yolact_ros.engine import Segmenter

@@ -71,7 +71,6 @@ def test_ctrl_c_while_images_come(graph, start, weights, picture, image_message)
     # Ctrl-C in a terminal reaches the node twice: directly and through ros2 launch.
     assert process.end(signal.SIGINT, signal.SIGINT) == 0, process.text()
     lines = process.text().splitlines()
-    assert "Traceback" not in process.text()
     assert len(lines) == 3 and all("[INFO]" in line for line in lines), lines
     assert "small.safetensors" in lines[0]
     assert "Running small" in lines[1] and "classes: cat, dog, person" in lines[1]
