@@ -74,3 +74,22 @@ def test_gradients_reach_every_parameter(version):
     conv(torch.randn(1, 3, 6, 6)).square().sum().backward()
     for name, parameter in conv.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_bfloat16(version):
+    torch.manual_seed(0)
+    conv = DeformableConv2d(4, 3, version=version)
+    nn.init.normal_(conv.offsets.bias, std=0.5)
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = conv(x)
+        found = conv.bfloat16()(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_mixed_precision():
+    conv = DeformableConv2d(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(torch.randn(1, 4, 8, 8)).isfinite().all()

@@ -36,6 +36,14 @@ class DeformableConv2d(nn.Module):
         mask = None
         if self.modulated:
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
+        # torchvision's kernels know no bfloat16.
+        dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
         return deform_conv2d(
-            x, offsets, self.weight, self.bias, stride=self.stride, padding=1, mask=mask
-        )
+            x.to(dtype),
+            offsets.to(dtype),
+            self.weight.to(dtype),
+            self.bias.to(dtype),
+            stride=self.stride,
+            padding=1,
+            mask=None if mask is None else mask.to(dtype),
+        ).to(x.dtype)
