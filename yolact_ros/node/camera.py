@@ -14,6 +14,7 @@ import cv2
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
@@ -71,6 +72,10 @@ def main() -> int:
         rclpy.spin(FolderCamera())
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except rclpy_implementation.RCLError:
+        # A signal may end the context while a picture is being published.
+        if rclpy.ok():
+            raise
     except ValueError as error:
         print(f"camera: {error}", file=sys.stderr)
         return 1

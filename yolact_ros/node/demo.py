@@ -164,7 +164,7 @@ def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Segment the shipped photographs on a ROS graph.")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="overlay folder")
-    parser.add_argument("--timeout", type=float, default=180, help="seconds to wait")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds to wait")
     parser.add_argument(
         "--ros-args",
         nargs=argparse.REMAINDER,

@@ -1,0 +1,62 @@
+"""The demonstration, as `make demo` runs it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from ament_index_python.packages import get_package_prefix
+
+import yolact_ros
+
+PHOTOS = sorted(Path(yolact_ros.__file__).parent.joinpath("demo", "photos").glob("*.jpg"))
+
+
+def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", "yolact_demo")
+    return subprocess.run(
+        [shutil.which("python3") or "python3", str(program), "--output", str(output), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_segments_the_photographs(tmp_path: Path) -> None:
+    result = run(tmp_path / "pictures")
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "pictures") in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines() if " person " in line]
+    assert {row[0] for row in rows} == {photo.name for photo in PHOTOS}
+    for name, _, score, x1, y1, x2, y2, area, latency in rows:
+        height, width, _ = cv2.imread(str(PHOTOS[0].with_name(name))).shape
+        assert 0.3 <= float(score) <= 1
+        assert 0 <= int(x1) < int(x2) <= width
+        assert 0 <= int(y1) < int(y2) <= height
+        assert 0 <= int(area) <= width * height
+        assert int(latency) > 0
+    assert sum(int(row[-2]) for row in rows) > 10_000
+    for photo in PHOTOS:
+        overlay = cv2.imread(str(tmp_path / "pictures" / f"{photo.stem}.png"))
+        original = cv2.imread(str(photo))
+        assert overlay.shape == original.shape
+        assert (overlay != original).any()
+
+
+def test_says_that_the_node_died(tmp_path: Path) -> None:
+    result = run(tmp_path, "--ros-args", "-p", "top_k:=many")
+    assert result.returncode == 1
+    assert "demo: the node yolact ended with status" in result.stderr
+
+
+def test_says_that_nothing_arrives(tmp_path: Path) -> None:
+    result = run(tmp_path, "--timeout", "20", "--ros-args", "-p", "autostart:=false")
+    assert result.returncode == 1
+    assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr
