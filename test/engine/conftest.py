@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.network import EMBEDDED, NetworkConfig, build, official_name
+from yolact_ros.network import EMBEDDED, NetworkConfig, build, load_weights, official_name
 
 
 @dataclass
@@ -147,8 +149,18 @@ def small_config() -> NetworkConfig:
     return SMALL
 
 
+@pytest.fixture(scope="session")
+def small_weights(small_config: NetworkConfig, reference_weights: ModuleType) -> dict[str, Tensor]:
+    """Weights that depend on the parameters' names alone; they find things in every picture."""
+    with torch.device("meta"):
+        wanted = build(small_config).state_dict()
+    names = {official_name(name): tuple(tensor.shape) for name, tensor in wanted.items()}
+    return {n: torch.from_numpy(reference_weights.fill(n, shape)) for n, shape in names.items()}
+
+
 @pytest.fixture
-def small_segmenter() -> Segmenter:
-    """Random weights, always the same; it finds something in every picture."""
-    torch.manual_seed(0)
-    return Segmenter(SMALL, "random", device="cpu", score_threshold=0.2, top_k=10)
+def small_segmenter(small_config: NetworkConfig, small_weights: dict[str, Tensor]) -> Segmenter:
+    """At most ten instances of three classes."""
+    segmenter = Segmenter(small_config, "random", device="cpu", score_threshold=0.2, top_k=10)
+    load_weights(segmenter.net, small_weights)
+    return segmenter

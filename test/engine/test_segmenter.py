@@ -38,7 +38,8 @@ def assert_same(ours, other) -> None:
 
 def test_one_image(small_segmenter, picture):
     found = small_segmenter(picture)
-    assert len(found) == 10
+    assert len(found) == 10 and found.regions().areas().min() > 0
+    assert len(found.scores.unique()) == 10
     assert found.image_size == (60, 90) and found.masks.shape == (10, 60, 90)
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
     assert set(found.names) <= {"cat", "dog", "person"}

@@ -39,7 +39,7 @@ def area(boxes: Tensor) -> Tensor:
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Areas [..., m, n] that boxes a [..., m, 4] share with boxes b [..., n, 4]."""
     a, b = a.unsqueeze(-2), b.unsqueeze(-3)
-    # In place where possible: Fast NMS compares millions of pairs, and memory takes most of its time.
+    # In place where possible: Fast NMS compares millions of pairs, most of it memory traffic.
     width = torch.minimum(a[..., 2], b[..., 2]).sub_(torch.maximum(a[..., 0], b[..., 0]))
     height = torch.minimum(a[..., 3], b[..., 3]).sub_(torch.maximum(a[..., 1], b[..., 1]))
     return width.clamp_(min=0).mul_(height.clamp_(min=0))
