@@ -122,8 +122,10 @@ class Graph:
         self.node = None
 
     def _spin(self, executor, node):
+        from yolact_ros.node.main import spin
+
         executor.add_node(node)
-        thread = threading.Thread(target=executor.spin_until_future_complete, args=(self._closed,))
+        thread = threading.Thread(target=spin, args=(executor, node, self._closed))
         thread.start()
         self._executors.append((executor, thread))
 

@@ -7,9 +7,28 @@ import signal
 import sys
 import threading
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rclpy.executors import Executor
+    from rclpy.node import Node
+    from rclpy.task import Future
 
 SPIN_THREADS = 3
 """Lifecycle transitions may take long; parameters, images and diagnostics go on beside them."""
+
+
+def spin(executor: Executor, node: Node, stopped: Future[None]) -> None:
+    """Run the callbacks of a node until `stopped`, whatever they raise."""
+    from rclpy.exceptions import InvalidHandle
+
+    while node.context.ok() and not stopped.done():
+        try:
+            executor.spin_until_future_complete(stopped)
+        except InvalidHandle:  # rclpy looked at a subscription just when it was destroyed
+            continue
+        except Exception as error:  # of a callback: the node goes on
+            node.get_logger().error(f"A callback failed: {error!r}")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -47,16 +66,12 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     stopped: Future[None] = Future()
 
-    def spin() -> None:
-        while rclpy.ok() and not stopped.done():
-            try:
-                executor.spin_until_future_complete(stopped)
-            except Exception as error:  # of a callback: the node goes on
-                node.get_logger().error(f"A callback failed: {error!r}")
+    def work() -> None:
+        spin(executor, node, stopped)
         stop.set()
 
     # The main thread only waits, so that it takes signals at once.
-    spinner = threading.Thread(target=spin, name="executor")
+    spinner = threading.Thread(target=work, name="executor")
     spinner.start()
     running = True
     stop.wait()
