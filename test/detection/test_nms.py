@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from yolact_ros.detection import DetectionSettings, detect
 from yolact_ros.detection.boxes import decode, iou
+from yolact_ros.detection.masks import make_masks
+from yolact_ros.network.yolact import MaskIoUNet
 
 Box = list[float]
 Found = list[tuple[float, int, int]]  # score, class, candidate
@@ -260,3 +263,45 @@ def test_iou_of_inverted_and_empty_boxes():
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         DetectionSettings(**changes)
+
+
+@pytest.mark.parametrize("method", ["fast", "cross_class"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"score_threshold": 0.2}, {"class_ids": (0, 2)}, {"top_k": 3}, {"nms_top_k": 5}],
+    ids=str,
+)
+def test_fixed_shapes_give_the_same(random_scene, method, changes):
+    settings = DetectionSettings(nms_method=method, **changes)
+    predictions, anchors = random_scene(batch=3, count=40, classes=3)
+    predictions.class_logits[1, 1:, 0] += 50
+    predictions.class_logits[2, :, 0] += 50
+    fixed = detect(predictions, anchors, settings, fixed_shapes=True)
+    fitted = detect(predictions, anchors, settings)
+    assert fitted.valid[0].any() and not fitted.valid[2].any()
+    assert torch.equal(fixed.valid.sum(dim=1), fitted.valid.sum(dim=1))
+    for name in ("boxes", "scores", "class_ids", "coefficients"):
+        assert torch.equal(
+            getattr(fixed, name)[fixed.valid], getattr(fitted, name)[fitted.valid]
+        ), name
+
+
+@pytest.mark.parametrize("method", ["fast", "cross_class"])
+def test_fixed_shapes_depend_on_no_value(random_scene, method):
+    """Tensors without values go through: a graph can be captured."""
+    settings = DetectionSettings(nms_method=method, class_ids=(1,), score_threshold=0.3)
+    with FakeTensorMode():
+        predictions, anchors = random_scene(batch=2, count=3000, classes=3)
+        prototypes = torch.rand(2, predictions.coefficients.shape[-1], 138, 138)
+        d = detect(predictions, anchors, settings, fixed_shapes=True)
+        grids = make_masks(d, prototypes, MaskIoUNet(3))
+    assert d.valid.shape == (2, 100)
+    assert grids.values.shape == (2, 100, 138, 138)
+    assert grids.scores.shape == (2, 100)
+
+
+def test_standard_nms_has_no_fixed_shapes(random_scene):
+    scene = random_scene(batch=1, count=5, classes=2)
+    settings = DetectionSettings(nms_method="standard")
+    with pytest.raises(ValueError, match=r"standard.*'fast' or 'cross_class'"):
+        detect(*scene, settings, fixed_shapes=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,40 +31,81 @@ class Detections:
     valid: Tensor
     """[B, K] bool; the other fields say nothing where it is False."""
 
+    def trimmed(self) -> Detections:
+        """Without the columns that are valid in no image; reads a number from the device."""
+        count = int(self.valid.sum(dim=1).max())
+        coefficients = self.coefficients
+        return Detections(
+            boxes=self.boxes[:, :count],
+            scores=self.scores[:, :count],
+            class_ids=self.class_ids[:, :count],
+            coefficients=None if coefficients is None else coefficients[:, :count],
+            valid=self.valid[:, :count],
+        )
 
-def detect(predictions: Predictions, anchors: Tensor, settings: DetectionSettings) -> Detections:
+
+def detect(
+    predictions: Predictions,
+    anchors: Tensor,
+    settings: DetectionSettings,
+    *,
+    fixed_shapes: bool = False,
+) -> Detections:
     """Softmax, thresholds, box decoding, NMS and top-k on a batch of predictions.
 
-    `anchors` [P, 4] are those of the network.
+    `anchors` [P, 4] are those of the network. With `fixed_shapes` no shape depends on the values,
+    as graphs need it; without, less is computed where there is little to find; the result is the
+    same. Raises ValueError for fixed shapes with standard NMS, whose result has no fixed length.
     """
+    if fixed_shapes and settings.nms_method == "standard":
+        raise ValueError("nms_method='standard' has no fixed shapes: use 'fast' or 'cross_class'")
     scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # [B, P, C]
+    offsets, coefficients = predictions.box_offsets, predictions.coefficients
     best = scores.amax(dim=-1).nan_to_num(-1)  # [B, P]
     threshold = max(settings.confidence_threshold, settings.score_threshold)
-    limit = max(1, int((best > threshold).sum(dim=1).max()))
-    best, index = best.topk(limit)  # [B, N]: the candidates of all images, padded
-    boxes = box_ops.decode(_take(predictions.box_offsets.float(), index), anchors[index])
+    if fixed_shapes:
+        index = None
+        boxes = box_ops.decode(offsets.float(), anchors)  # [B, N, 4], N = P
+    else:
+        limit = max(1, int((best > threshold).sum(dim=1).max()))
+        best, index = best.topk(limit)  # [B, N]: the candidates of all images, padded
+        scores = _take(scores, index)
+        boxes = box_ops.decode(_take(offsets.float(), index), anchors[index])
     # Padding, and overflows of half precision, count as nothing.
     nothing = (best <= threshold) | ~boxes.isfinite().all(dim=-1)  # [B, N]
     boxes = boxes.masked_fill(nothing.unsqueeze(2), 0)
-    scores = _take(scores, index).mT.masked_fill(nothing.unsqueeze(1), -1)  # [B, C, N]
+    scores = scores.mT.masked_fill(nothing.unsqueeze(1), -1)  # [B, C, N]
+    if not fixed_shapes:
+        settings = _with_shorter_lists(settings, scores)
 
     method = _METHODS[settings.nms_method]
     kept, candidate, class_ids = method(boxes, scores, settings)  # [B, M] each
     if settings.class_ids:
-        wanted = torch.tensor(settings.class_ids, device=kept.device)
-        kept = kept.masked_fill(~torch.isin(class_ids, wanted), -1)
+        wanted = [class_ids == i for i in settings.class_ids]  # no copy to the device, unlike isin
+        kept = kept.masked_fill(~functools.reduce(torch.logical_or, wanted), -1)
     kept, order = kept.topk(min(settings.top_k, kept.shape[1]))  # [B, K]
     candidate, class_ids = candidate.gather(1, order), class_ids.gather(1, order)
-    coefficients = predictions.coefficients
+    anchor = candidate if index is None else index.gather(1, candidate)
     return Detections(
         boxes=_take(boxes, candidate),
         scores=kept,
         class_ids=class_ids,
-        coefficients=(
-            None if coefficients is None else _take(coefficients, index.gather(1, candidate))
-        ),
+        coefficients=None if coefficients is None else _take(coefficients, anchor),
         valid=kept > settings.score_threshold,
     )
+
+
+def _with_shorter_lists(settings: DetectionSettings, scores: Tensor) -> DetectionSettings:
+    """Fast NMS need not compare more candidates than those that can be reported.
+
+    Those that score less come after them and suppress none of them. `scores` [B, C, N].
+    """
+    if settings.nms_method == "standard" or settings.score_threshold == 0:
+        return settings
+    if settings.nms_method == "cross_class":
+        scores = scores.amax(dim=1, keepdim=True)
+    count = max(1, int((scores > settings.score_threshold).sum(dim=2).max()))
+    return replace(settings, nms_top_k=min(settings.nms_top_k, count))
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

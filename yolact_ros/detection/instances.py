@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from yolact_ros.detection.detections import Detections
-from yolact_ros.detection.masks import assemble, crop, crop_rectangles, rescore
+from yolact_ros.detection.masks import MaskGrids, make_masks
 from yolact_ros.detection.regions import MaskRegions, SmallMasks
-from yolact_ros.network.config import FC_MASK_SIZE
 
 
 @dataclass(frozen=True)
@@ -106,58 +105,46 @@ def make_instances(
 
     `prototypes` [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
     """
-    results = []
-    for b, (height, width) in enumerate(image_sizes):
-        valid = detections.valid[b]
-        boxes, scores = detections.boxes[b][valid], detections.scores[b][valid]
-        class_ids = detections.class_ids[b][valid]
-        scale = boxes.new_tensor((width, height, width, height))
-        pixel_boxes = _ordered(boxes * scale)
-        small, mask_scores = None, scores
-        if detections.coefficients is not None:
-            coefficients = detections.coefficients[b][valid].float()
-            if prototypes is None:
-                small = _fc_masks(coefficients, pixel_boxes)
-            else:
-                small = _prototype_masks(coefficients, prototypes[b].float(), boxes, scale)
-                if mask_iou is not None:
-                    mask_scores = rescore(mask_iou, small.values, class_ids, scores)
-        results.append(
-            Instances(
-                boxes=torch.cat(
-                    (pixel_boxes[:, :2].clamp(min=0), torch.minimum(pixel_boxes[:, 2:], scale[2:])),
-                    dim=1,
-                ),
-                scores=scores,
-                mask_scores=mask_scores,
-                class_ids=class_ids,
-                image_size=(height, width),
-                class_names=class_names,
-                small_masks=small,
-            )
+    detections = detections.trimmed()
+    grids = make_masks(detections, prototypes, mask_iou)
+    return [
+        _instances_of(detections, grids, image, size, class_names)
+        for image, size in enumerate(image_sizes)
+    ]
+
+
+def _instances_of(
+    detections: Detections,
+    grids: MaskGrids | None,
+    image: int,
+    size: tuple[int, int],
+    class_names: tuple[str, ...],
+) -> Instances:
+    """The valid detections of one image of the batch."""
+    height, width = size
+    count = int(detections.valid[image].sum())  # the valid ones come first
+    boxes, scores = detections.boxes[image, :count], detections.scores[image, :count]
+    scale = boxes.new_tensor((width, height, width, height))
+    boxes = _ordered(boxes * scale)
+    small, mask_scores = None, scores
+    if grids is not None:
+        extents = (
+            boxes if grids.of_boxes else (scale * scale.new_tensor((0, 0, 1, 1))).expand_as(boxes)
         )
-    return results
+        small = SmallMasks(grids.values[image, :count], extents, grids.cells[image, :count])
+        mask_scores = grids.scores[image, :count]
+    return Instances(
+        boxes=torch.cat((boxes[:, :2].clamp(min=0), torch.minimum(boxes[:, 2:], scale[2:])), dim=1),
+        scores=scores,
+        mask_scores=mask_scores,
+        class_ids=detections.class_ids[image, :count],
+        image_size=size,
+        class_names=class_names,
+        small_masks=small,
+    )
 
 
 def _ordered(boxes: Tensor) -> Tensor:
     """Corners [n, 4] swapped where x2 < x1 or y2 < y1."""
     a, b = boxes[:, :2], boxes[:, 2:]
     return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), dim=1)
-
-
-def _prototype_masks(
-    coefficients: Tensor, prototypes: Tensor, boxes: Tensor, scale: Tensor
-) -> SmallMasks:
-    """Linear combinations of the prototypes, cropped; each grid covers the whole image."""
-    height, width = prototypes.shape[1:]
-    cells = crop_rectangles(boxes, height, width)
-    masks = crop(assemble(coefficients, prototypes), cells)
-    extents = torch.cat((scale.new_zeros(2), scale[2:])).expand(len(boxes), 4)
-    return SmallMasks(masks, extents, cells)
-
-
-def _fc_masks(logits: Tensor, pixel_boxes: Tensor) -> SmallMasks:
-    """16 x 16 masks that each cover their box (the baseline of YOLACT, table 2c)."""
-    masks = logits.sigmoid().view(-1, FC_MASK_SIZE, FC_MASK_SIZE)
-    cells = torch.tensor((0, 0, FC_MASK_SIZE, FC_MASK_SIZE), device=logits.device)
-    return SmallMasks(masks, pixel_boxes, cells.expand(len(masks), 4))

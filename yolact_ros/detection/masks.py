@@ -2,8 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+
+from yolact_ros.detection.detections import Detections
+from yolact_ros.network.config import FC_MASK_SIZE
+
+
+@dataclass(frozen=True)
+class MaskGrids:
+    """Masks of K detections in each of B images, cropped; of fixed shape like `Detections`."""
+
+    values: Tensor
+    """[B, K, h, w] in 0..1."""
+    cells: Tensor
+    """[B, K, 4] int64 (x1, y1, x2, y2): the cells that may be other than 0."""
+    scores: Tensor
+    """[B, K] scores of the detections, times the predicted IoU where masks are re-scored."""
+    of_boxes: bool
+    """Whether a grid covers its box (fc masks) instead of the whole image (prototypes)."""
+
+
+def make_masks(
+    detections: Detections, prototypes: Tensor | None, mask_iou: nn.Module | None
+) -> MaskGrids | None:
+    """Masks of all detections, valid or not; None for boxes only.
+
+    `prototypes` [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+    """
+    coefficients, scores = detections.coefficients, detections.scores
+    if coefficients is None:
+        return None
+    if prototypes is None:
+        values = coefficients.float().sigmoid().unflatten(-1, (FC_MASK_SIZE, FC_MASK_SIZE))
+        cells = torch.zeros_like(detections.boxes, dtype=torch.int64)
+        cells[..., 2:] = FC_MASK_SIZE
+        return MaskGrids(values, cells, scores, of_boxes=True)
+    cells = crop_rectangles(detections.boxes, *prototypes.shape[-2:])
+    values = crop(assemble(coefficients.to(prototypes), prototypes), cells)
+    if mask_iou is not None:
+        scores = rescore(mask_iou, values, detections.class_ids, scores)
+    return MaskGrids(values, cells, scores, of_boxes=False)
 
 
 def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
@@ -20,11 +61,15 @@ def crop_rectangles(boxes: Tensor, height: int, width: int, padding: int = 1) ->
     Boxes are relative to the image, with corners in any order. A cell is kept when its left edge
     and its top edge lie in the padded box.
     """
-    size = boxes.new_tensor((width, height))
-    low = torch.minimum(boxes[..., :2], boxes[..., 2:]) * size - padding
-    high = torch.maximum(boxes[..., :2], boxes[..., 2:]) * size + padding
-    cells = torch.cat((low, high), dim=-1).ceil().clamp_(min=0)
-    return torch.minimum(cells, size.repeat(2)).long()
+    low = torch.minimum(boxes[..., :2], boxes[..., 2:])
+    high = torch.maximum(boxes[..., :2], boxes[..., 2:])
+    edges = (
+        (low[..., 0] * width - padding).ceil().clamp(0, width),
+        (low[..., 1] * height - padding).ceil().clamp(0, height),
+        (high[..., 0] * width + padding).ceil().clamp(0, width),
+        (high[..., 1] * height + padding).ceil().clamp(0, height),
+    )
+    return torch.stack(edges, dim=-1).long()
 
 
 def crop(masks: Tensor, rectangles: Tensor) -> Tensor:
@@ -39,6 +84,6 @@ def crop(masks: Tensor, rectangles: Tensor) -> Tensor:
 
 
 def rescore(mask_iou: nn.Module, masks: Tensor, class_ids: Tensor, scores: Tensor) -> Tensor:
-    """Scores [n] times the predicted IoU of the cropped masks [n, Hp, Wp] (YOLACT++, 7.2.1)."""
-    predicted = mask_iou(masks.unsqueeze(1)).float()  # [n, C]
-    return scores * predicted.gather(1, class_ids.unsqueeze(1)).squeeze(1)
+    """Scores [B, K] times the predicted IoU of cropped masks [B, K, Hp, Wp] (YOLACT++, 7.2.1)."""
+    predicted = mask_iou(masks.flatten(0, 1).unsqueeze(1)).float()  # [B * K, C]
+    return scores * predicted.gather(1, class_ids.reshape(-1, 1)).view_as(scores)

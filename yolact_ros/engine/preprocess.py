@@ -43,9 +43,7 @@ def preprocess(images: Sequence[Tensor], config: NetworkConfig) -> Tensor:
 
 def normalise(images: Tensor, config: NetworkConfig) -> Tensor:
     """Float BGR images [B, 3, S, S] in 0..255 to the network's normalised RGB input."""
-    mean, std = (
-        torch.tensor(values, device=images.device).view(3, 1, 1)
-        for values in _NORMALISATION[config.backbone]
-    )
-    images = ((images - mean) / std).flip(1)
-    return images.contiguous(memory_format=torch.channels_last)
+    result = torch.empty_like(images, memory_format=torch.channels_last)
+    for channel, (mean, std) in enumerate(zip(*_NORMALISATION[config.backbone], strict=True)):
+        torch.div(images[:, channel] - mean, std, out=result[:, 2 - channel])
+    return result
