@@ -13,9 +13,10 @@ _COMMANDS = {
     "data": "check COCO-format data",
     "download": "download published weights",
     "explain": "show how the masks of one picture come about",
+    "stability": "measure how steady masks are in a video",
 }
 # What a subcommand needs beside the plain installation.
-_EXTRAS = {"train": "train", "eval": "eval", "data": "eval"}
+_EXTRAS = {"train": "train", "eval": "eval", "data": "eval", "stability": "eval"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

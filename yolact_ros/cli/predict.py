@@ -92,7 +92,7 @@ def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool)
     writer: cv2.VideoWriter | None = None
     count = 0
     with target.with_suffix(".jsonl").open("w") as lines:
-        for frame in tqdm(_frames(video), file.name, total, disable=not sys.stderr.isatty()):
+        for frame in tqdm(video_frames(video), file.name, total, disable=not sys.stderr.isatty()):
             instances = segmenter(frame)
             lines.write(json.dumps({"frame": count, **to_json(instances)}) + "\n")
             count += 1
@@ -108,7 +108,8 @@ def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool)
     return count
 
 
-def _frames(video: cv2.VideoCapture) -> Iterator[Image]:
+def video_frames(video: cv2.VideoCapture) -> Iterator[Image]:
+    """The frames that are left of an open video, BGR [H, W, 3]."""
     while True:
         good, frame = video.read()
         if not good:

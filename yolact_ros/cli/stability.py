@@ -1,0 +1,55 @@
+"""`yolact stability`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from yolact_ros.cli.options import add_model_options, make_segmenter
+from yolact_ros.cli.predict import find_files, video_frames
+from yolact_ros.data import read_image
+from yolact_ros.evaluation.stability import measure_stability, write_stability
+
+Image = npt.NDArray[np.uint8]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Measure how steady masks are in a video, once motion is accounted for."""
+    parser = argparse.ArgumentParser(prog="yolact stability", description=run.__doc__)
+    parser.add_argument("path", type=Path, help="a video, or a folder of frames in order of name")
+    parser.add_argument("--output", type=Path, help="folder for stability.json and stability.png")
+    parser.add_argument("--score", type=float, default=0.3, help="least score, 0 to 1")
+    add_model_options(parser)
+    options = parser.parse_args(arguments)
+    segmenter = make_segmenter(options, options.score)
+    print(segmenter.description)
+    frames = read_frames(options.path)
+    result = measure_stability(segmenter, tqdm(frames, "frames", disable=None))
+    steps = result.steps
+    print(
+        f"{len(steps) + 1} frames, {sum(step.kept for step in steps)} masks in two frames running: "
+        f"mean IoU {result.iou:.3f}; flicker {result.flicker:.1%} "
+        f"({sum(step.vanished for step in steps)} instances vanished, "
+        f"{sum(step.appeared for step in steps)} appeared)"
+    )
+    if options.output is not None:
+        write_stability(result, options.output)
+        print(f"results: {options.output}")
+
+
+def read_frames(path: Path) -> Iterator[Image]:
+    """The frames of a video or of a folder of pictures. Raises ValueError for anything else."""
+    if path.is_dir():
+        yield from map(read_image, find_files(path))
+        return
+    video = cv2.VideoCapture(str(path))
+    if not video.isOpened():
+        raise ValueError(f"{path} is not a folder or a video that can be read")
+    yield from video_frames(video)
+    video.release()
