@@ -7,6 +7,7 @@ from yolact_ros.network.config import (
     NetworkConfig,
     config_of,
 )
+from yolact_ros.network.folding import fold_batch_norm
 from yolact_ros.network.predictions import Predictions
 from yolact_ros.network.weights import (
     WeightsError,
@@ -30,6 +31,7 @@ __all__ = [
     "build",
     "config_of",
     "config_of_file",
+    "fold_batch_norm",
     "load_network",
     "load_weights",
     "official_name",
