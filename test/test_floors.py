@@ -16,9 +16,19 @@ ALLOWED = {
     "engine": {"detection", "network"},
     "data": set(),
     "training": {"evaluation", "engine", "detection", "network", "data"},
-    "evaluation": {"engine", "detection", "network", "data"},
+    "evaluation": {"benchmark", "engine", "detection", "network", "data"},
+    "benchmark": {"engine", "detection", "network"},
     "node": {"engine", "detection", "network", "masks", "msg"},
-    "cli": {"training", "evaluation", "engine", "detection", "network", "data", "masks"},
+    "cli": {
+        "training",
+        "evaluation",
+        "benchmark",
+        "engine",
+        "detection",
+        "network",
+        "data",
+        "masks",
+    },
     "__init__": {"engine"},
 }
 ROS_MODULES = {

@@ -1,0 +1,1 @@
+"""How fast, and how far from what the machine can do."""

@@ -1,0 +1,88 @@
+"""Time several things in turns, so that whatever slows the machine down slows all of them."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long something took, in milliseconds a call."""
+
+    milliseconds: tuple[float, ...]
+    """One for each round, in the order in which they were measured."""
+
+    @property
+    def rounds(self) -> int:
+        return len(self.milliseconds)
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.milliseconds))
+
+    @property
+    def percentile_99(self) -> float:
+        """99 of 100 calls took no longer. With few rounds it lies close to the slowest."""
+        return float(np.percentile(self.milliseconds, 99))
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 20,
+    warm_up: int = 3,
+    seconds: float = math.inf,
+    device: torch.device | str = "cpu",
+) -> dict[str, Timing]:
+    """Call everything once a round and time each call; the same names come back.
+
+    The order changes from round to round, always in the same way: nothing is measured in the
+    caches of the same neighbour each time. On CUDA the device has done its work before a clock
+    is read. Gradients are not computed.
+
+    Args:
+        calls: What to time, by name.
+        rounds: How often; at least 1.
+        warm_up: Rounds before those, not counted.
+        seconds: No new round begins when the counted rounds have taken so long, but one is made.
+        device: Where the calls compute.
+
+    Raises:
+        ValueError: For a number that is not allowed.
+    """
+    if rounds < 1 or warm_up < 0 or not seconds > 0:
+        raise ValueError(
+            f"rounds={rounds}, warm_up={warm_up}, seconds={seconds} is not allowed: they must be "
+            "at least 1, at least 0 and positive"
+        )
+    device = torch.device(device)
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.no_grad():
+        for name in order * warm_up:
+            calls[name]()
+        deadline = _now(device) + seconds
+        for _ in range(rounds):
+            shuffle(order)
+            for name in order:
+                started = _now(device)
+                calls[name]()
+                taken[name].append(1000 * (_now(device) - started))
+            if time.perf_counter() > deadline:
+                break
+    return {name: Timing(tuple(values)) for name, values in taken.items()}
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
