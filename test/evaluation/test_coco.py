@@ -12,10 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataSource, ImageRecord, read_json, read_records
-from yolact_ros.data.coco import Annotation
+from yolact_ros.data import DataSource, read_json, read_records
 from yolact_ros.evaluation.coco import category_ids, score
-from yolact_ros.evaluation.report import count_mistakes
 from yolact_ros.network import EMBEDDED, build, save_weights
 
 
@@ -84,23 +82,6 @@ def test_nothing_found_scores_nothing(source):
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0
 
 
-def test_mistakes():
-    annotations = (
-        Annotation(1, 0, (0, 0, 20, 20), [], False),
-        Annotation(2, 0, (40, 0, 20, 20), [], False),
-        Annotation(3, 0, (0, 50, 60, 40), [], True),
-    )
-    record = ImageRecord("", 1, 100, 100, annotations)
-    results = [
-        {"bbox": [1, 0, 20, 20], "score": 0.9},  # right
-        {"bbox": [0, 1, 20, 20], "score": 0.8},  # the same again
-        {"bbox": [10, 60, 10, 10], "score": 0.7},  # one of the crowd
-        {"bbox": [80, 80, 10, 10], "score": 0.6},  # nothing
-    ]
-    assert count_mistakes(record, results) == (1, 2)
-    assert count_mistakes(record, []) == (2, 0)
-
-
 def test_the_command_writes_all_files(source, tmp_path, capsys):
     torch.manual_seed(0)
     weights = tmp_path / "small.safetensors"
@@ -113,7 +94,7 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     few.write_text(json.dumps(content))
     output = tmp_path / "out"
     arguments = [f"{few}:{source.images}", "--weights", str(weights), "--output", str(output)]
-    assert main(["eval", *arguments, "--classes", "--worst", "2", "--worst-score", "0.6"]) == 0
+    assert main(["eval", *arguments, "--classes", "--worst", "2", "--score", "0.6"]) == 0
     printed = capsys.readouterr().out
     assert "  person" in printed and "ms, median: preprocess" in printed
     summary = json.loads((output / "summary.json").read_text())
@@ -123,7 +104,8 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     theirs = COCO(str(few)).loadRes(str(output / "masks.json"))
     assert set(theirs.getImgIds()) == kept
     assert len(list((output / "worst").iterdir())) == 2
-    assert cv2.imread(str(output / "precision_recall.png")) is not None
+    for name in ("precision_recall.png", "confusion.png"):
+        assert cv2.imread(str(output / name)) is not None
 
 
 def _with_people(source):

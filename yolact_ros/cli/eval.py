@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
-from yolact_ros.evaluation.coco import evaluate
-from yolact_ros.evaluation.report import draw_worst, plot_precision_recall, table, write_results
+from yolact_ros.engine import Segmenter
+from yolact_ros.evaluation.coco import evaluate, evaluate_parallel
+from yolact_ros.evaluation.report import (
+    draw_confusion,
+    draw_worst,
+    found_above,
+    plot_precision_recall,
+    table,
+    write_results,
+)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -22,16 +31,31 @@ def run(arguments: Sequence[str]) -> None:
         "--output", type=Path, help="folder for results (COCO server's format) and pictures"
     )
     parser.add_argument("--worst", type=int, default=20, metavar="N", help="pictures of N images")
-    parser.add_argument("--worst-score", type=float, default=0.3, metavar="SCORE")
+    parser.add_argument(
+        "--score", type=float, default=0.3, help="least score of what the pictures show, 0 to 1"
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="use N GPUs, or N processes on the CPU; the numbers are the same",
+    )
     add_model_options(parser)
     options = parser.parse_args(arguments)
+    if options.devices < 1:
+        raise ValueError(f"devices={options.devices} is not allowed: it must be at least 1")
     segmenter = make_segmenter(options, score_threshold=0)
     settings = segmenter.settings
     print(segmenter.description)
     for text in options.file:
         source = DataSource.parse(text)
         segmenter.settings = settings
-        result = evaluate(segmenter, source, progress=True)
+        if options.devices > 1:
+            makers = _makers(options, segmenter)
+            result = evaluate_parallel(makers, source, progress=True)
+        else:
+            result = evaluate(segmenter, source, progress=True)
         print(f"\n{source.annotations}, {len(result.image_ids)} images, in percent")
         print(table(result, options.classes))
         if options.output is None:
@@ -41,6 +65,19 @@ def run(arguments: Sequence[str]) -> None:
             folder = folder / f"{source.annotations.parent.name}-{source.annotations.stem}"
         write_results(result, folder)
         plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
-        segmenter.settings = dataclasses.replace(settings, score_threshold=options.worst_score)
-        draw_worst(segmenter, source, result, folder / "worst", options.worst)
+        found = found_above(result, options.score)
+        draw_confusion(source, segmenter.class_names, found, folder / "confusion.png")
+        segmenter.settings = dataclasses.replace(settings, score_threshold=options.score)
+        draw_worst(segmenter, source, found, folder / "worst", options.worst)
         print(f"results: {folder}")
+
+
+def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:
+    """What makes the segmenter on each device."""
+    on_gpus = segmenter.device.type == "cuda"
+    makers: list[Callable[[], Segmenter]] = []
+    for i in range(options.devices):
+        own = argparse.Namespace(**vars(options))
+        own.device = f"cuda:{i}" if on_gpus else "cpu"
+        makers.append(partial(make_segmenter, own, 0))
+    return makers

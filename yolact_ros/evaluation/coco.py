@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
@@ -65,28 +69,89 @@ class Evaluation:
     mask_results: list[Result]
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What a model found in some images of a data set, one entry for each, in order."""
+
+    categories: dict[str, int]
+    """The data set's category ids of the classes that it shares with the model."""
+    has_masks: bool
+    masks: list[list[Result]]
+    boxes: list[list[Result]]
+    times: list[StageTimes]
+
+
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
     Raises DataError for a picture that is missing, or if there is no such class.
     """
+    return summarise(source, find(segmenter, source, read_json(source.annotations), progress))
+
+
+def evaluate_parallel(
+    makers: Sequence[Callable[[], Segmenter]], source: DataSource, progress: bool = False
+) -> Evaluation:
+    """The same with a process for each of `makers`, which make the segmenter there.
+
+    They are pickled. Processes on a CPU share its cores evenly.
+    """
+    count = len(makers)
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(_find_share, maker, source, i, count, progress)
+            for i, maker in enumerate(makers)
+        ]
+        shares = [job.result() for job in jobs]
+    return summarise(source, _interleave(shares))
+
+
+def _find_share(
+    maker: Callable[[], Segmenter], source: DataSource, share: int, shares: int, progress: bool
+) -> Findings:
+    torch.set_num_threads(max(1, torch.get_num_threads() // shares))
+    content = read_json(source.annotations)
+    content["images"] = content["images"][share::shares]
+    return find(maker(), source, content, progress and share == 0)
+
+
+def _interleave(shares: list[Findings]) -> Findings:
+    """Findings of every nth image, from the first, the second ..., as those of all images."""
+
+    def merge(name: str) -> list[Any]:
+        rounds = itertools.zip_longest(*(getattr(share, name) for share in shares))
+        return [each for entries in rounds for each in entries if each is not None]
+
+    return dataclasses.replace(
+        shares[0], masks=merge("masks"), boxes=merge("boxes"), times=merge("times")
+    )
+
+
+def find(
+    segmenter: Segmenter, source: DataSource, content: dict[str, Any], progress: bool = False
+) -> Findings:
+    """Segment the images of a data set whose file has the `content`, or a part of it."""
     categories = category_ids(source, segmenter.class_names)
-    images = read_json(source.annotations)["images"]
-    masks: list[Result] = []
-    boxes: list[Result] = []
-    times: list[StageTimes] = []
-    for image in tqdm(images, "images", disable=not progress):
+    findings = Findings(categories, segmenter.config.mask_branch != "none", [], [], [])
+    for image in tqdm(content["images"], "images", disable=not progress):
         instances = segmenter(read_image(source.images / image["file_name"]))
-        times.append(segmenter.stages)
-        of_masks, of_boxes = to_results(image["id"], instances, categories)
-        masks += of_masks
-        boxes += of_boxes
-    has_masks = segmenter.config.mask_branch != "none"
+        masks, boxes = to_results(image["id"], instances, categories)
+        findings.masks.append(masks)
+        findings.boxes.append(boxes)
+        findings.times.append(segmenter.stages)
+    return findings
+
+
+def summarise(source: DataSource, findings: Findings) -> Evaluation:
+    """Accuracy of what was found in all images of a data set."""
+    categories = findings.categories
+    masks = list(itertools.chain.from_iterable(findings.masks))
+    boxes = list(itertools.chain.from_iterable(findings.boxes))
     return Evaluation(
-        image_ids=tuple(image["id"] for image in images),
-        milliseconds=_median(times),
+        image_ids=tuple(image["id"] for image in read_json(source.annotations)["images"]),
+        milliseconds=_median(findings.times),
         boxes=score(source, boxes, "bbox", categories),
-        masks=score(source, masks, "segm", categories) if has_masks else None,
+        masks=score(source, masks, "segm", categories) if findings.has_masks else None,
         box_results=boxes,
         mask_results=masks,
     )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.data import DataSource, ImageRecord, decode_mask, read_image, read_records
 from yolact_ros.engine import Segmenter, draw_overlay
-from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Result, Scores
+from yolact_ros.evaluation.coco import (
+    AveragePrecision,
+    Evaluation,
+    Result,
+    Scores,
+    category_ids,
+)
+from yolact_ros.evaluation.confusion import confusion_matrix, match, plot_confusion
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
-_MATCH_IOU = 0.5
 
 
 def table(evaluation: Evaluation, classes: bool = False) -> str:
@@ -86,63 +90,49 @@ def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
     figure.savefig(path, dpi=120)
 
 
+def found_above(evaluation: Evaluation, score: float) -> dict[int, list[Result]]:
+    """The results above a score of each image id: of masks, or of boxes where there are none."""
+    found: dict[int, list[Result]] = {image: [] for image in evaluation.image_ids}
+    for result in evaluation.mask_results or evaluation.box_results:
+        if result["score"] > score:
+            found[result["image_id"]].append(result)
+    return found
+
+
+def draw_confusion(
+    source: DataSource, classes: Sequence[str], found: Mapping[int, Sequence[Result]], path: Path
+) -> None:
+    """Write a PNG that counts which objects were found as what, at IoU 0.5."""
+    label_of = {id_: classes.index(name) for name, id_ in category_ids(source, classes).items()}
+    records = read_records(source, classes)
+    plot_confusion(confusion_matrix(records, found, label_of, len(classes)), classes, path)
+
+
 def draw_worst(
-    segmenter: Segmenter, source: DataSource, evaluation: Evaluation, folder: Path, count: int
+    segmenter: Segmenter,
+    source: DataSource,
+    found: Mapping[int, Sequence[Result]],
+    folder: Path,
+    count: int,
 ) -> None:
     """Write a PNG for each of the `count` images with most mistakes: found beside wanted.
 
-    A mistake is an object that is not found or a detection that is no object, at IoU 0.5 and the
-    segmenter's score threshold. The name says how many objects were missed and wrongly found.
+    A mistake is an object that is not found or a detection that is no object, at IoU 0.5. The
+    name says how many objects were missed and wrongly found. The segmenter's score threshold
+    should be that of `found`.
     """
-    threshold = segmenter.settings.score_threshold
-    results = defaultdict(list)
-    for result in evaluation.mask_results or evaluation.box_results:
-        if result["score"] > threshold:
-            results[result["image_id"]].append(result)
     records = read_records(source, segmenter.class_names)
-    mistakes = [count_mistakes(record, results[record.id]) for record in records]
+    matches = [match(record, found[record.id]) for record in records]
+    mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
     order = sorted(range(len(records)), key=lambda i: -sum(mistakes[i]))
     folder.mkdir(parents=True, exist_ok=True)
     for rank, i in enumerate(order[:count], start=1):
         missed, wrong = mistakes[i]
         image = read_image(records[i].path)
-        found = draw_overlay(image, segmenter(image))
-        page = np.concatenate([found, _draw_truth(image, records[i])], axis=1)
+        overlay = draw_overlay(image, segmenter(image))
+        page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
         name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
         cv2.imwrite(str(folder / name), page)
-
-
-def count_mistakes(record: ImageRecord, results: Sequence[Result]) -> tuple[int, int]:
-    """Objects that were missed and detections that are none, in one image, whatever the class.
-
-    Detections in crowd regions count as neither.
-    """
-    if not record.annotations:
-        return 0, len(results)
-    crowd = np.array([a.is_crowd for a in record.annotations])
-    if not results:
-        return int((~crowd).sum()), 0
-    if "segmentation" in results[0]:
-        truth = [
-            coco_mask.encode(
-                np.asfortranarray(decode_mask(a.segmentation, record.height, record.width))
-            )
-            for a in record.annotations
-        ]
-        found = [result["segmentation"] for result in results]
-    else:
-        truth = [list(a.box) for a in record.annotations]
-        found = [result["bbox"] for result in results]
-    overlaps = np.asarray(coco_mask.iou(found, truth, crowd.astype(int).tolist()))
-    free = ~crowd
-    wrong = 0
-    for i in np.argsort([-result["score"] for result in results]):
-        best = int(np.where(free, overlaps[i], -1).argmax())
-        if free[best] and overlaps[i, best] >= _MATCH_IOU:
-            free[best] = False
-        elif not (overlaps[i, crowd] >= _MATCH_IOU).any():
-            wrong += 1
-    return int(free.sum()), wrong
 
 
 def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:

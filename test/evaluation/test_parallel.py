@@ -1,0 +1,44 @@
+"""Several processes find what one finds."""
+
+import json
+
+import pytest
+
+from yolact_ros.cli import main
+from yolact_ros.data import read_json
+
+
+def test_two_processes_give_the_same_numbers(shared, tmp_path):
+    source = shared / "data" / "pennfudan" / "val.json"
+    if not source.exists():
+        pytest.skip(f"needs {source}")
+    content = read_json(source)
+    content["images"] = content["images"][:3]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(content))
+    for devices in ("1", "2"):
+        command = ["eval", f"{few}:{source.parent / 'images'}", "--output"]
+        options = ["--devices", devices, "--device", "cpu", "--worst", "0"]
+        assert main([*command, str(tmp_path / devices), *options]) == 0
+    for name in ("masks.json", "boxes.json"):
+        alone, together = (json.loads((tmp_path / n / name).read_text()) for n in ("1", "2"))
+        assert [r["image_id"] for r in alone] == [r["image_id"] for r in together]
+        # Sums over another number of threads round differently.
+        scores = [r["score"] for r in together]
+        assert [r["score"] for r in alone] == pytest.approx(scores, abs=1e-5) and len(scores) > 20
+    alone, together = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("1", "2"))
+    for kind in ("masks", "boxes"):
+        assert alone[kind] == pytest.approx(together[kind], abs=1e-6)
+    assert alone["masks"]["ap50"] > 0.5
+
+
+def test_errors_of_a_process_come_back(shared, tmp_path, capsys):
+    source = shared / "data" / "pennfudan" / "val.json"
+    if not source.exists():
+        pytest.skip(f"needs {source}")
+    assert main(["eval", f"{source}:{tmp_path}", "--devices", "2"]) == 1
+    assert "is missing or is not a picture" in capsys.readouterr().err
+    assert main(["eval", str(source), "--devices", "0"]) == 1
+    assert "devices=0" in capsys.readouterr().err
