@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from yolact_ros.detection.boxes import iou
 from yolact_ros.detection.settings import DetectionSettings
@@ -39,6 +38,8 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
 
 def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
     """Greedy NMS in each class (torchvision's), on class scores above the thresholds."""
+    from torchvision.ops import batched_nms  # more than a second to import, and rarely needed
+
     threshold = max(settings.confidence_threshold, settings.score_threshold)
     # torchvision tells classes apart by moving their boxes: without overlap only if none is
     # negative, and without rounding only in double precision.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 
 from yolact_ros.network.backbones import EfficientNetLite, ResNet
 from yolact_ros.network.yolact import Yolact
@@ -18,6 +17,8 @@ def load_imagenet(net: Yolact) -> None:
     """
     backbone = net.backbone
     if isinstance(backbone, ResNet):
+        import torchvision  # more than a second to import, and rarely needed
+
         name = {"resnet50": "ResNet50_Weights", "resnet101": "ResNet101_Weights"}
         weights = getattr(torchvision.models, name[net.config.backbone]).IMAGENET1K_V1
         backbone.load_imagenet(dict(weights.get_state_dict(progress=True, check_hash=True)))
