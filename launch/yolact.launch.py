@@ -12,9 +12,12 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from yolact_ros.node.cameras import cameras_of
+
 # Launch argument: (parameter of the node, its type, what it is).
 PARAMETERS = {
-    "image_topic": ("image_topic", str, "topic of the camera's images"),
+    "image_topic": ("image_topic", str, "topic of the images; several with commas"),
+    "max_batch": ("max_batch", int, "most images of several cameras in the network at once"),
     "compressed": ("compressed", bool, "take IMAGE_TOPIC/compressed instead: true or false"),
     "weights": ("weights", str, "file, or published model such as yolact_plus_resnet50"),
     "model": ("model", str, "network, where the weights do not say which one they are for"),
@@ -36,8 +39,8 @@ PARAMETERS = {
     "use_sim_time": ("use_sim_time", bool, "take the time from /clock: true or false"),
 }
 
-# Topics in config/yolact.rviz, as seen from the node's namespace.
-RVIZ_TOPICS = ("yolact/overlay", "yolact/labels", "yolact/markers")
+# Outputs of the node in config/yolact.rviz.
+RVIZ_TOPICS = ("overlay", "labels", "markers")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -95,9 +98,10 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def _rviz(context: LaunchContext) -> Node:
     namespace = context.launch_configurations["namespace"].strip("/")
     prefix = f"/{namespace}/" if namespace else "/"
-    image_topic = context.launch_configurations["image_topic"] or "image_raw"
-    if not image_topic.startswith("/"):
-        image_topic = prefix + image_topic
+    # Of several cameras the first one is shown.
+    camera = cameras_of(context.launch_configurations["image_topic"] or "image_raw")[0]
+    image_topic = camera.topic if camera.topic.startswith("/") else prefix + camera.topic
+    outputs = {topic: camera.output(topic).replace("~", "yolact", 1) for topic in RVIZ_TOPICS}
     fixed_frame = context.launch_configurations["fixed_frame"]
     config = PathJoinSubstitution([FindPackageShare("yolact_ros"), "config", "yolact.rviz"])
     return Node(
@@ -106,7 +110,7 @@ def _rviz(context: LaunchContext) -> Node:
         arguments=["-d", config, *(["-f", fixed_frame] if fixed_frame else [])],
         remappings=[
             ("/image_raw", image_topic),
-            *((f"/{topic}", prefix + topic) for topic in RVIZ_TOPICS),
+            *((f"/yolact/{topic}", prefix + output) for topic, output in outputs.items()),
         ],
         condition=IfCondition(LaunchConfiguration("rviz")),
         output="screen",

@@ -145,6 +145,10 @@ class Graph:
             wait_until(lambda: self.state() == "active", "the node to become active")
         return self.node
 
+    def summary(self):
+        """What the node counted for its first camera."""
+        return next(iter(self.node._statistics.values())).summary()
+
     def close(self):
         import rclpy
 

@@ -116,16 +116,16 @@ def test_a_flood_of_malformed_images(graph, weights, picture, image_message):
 
 
 def test_compressed_images_that_cannot_be_decoded(graph, weights, picture, image_message):
-    node = graph.start(weights=weights, compressed=True, score_threshold=0.0)
+    graph.start(weights=weights, compressed=True, score_threshold=0.0)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera("/image_raw/compressed", CompressedImage)
     data = cv2.imencode(".jpg", picture)[1].tobytes()
     png = cv2.imencode(".png", picture)[1].tobytes()
     for broken in (b"", data[: len(data) // 2], b"GIF89a", png[:60] + bytes(80) + png[140:]):
-        before = node._statistics.summary().refused
+        before = graph.summary().refused
         message = CompressedImage(format="jpeg", data=broken)
         graph.wait_until(
-            lambda m=message, b=before: camera(m) or node._statistics.summary().refused != b,
+            lambda m=message, b=before: camera(m) or graph.summary().refused != b,
             "an image to be refused",
         )
     graph.see(camera, CompressedImage(format="jpeg", data=data), received)

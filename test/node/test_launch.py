@@ -20,6 +20,7 @@ from rclpy.parameter import parameter_value_to_python
 GIVEN = [
     ("image_topic", "image_topic", "/eye/image"),
     ("compressed", "compressed", True),
+    ("max_batch", "max_batch", 2),
     ("device", "device", "cpu"),
     ("precision", "precision", "float32"),
     ("score_threshold", "score_threshold", 0.25),

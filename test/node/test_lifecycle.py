@@ -51,7 +51,7 @@ def test_shutdown_from_every_state(graph, weights, steps):
     assert graph.transition("shutdown")
     assert graph.state() == "finalized"
     graph.wait_until(lambda: topics(graph) == set(), "the publishers to be gone")
-    assert node._worker is None and node._segmenter is None
+    assert node._pipeline is None and node._segmenter is None
     assert not graph.transition("configure")
 
 
@@ -127,7 +127,7 @@ def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weigh
     node = graph.start(active=False, weights=weights, autostart=False, image_topic="/a/{b}")
     assert graph.transition("configure")
     assert not graph.transition("activate") and graph.state() == "inactive"
-    assert "{b}" in node._problem and node._worker is None
+    assert "{b}" in node._problem and node._pipeline is None
     assert graph.set(image_topic="/a/b") == ""
     for step in ("cleanup", "configure", "activate"):
         assert graph.transition(step)

@@ -183,7 +183,7 @@ def test_every_subscriber_receives_instances(graph, weights, picture, image_mess
 
 
 def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
-    node = graph.start(weights=weights, **SETTINGS)
+    graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances", 100)
     camera = graph.camera()
     large = np.zeros((480, 640, 3), np.uint8)
@@ -206,23 +206,22 @@ def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
     # still on its way through the middleware.
     assert len(received) - at_the_end <= 4
     assert stamps == sorted(stamps) and len(set(stamps[1:])) == len(stamps[1:])
-    summary = node._statistics.summary()
+    summary = graph.summary()
     assert summary.received == summary.processed + summary.passed_over
     assert summary.rate_in >= summary.rate_out > 0
 
 
 def test_frames_that_a_slow_network_cannot_take_are_counted(graph, weights, image_message):
-    node = graph.start(weights=weights, **SETTINGS)
+    graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances", 100)
     camera = graph.camera()
     small = image_message(np.zeros((48, 64, 3), np.uint8))
     graph.see(camera, small, received)
-    statistics = node._statistics
     graph.wait_until(
-        lambda: camera(small) or statistics.summary().passed_over, "an image to be passed over"
+        lambda: camera(small) or graph.summary().passed_over, "an image to be passed over"
     )
     graph.wait_until(
-        lambda: (s := statistics.summary()).received == s.processed + s.passed_over,
+        lambda: (s := graph.summary()).received == s.processed + s.passed_over,
         "all images to be accounted for",
     )
 
@@ -234,7 +233,7 @@ def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, imag
     network = node._segmenter.net
     node._segmenter.net = None
     graph.wait_until(
-        lambda: camera(image_message(picture)) or node._statistics.summary().failed,
+        lambda: camera(image_message(picture)) or graph.summary().failed,
         "an image to fail",
     )
     node._segmenter.net = network

@@ -92,11 +92,20 @@ def test_the_class_filter_knows_the_classes_of_the_model():
 
 
 def test_topics_of_images_and_depth():
-    assert Parameters(image_topic="a/b").image_subscription_topic() == "a/b"
-    compressed = Parameters(image_topic="a/b", compressed=True)
-    assert compressed.image_subscription_topic() == "a/b/compressed"
-    named = Parameters(image_topic="a/b/compressed", compressed=True)
-    assert named.image_subscription_topic() == "a/b/compressed"
+    def topics(**values):
+        parameters = Parameters(**values)
+        return [parameters.subscription_topic(camera) for camera in parameters.cameras()]
+
+    assert topics(image_topic="a/b") == ["a/b"]
+    assert topics(image_topic="a/b", compressed=True) == ["a/b/compressed"]
+    assert topics(image_topic="a/b/compressed", compressed=True) == ["a/b/compressed"]
+    assert topics(image_topic="a, b") == topics(image_topic=("a", "b")) == ["a", "b"]
+    assert topics(image_topic=("a", "b"), compressed=True) == ["a/compressed", "b/compressed"]
+    for wrong in (5, 1.5, True, (), ("a", ""), "a,,b", "a,a", ("a", "b c"), [1, 2]):
+        with pytest.raises(ValueError, match=r"image_topic|no topic name"):
+            Parameters(image_topic=wrong)
+    with pytest.raises(ValueError, match="a node of its own for each camera"):
+        Parameters(image_topic="a, b", depth_topic="d")
     assert Parameters().depth_topics() == ("", "")
     assert Parameters(depth_topic="/d/image").depth_topics() == ("/d/image", "/d/camera_info")
     assert Parameters(depth_topic="/image").depth_topics() == ("/image", "/camera_info")

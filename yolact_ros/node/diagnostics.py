@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +30,31 @@ class NodeState:
     """Model, weights and classes in words; empty while there is none."""
     device: str
     """Device that the network runs on; empty while there is none."""
-    topic: str
-    """Topic that images are taken from."""
     image_timeout: float
     """Seconds without an image that are too long."""
 
 
-def diagnostic_array(stamp: Time, state: NodeState, frames: Summary) -> DiagnosticArray:
-    """Two statuses: the model and the images."""
+@dataclass(frozen=True)
+class CameraState:
+    """What the diagnostics tell about one camera."""
+
+    name: str
+    """Empty for a node's only camera."""
+    topic: str
+    """Topic that images are taken from."""
+    frames: Summary
+
+
+def diagnostic_array(
+    stamp: Time, state: NodeState, cameras: Iterable[CameraState]
+) -> DiagnosticArray:
+    """A status of the model, and one of the images of each camera."""
     message = DiagnosticArray()
     message.header.stamp = stamp.to_msg()
-    message.status = [_model_status(state), _images_status(state, frames)]
+    message.status = [
+        _model_status(state),
+        *(_images_status(state, camera) for camera in cameras),
+    ]
     return message
 
 
@@ -59,20 +74,21 @@ def _model_status(state: NodeState) -> DiagnosticStatus:
     return _status(f"{state.node}: model", state, level, text, values)
 
 
-def _images_status(state: NodeState, frames: Summary) -> DiagnosticStatus:
+def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
+    frames = camera.frames
     level, text = DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
     if state.state != "active":
         text = f"the node is {state.state}"
     elif frames.silence > state.image_timeout:
         level = DiagnosticStatus.WARN
-        text = f"no image on {state.topic} for {frames.silence:.0f} s"
+        text = f"no image on {camera.topic} for {frames.silence:.0f} s"
     elif frames.failed_lately:
         level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
     elif frames.refused_lately:
         level = DiagnosticStatus.WARN
         text = f"{frames.refused_lately} malformed images lately; see the log"
     values = {
-        "topic": state.topic,
+        "topic": camera.topic,
         "rate in (Hz)": f"{frames.rate_in:.2f}",
         "rate out (Hz)": f"{frames.rate_out:.2f}",
         "received": str(frames.received),
@@ -85,7 +101,8 @@ def _images_status(state: NodeState, frames: Summary) -> DiagnosticStatus:
     for stage, latency in frames.latencies.items():
         values[f"{stage} median (ms)"] = f"{latency.median:.2f}"
         values[f"{stage} 99 % (ms)"] = f"{latency.percentile_99:.2f}"
-    return _status(f"{state.node}: images", state, level, text, values)
+    name = f"{state.node}: images {camera.name}".rstrip()
+    return _status(name, state, level, text, values)
 
 
 def _status(

@@ -26,23 +26,34 @@ MAX_SIDE = 32766
 class ImageMessage(Protocol):
     """The fields of `sensor_msgs/Image` that matter here."""
 
-    height: int
-    width: int
-    encoding: str
-    is_bigendian: int
-    step: int
-    data: Any
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def is_bigendian(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def data(self) -> Any: ...
 
 
 class CompressedImageMessage(Protocol):
     """The fields of `sensor_msgs/CompressedImage` that matter here."""
 
-    format: str
-    data: Any
+    @property
+    def format(self) -> str: ...
+    @property
+    def data(self) -> Any: ...
 
 
 class ImageError(ValueError):
-    """A message that is no image. `reason` is a word to count it by: encoding, size, step, data."""
+    """A message that is no image.
+
+    `reason` is a word to count it by: message, encoding, size, step or data.
+    """
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)

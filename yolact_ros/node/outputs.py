@@ -13,6 +13,7 @@ from yolact_ros.detection import Instances
 from yolact_ros.engine import draw_overlay
 from yolact_ros.msg import InstanceArray
 from yolact_ros.node import messages
+from yolact_ros.node.cameras import Camera
 from yolact_ros.node.depth import Positions
 from yolact_ros.node.markers import markers, no_markers
 from yolact_ros.node.parameters import Parameters
@@ -21,21 +22,21 @@ QUEUE_DEPTH = 5
 
 
 class Outputs:
-    """The publishers of a node. All are reliable, so that every subscriber receives from them.
+    """A node's publishers for one camera. All are reliable: every subscriber receives from them.
 
     `with_markers`: publish markers too, for instances that have a position.
     """
 
-    def __init__(self, node: LifecycleNodeMixin, with_markers: bool) -> None:
+    def __init__(self, node: LifecycleNodeMixin, camera: Camera, with_markers: bool) -> None:
         def publisher(kind: type, topic: str):  # type: ignore[no-untyped-def]
-            return node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH)
+            return node.create_lifecycle_publisher(kind, camera.output(topic), QUEUE_DEPTH)
 
         self._node = node
-        self._instances = publisher(InstanceArray, "~/instances")
-        self._overlay = publisher(Image, "~/overlay")
-        self._compressed = publisher(CompressedImage, "~/overlay/compressed")
-        self._labels = publisher(Image, "~/labels")
-        self._markers = publisher(MarkerArray, "~/markers") if with_markers else None
+        self._instances = publisher(InstanceArray, "instances")
+        self._overlay = publisher(Image, "overlay")
+        self._compressed = publisher(CompressedImage, "overlay/compressed")
+        self._labels = publisher(Image, "labels")
+        self._markers = publisher(MarkerArray, "markers") if with_markers else None
 
     def publish(
         self,

@@ -8,9 +8,8 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -22,127 +21,78 @@ from yolact_ros.engine.device import choose_device, choose_precision
 from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.network import CONFIGS, PUBLISHED, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
-
-Change = Literal["at once", "configure", "start"]
-
-
-@dataclass(frozen=True)
-class ParameterInfo:
-    """What a user is told about a parameter, and what its value is held to."""
-
-    name: str
-    description: str
-    change: Change
-    """When a new value takes effect: at once, when the node is next configured, or only from the
-    start of the node."""
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-
-    def allowed(self) -> str:
-        """The allowed values in words; empty where the type says all."""
-        if self.choices:
-            return "one of " + ", ".join(choice or "(empty)" for choice in self.choices)
-        return "" if self.low is None else f"{self.low} to {self.high}"
-
-    def check(self, value: Any) -> None:
-        """Raises ValueError, naming what is allowed, for a value that is not."""
-        good = True
-        if self.choices:
-            good = value in self.choices
-        elif self.low is not None and self.high is not None:
-            good = self.low <= value <= self.high
-        if not good:
-            raise ValueError(f"{self.name}={value!r} is not allowed: it must be {self.allowed()}")
-
-    def descriptor(self, default: Any) -> ParameterDescriptor:
-        """The same for ROS tools."""
-        descriptor = ParameterDescriptor(
-            name=self.name,
-            description=self.description,
-            additional_constraints=self.allowed() if self.choices else "",
-            read_only=self.change == "start",
-        )
-        if self.low is not None and self.high is not None:
-            if isinstance(default, float):
-                descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
-                ]
-            else:
-                descriptor.integer_range = [
-                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
-                ]
-        return descriptor
-
-
-def _parameter(
-    default: Any, description: str, change: Change, name: str = "", **held_to: Any
-) -> Any:
-    return dataclasses.field(
-        default=default,
-        metadata={"name": name, "description": description, "change": change, **held_to},
-    )
+from yolact_ros.node.cameras import Camera, cameras_of
+from yolact_ros.node.parameter_info import ParameterInfo, parameter
 
 
 @dataclass(frozen=True)
 class Parameters:
     """The value of every parameter of the node."""
 
-    weights: str = _parameter(
+    weights: str = parameter(
         "",
         "Weights to run: a file; or the name of a published model, which is downloaded once; or "
         "'random', to measure speed. Empty: the published weights of `model`, or without a "
         "`model` the embedded one, which finds people.",
         "configure",
     )
-    model: str = _parameter(
+    model: str = parameter(
         "",
         "Network to build. Empty: the one that the weights are for, which only old .pth files "
         "under another name do not say.",
         "configure",
         choices=("", *CONFIGS),
     )
-    backbone: str = _parameter(
+    backbone: str = parameter(
         "",
         "Replaces the model's backbone. Empty: the model's own.",
         "configure",
         choices=("", *typing.get_args(Backbone)),
     )
-    dcn_variant: str = _parameter(
+    dcn_variant: str = parameter(
         "",
         "Replaces the model's placement of deformable convolutions. Empty: the model's own.",
         "configure",
         choices=("", *typing.get_args(DcnVariant)),
     )
-    device: str = _parameter(
+    device: str = parameter(
         "auto",
         "Where the network runs: cpu, cuda, cuda:0 and so on, or auto, which is CUDA where there "
         "is a GPU.",
         "configure",
     )
-    precision: str = _parameter(
+    precision: str = parameter(
         "auto",
         "Numbers that the network computes in: auto is float16 on a GPU and float32 on a CPU, "
         "which takes no other.",
         "configure",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
-    autostart: bool = _parameter(
+    autostart: bool = parameter(
         True,
         "Configure and activate by itself at the start; otherwise wait for lifecycle transitions.",
         "start",
     )
-    image_topic: str = _parameter(
+    image_topic: str | tuple[str, ...] = parameter(
         "image_raw",
-        "Topic of the camera's images (sensor_msgs/Image).",
+        "Topic of the camera's images (sensor_msgs/Image). For several cameras a list of topics, "
+        "or one string with commas.",
         "configure",
+        many=True,
     )
-    compressed: bool = _parameter(
+    compressed: bool = parameter(
         False,
         "Subscribe to image_topic/compressed (sensor_msgs/CompressedImage, JPEG or PNG) instead.",
         "configure",
     )
-    qos_reliability: str = _parameter(
+    max_batch: int = parameter(
+        4,
+        "Images of several cameras that go through the network at once, at most.",
+        "configure",
+        low=1,
+        high=64,
+    )
+    qos_reliability: str = parameter(
         "best_effort",
         "Reliability of the image subscription. best_effort receives from every publisher; "
         "reliable only from reliable ones.",
@@ -150,7 +100,7 @@ class Parameters:
         name="qos.reliability",
         choices=("best_effort", "reliable"),
     )
-    qos_depth: int = _parameter(
+    qos_depth: int = parameter(
         1,
         "Images that the middleware keeps for the node. Only the newest is ever used; a "
         "reliable subscription may need more.",
@@ -159,14 +109,14 @@ class Parameters:
         low=1,
         high=100,
     )
-    score_threshold: float = _parameter(
+    score_threshold: float = parameter(
         0.3,
         "Instances that score no more are left out.",
         "at once",
         low=0.0,
         high=1.0,
     )
-    nms_method: str = _parameter(
+    nms_method: str = parameter(
         "fast",
         "How overlapping boxes are thinned out: fast (Fast NMS within each class), cross_class "
         "(Fast NMS across classes), standard (sequential, slower).",
@@ -174,7 +124,7 @@ class Parameters:
         name="nms.method",
         choices=typing.get_args(NmsMethod),
     )
-    nms_iou_threshold: float = _parameter(
+    nms_iou_threshold: float = parameter(
         0.5,
         "Boxes that overlap a better one by more (intersection over union) are left out.",
         "at once",
@@ -182,7 +132,7 @@ class Parameters:
         low=0.0,
         high=1.0,
     )
-    nms_top_k: int = _parameter(
+    nms_top_k: int = parameter(
         200,
         "Best candidates of each class that Fast NMS looks at (cross_class: of all classes).",
         "at once",
@@ -190,32 +140,32 @@ class Parameters:
         low=1,
         high=2000,
     )
-    top_k: int = _parameter(
+    top_k: int = parameter(
         100,
         "Instances an image, at most.",
         "at once",
         low=1,
         high=1000,
     )
-    classes: str = _parameter(
+    classes: str = parameter(
         "",
         "Names of the classes to report, separated by commas, as in 'person, dog'. Empty: all.",
         "at once",
     )
-    mask_encoding: str = _parameter(
+    mask_encoding: str = parameter(
         "rle",
         "How masks are written into messages; see Mask.msg.",
         "at once",
         name="mask.encoding",
         choices=masks.ENCODINGS,
     )
-    overlay_enabled: bool = _parameter(
+    overlay_enabled: bool = parameter(
         True,
         "Publish overlays. They are drawn only while somebody subscribes.",
         "at once",
         name="overlay.enabled",
     )
-    overlay_alpha: float = _parameter(
+    overlay_alpha: float = parameter(
         0.45,
         "How much of a mask's pixels in the overlay is the colour of the class.",
         "at once",
@@ -223,13 +173,13 @@ class Parameters:
         low=0.0,
         high=1.0,
     )
-    overlay_boxes: bool = _parameter(
+    overlay_boxes: bool = parameter(
         True, "Draw boxes on the overlay.", "at once", name="overlay.boxes"
     )
-    overlay_labels: bool = _parameter(
+    overlay_labels: bool = parameter(
         True, "Write class and score on the overlay.", "at once", name="overlay.labels"
     )
-    overlay_jpeg_quality: int = _parameter(
+    overlay_jpeg_quality: int = parameter(
         80,
         "Quality of the compressed overlay.",
         "at once",
@@ -237,26 +187,26 @@ class Parameters:
         low=1,
         high=100,
     )
-    image_timeout: float = _parameter(
+    image_timeout: float = parameter(
         5.0,
         "Seconds without an image after which /diagnostics warns.",
         "at once",
         low=0.1,
         high=3600.0,
     )
-    depth_topic: str = _parameter(
+    depth_topic: str = parameter(
         "",
         "Topic of depth images registered to the colour image (16UC1 in millimetres or 32FC1 in "
         "metres). Empty: no positions.",
         "configure",
     )
-    camera_info_topic: str = _parameter(
+    camera_info_topic: str = parameter(
         "",
         "Topic of the calibration (sensor_msgs/CameraInfo) that depth is projected with. Empty: "
         "camera_info beside depth_topic.",
         "configure",
     )
-    depth_max_offset: float = _parameter(
+    depth_max_offset: float = parameter(
         0.05,
         "Seconds that the stamps of an image and its depth may differ.",
         "at once",
@@ -265,7 +215,7 @@ class Parameters:
         high=10.0,
     )
 
-    depth_max_wait: float = _parameter(
+    depth_max_wait: float = parameter(
         0.1,
         "Seconds to wait for the depth of an image that was segmented before its depth came.",
         "at once",
@@ -277,7 +227,13 @@ class Parameters:
     def __post_init__(self) -> None:
         for field, info in _table():
             info.check(getattr(self, field))
-        for name in (self.image_subscription_topic(), *filter(None, self.depth_topics())):
+        topics = [self.subscription_topic(camera) for camera in self.cameras()]
+        if self.depth_topic and len(topics) > 1:
+            raise ValueError(
+                f"depth_topic={self.depth_topic!r} is not allowed with {len(topics)} topics in "
+                "image_topic: depth needs a node of its own for each camera"
+            )
+        for name in (*topics, *filter(None, self.depth_topics())):
             _check_topic(name)
 
     def with_values(self, changes: Iterable[Parameter]) -> Parameters:
@@ -287,7 +243,7 @@ class Parameters:
         """
         fields = {info.name: field for field, info in _table()}
         return dataclasses.replace(
-            self, **{fields[new.name]: new.value for new in changes if new.name in fields}
+            self, **{fields[new.name]: _value(new) for new in changes if new.name in fields}
         )
 
     def detection_settings(self, class_names: tuple[str, ...]) -> DetectionSettings:
@@ -318,9 +274,13 @@ class Parameters:
         if name:
             config_of(name).replace(**{key: value for key, value in changes.items() if value})
 
-    def image_subscription_topic(self) -> str:
-        """The topic to subscribe to, raw or compressed."""
-        topic = self.image_topic
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras in `image_topic`."""
+        return cameras_of(self.image_topic)
+
+    def subscription_topic(self, camera: Camera) -> str:
+        """The topic of a camera to subscribe to, raw or compressed."""
+        topic = camera.topic
         if self.compressed and not topic.endswith("/compressed"):
             return f"{topic}/compressed"
         return topic
@@ -362,6 +322,10 @@ def declare(node: Node) -> Parameters:
         default = getattr(Parameters, field)
         values[field] = node.declare_parameter(info.name, default, info.descriptor(default)).value
     return Parameters(**values)
+
+
+def _value(parameter: Parameter[Any]) -> Any:
+    return tuple(parameter.value) if isinstance(parameter.value, list) else parameter.value
 
 
 def _check_topic(name: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,22 +19,17 @@ from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
 
-from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter
-from yolact_ros.node import images
-from yolact_ros.node.depth import DepthImages, Positions
-from yolact_ros.node.diagnostics import NodeState, diagnostic_array
-from yolact_ros.node.images import ImageError
+from yolact_ros.node.cameras import Camera
+from yolact_ros.node.depth import DepthImages
+from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters, declare, table
+from yolact_ros.node.pipeline import Feed, Pipeline, reason_of
 from yolact_ros.node.statistics import FrameStatistics
-from yolact_ros.node.worker import Worker
 
 DIAGNOSTICS_PERIOD = 1.0
-LOG_PERIOD = 1.0
-"""Seconds between log lines of one kind about images."""
 
 OFFICIAL_MODELS_HINT = (
     "An official model takes one parameter: weights:=yolact_plus_resnet50 (80 classes of COCO; "
@@ -43,17 +37,8 @@ OFFICIAL_MODELS_HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Frame:
-    """An image message on its way to the network."""
-
-    message: Any
-    arrived: float
-    """time.monotonic() in seconds."""
-
-
 class YolactNode(LifecycleNodeMixin, Node):
-    """Segments the newest image of a camera; `Parameters` says what can be changed.
+    """Segments the newest image of each camera; `Parameters` says what can be changed.
 
     The executor's threads take images, parameters and transitions; the network runs in a thread of
     its own. Raises ValueError or a ParameterException for parameters that are not allowed.
@@ -69,11 +54,10 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._state = "unconfigured"
         self._problem = ""
         self._segmenter: Segmenter | None = None
-        self._outputs: Outputs | None = None
-        self._worker: Worker[Frame] | None = None
-        self._depth: DepthImages | None = None
+        self._outputs: dict[Camera, Outputs] = {}
+        self._statistics = self._new_statistics()
+        self._pipeline: Pipeline | None = None
         self._inputs: list[Subscription[Any]] = []
-        self._statistics = FrameStatistics()
         self._settings_lock = threading.Lock()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -110,16 +94,20 @@ class YolactNode(LifecycleNodeMixin, Node):
         """Load the model and create the publishers; on failure stay unconfigured."""
         self._state, self._problem = "configuring", ""
         self._configured = parameters = self._wanted
+        self._statistics = self._new_statistics()
         try:
             segmenter = self._load(parameters)
             with self._settings_lock:
                 settings = self._wanted.detection_settings(segmenter.class_names)
                 segmenter.settings = settings
                 self._segmenter = segmenter
-            self._outputs = Outputs(self, with_markers=bool(parameters.depth_topic))
+            with_markers = bool(parameters.depth_topic)
+            for camera in parameters.cameras():
+                self._outputs[camera] = Outputs(self, camera, with_markers)
         except Exception as error:  # whatever is wrong with a model must not end the node
-            self._segmenter, self._state = None, "unconfigured"
-            self._problem = _reason(error)
+            self._release()
+            self._state = "unconfigured"
+            self._problem = reason_of(error)
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
             return TransitionCallbackReturn.FAILURE
         self._state = "inactive"
@@ -136,8 +124,10 @@ class YolactNode(LifecycleNodeMixin, Node):
             backbone=parameters.backbone,
             dcn_variant=parameters.dcn_variant,
         )
-        # The first image takes longer than others, and shows whether there is memory enough.
-        segmenter(np.zeros((480, 640, 3), np.uint8))
+        # The first images take longer than others, and show whether there is memory enough.
+        picture = np.zeros((480, 640, 3), np.uint8)
+        for count in sorted({1, min(len(parameters.cameras()), parameters.max_batch)}):
+            segmenter([picture] * count)
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
             self.get_logger().info(OFFICIAL_MODELS_HINT)
@@ -145,48 +135,71 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the thread of the network; on failure stay inactive."""
-        self._statistics = FrameStatistics()
-        self._worker = Worker(self._process, "network")
+        self._statistics = self._new_statistics()
         try:
-            topic = self._start_receiving(self._configured)
+            topics = self._start_receiving(self._configured)
         except Exception as error:  # rclpy would swallow it
             self._stop_receiving()
-            self._problem = _reason(error)
+            self._problem = reason_of(error)
             self.get_logger().error(f"The node stays inactive: {self._problem}")
             return TransitionCallbackReturn.FAILURE
-        self.get_logger().info(f"Waiting for images on {topic}")
+        self.get_logger().info(f"Waiting for images on {', '.join(topics)}")
         self._state, self._problem = "active", ""
         return super().on_activate(state)
 
-    def _start_receiving(self, parameters: Parameters) -> str:
-        """Subscribe to images, and to depth if wanted. Returns the full topic of the images."""
+    def _new_statistics(self) -> dict[Camera, FrameStatistics]:
+        return {camera: FrameStatistics() for camera in self._configured.cameras()}
+
+    def _start_receiving(self, parameters: Parameters) -> list[str]:
+        """Subscribe to images, and to depth if wanted. Returns the full topics of the images."""
+        assert self._segmenter is not None
+        feeds = [
+            Feed(camera, outputs, self._statistics[camera])
+            for camera, outputs in self._outputs.items()
+        ]
+        depth_topic, info_topic = parameters.depth_topics()
+        depth = DepthImages() if depth_topic else None
+        self._pipeline = pipeline = Pipeline(
+            self._segmenter, feeds, depth, parameters, lambda: self._wanted, self.get_logger()
+        )
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=parameters.qos_depth,
             reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
         )
         kind = CompressedImage if parameters.compressed else Image
-        topic = parameters.image_subscription_topic()
-        self._subscribe(kind, topic, self._on_image, qos)
-        depth_topic, info_topic = parameters.depth_topics()
-        if depth_topic:
-            self._depth = DepthImages()
-            self._subscribe(Image, depth_topic, self._depth.put, qos_profile_sensor_data)
-            self._subscribe(CameraInfo, info_topic, self._depth.put_info, qos_profile_sensor_data)
-        return self.resolve_topic_name(topic)
+        for feed in feeds:
+            topic = parameters.subscription_topic(feed.camera)
+            self._subscribe(kind, topic, functools.partial(pipeline.take, feed), qos, raw=True)
+        if depth is not None:
+            self._subscribe(Image, depth_topic, depth.put, qos_profile_sensor_data)
+            self._subscribe(CameraInfo, info_topic, depth.put_info, qos_profile_sensor_data)
+        return [self._full_topic(feed.camera) for feed in feeds]
+
+    def _full_topic(self, camera: Camera) -> str:
+        topic = self._configured.subscription_topic(camera)
+        try:
+            return str(self.resolve_topic_name(topic))
+        except RuntimeError:  # a name with {substitutions} that ROS does not know
+            return topic
 
     def _subscribe(
-        self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile,
+        raw: bool = False,
     ) -> None:
         group = MutuallyExclusiveCallbackGroup()
-        made = self.create_subscription(kind, topic, callback, qos, callback_group=group)
+        made = self.create_subscription(kind, topic, callback, qos, callback_group=group, raw=raw)
         self._inputs.append(made)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the image in work is finished first."""
         self._stop_receiving()
-        if self._outputs is not None:
-            self._outputs.clear()
+        for outputs in self._outputs.values():
+            outputs.clear()
         self._state = "inactive"
         return super().on_deactivate(state)
 
@@ -211,16 +224,14 @@ class YolactNode(LifecycleNodeMixin, Node):
     def _stop_receiving(self) -> None:
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-        self._depth = None
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
 
     def _release(self) -> None:
         self._stop_receiving()
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
+        while self._outputs:
+            self._outputs.popitem()[1].destroy()
         self._segmenter = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -247,106 +258,26 @@ class YolactNode(LifecycleNodeMixin, Node):
             )
         return SetParametersResult(successful=True)
 
-    # Images
-
-    def _on_image(self, message: Any) -> None:
-        arrived = time.monotonic()
-        self._statistics.arrived()
-        try:
-            if self._configured.compressed:
-                images.check_compressed(message)
-            else:
-                images.check(message)
-        except ImageError as error:
-            self._refuse(error)
-            return
-        worker = self._worker
-        if worker is not None and worker.put(Frame(message, arrived)) is not None:
-            self._statistics.passed_over()
-
-    def _refuse(self, error: ImageError) -> None:
-        count = self._statistics.refused(error.reason)
-        self.get_logger().warning(
-            f"Malformed image dropped: {error} ({count} so far)",
-            throttle_duration_sec=LOG_PERIOD,
-        )
-
-    def _process(self, frame: Frame) -> None:
-        """Work of the network's thread: one image, whatever it holds."""
-        try:
-            self._statistics.processed(self._segment(frame))
-        except ImageError as error:
-            self._refuse(error)
-        except Exception as error:  # one image must not end the node
-            self._statistics.failed()
-            self.get_logger().error(
-                f"An image could not be processed: {_reason(error)}",
-                throttle_duration_sec=LOG_PERIOD,
-            )
-
-    def _segment(self, frame: Frame) -> dict[str, float]:
-        """Segment and publish. Returns the latencies of the stages in milliseconds."""
-        segmenter, outputs, parameters = self._segmenter, self._outputs, self._wanted
-        assert segmenter is not None and outputs is not None
-        started = time.monotonic()
-        decode = images.bgr_of_compressed if self._configured.compressed else images.bgr_of
-        picture = decode(frame.message)
-        decoded = time.monotonic()
-        instances = segmenter(picture)
-        segmented = time.monotonic()
-        header = frame.message.header
-        positions = self._locate(header, instances)
-        located = time.monotonic()
-        outputs.publish(header, picture, instances, positions, parameters)
-        published = time.monotonic()
-        stages = segmenter.stages
-        return {
-            "waiting": 1e3 * (started - frame.arrived),
-            "decoding": 1e3 * (decoded - started),
-            "preprocessing": stages.preprocess,
-            "network": stages.network,
-            "detection": stages.detection,
-            "locating": 1e3 * (located - segmented),
-            "publishing": 1e3 * (published - located),
-            "total": 1e3 * (published - frame.arrived),
-        }
-
-    def _locate(self, header: Header, instances: Instances) -> Positions | None:
-        depth, parameters = self._depth, self._wanted
-        if depth is None:
-            return None
-        try:
-            offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
-            return depth.locate(header.stamp, instances, offset, wait)
-        except ImageError as error:
-            self._statistics.refused("depth")
-            self.get_logger().warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
-            return None
-
     # Diagnostics
 
     def _publish_diagnostics(self) -> None:
-        segmenter, parameters = self._segmenter, self._configured
+        segmenter = self._segmenter
         state = NodeState(
             node=self.get_fully_qualified_name(),
             state=self._state,
             problem=self._problem,
             model="" if segmenter is None else segmenter.description,
             device="" if segmenter is None else str(segmenter.device),
-            topic=self.resolve_topic_name(parameters.image_subscription_topic()),
             image_timeout=self._wanted.image_timeout,
         )
-        stamp = self.get_clock().now()
-        self._diagnostics.publish(diagnostic_array(stamp, state, self._statistics.summary()))
+        cameras = [
+            CameraState(camera.name, self._full_topic(camera), statistics.summary())
+            for camera, statistics in self._statistics.items()
+        ]
+        self._diagnostics.publish(diagnostic_array(self.get_clock().now(), state, cameras))
 
 
 def _change(name: str) -> str:
     """When a parameter takes effect; empty for one that is not this node's own."""
     info = table().get(name)
     return info[0].change if info else ""
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, for people: errors that were not foreseen with their type."""
-    foreseen = isinstance(error, ValueError | RuntimeError | OSError) and str(error)
-    return str(error) if foreseen else f"{type(error).__name__}: {error}"

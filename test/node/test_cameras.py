@@ -1,0 +1,126 @@
+"""Several cameras, one network."""
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import Image
+from yolact_ros.msg import InstanceArray
+
+from yolact_ros.node.cameras import Camera, cameras_of
+
+TOPICS = ["/front/image_raw", "/rear/image_raw", "side/image"]
+NAMES = ["front", "rear", "side"]
+
+
+def names(*topics):
+    return [camera.name for camera in cameras_of(topics)]
+
+
+def test_names_of_cameras():
+    assert cameras_of("image_raw") == cameras_of(["image_raw"]) == (Camera("image_raw", ""),)
+    assert names("/front/image_raw", "/rear/image_raw") == ["front", "rear"]
+    assert names("/robot/front/color/image", "~/b/image") == ["robot/front/color", "b"]
+    assert names("/a/left", "/a/right") == ["a/left", "a/right"]
+    assert names("/cam0", "/b/cam1") == ["cam0", "b/cam1"]
+    assert names("/a/image/compressed", "/b/image") == ["a", "b"]
+    assert cameras_of(" /a/x , /b/x") == cameras_of(["/a/x", "/b/x"])
+    assert Camera("/a/x", "a").output("overlay") == "~/a/overlay"
+    assert Camera("/a/x", "").output("overlay") == "~/overlay"
+
+
+@pytest.mark.parametrize("given", [TOPICS, ", ".join(TOPICS)])
+def test_each_camera_is_answered_in_its_own_namespace(
+    graph, weights, segmenter, picture, image_message, given
+):
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, score_threshold=0.0, top_k=5, image_topic=given, max_batch=2)
+    assert graph.get("image_topic") == given
+    # Pictures of different sizes, as cameras have them.
+    pictures = [picture, picture[:97, :131].copy(), picture[::2, ::2].copy()]
+    cameras = [graph.camera(topic if topic[0] == "/" else f"/{topic}") for topic in TOPICS]
+    received = [graph.collect(InstanceArray, f"/yolact/{name}/instances") for name in NAMES]
+    overlays = graph.collect(Image, "/yolact/rear/overlay")
+
+    def show(_):
+        for name, camera, pixels in zip(NAMES, cameras, pictures, strict=True):
+            camera(image_message(pixels, frame=name))
+
+    for i in range(3):
+        graph.see(show, None, received[i], 2)
+        expected, found = segmenter(pictures[i]), received[i][-1]
+        assert found.header.frame_id == NAMES[i]
+        assert (found.height, found.width) == pictures[i].shape[:2]
+        scores = [instance.score for instance in found.instances]
+        np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
+    overlay = graph.see(show, None, overlays)
+    assert (overlay.height, overlay.width) == pictures[1].shape[:2]
+
+    def statuses():
+        return {status.name: status for status in diagnostics[-1].status}
+
+    expected = {"/yolact: model", *(f"/yolact: images {name}" for name in NAMES)}
+    assert set(statuses()) == expected
+    graph.wait_until(
+        lambda: all(
+            int(pair.value) >= 2
+            for name in NAMES
+            for pair in statuses()[f"/yolact: images {name}"].values
+            if pair.key == "processed"
+        ),
+        "all cameras in the diagnostics",
+    )
+
+
+def test_one_fast_camera_does_not_starve_the_others(graph, weights, image_message):
+    graph.start(weights=weights, score_threshold=0.0, image_topic=TOPICS[:2], max_batch=1)
+    received = [graph.collect(InstanceArray, f"/yolact/{name}/instances", 100) for name in NAMES]
+    fast, slow = (graph.camera(topic) for topic in TOPICS[:2])
+    large = image_message(np.zeros((480, 640, 3), np.uint8))
+    graph.see(fast, large, received[0])
+    graph.see(slow, large, received[1])
+    start, answered = time.monotonic(), len(received[1])
+    while time.monotonic() < start + 2:
+        fast(large)
+        if len(received[1]) >= answered:
+            slow(large)
+            answered = len(received[1]) + 1
+        time.sleep(0.002)
+    front, rear = (statistics.summary() for statistics in graph.node._statistics.values())
+    assert front.passed_over > 0
+    assert rear.processed > 3
+
+
+def test_malformed_images_of_one_camera_leave_the_others_alone(
+    graph, weights, picture, image_message
+):
+    graph.start(weights=weights, score_threshold=0.0, image_topic=TOPICS[:2])
+    received = graph.collect(InstanceArray, "/yolact/rear/instances")
+    bad, good = (graph.camera(topic) for topic in TOPICS[:2])
+    graph.see(
+        lambda message: bad(image_message(picture, step=7)) or good(message),
+        image_message(picture),
+        received,
+        3,
+    )
+    front, rear = (statistics.summary() for statistics in graph.node._statistics.values())
+    assert front.processed == 0 and front.refused["step"] > 0
+    assert rear.processed >= 3 and rear.refused == {}
+
+
+def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, picture, image_message):
+    graph.start(weights=weights, score_threshold=0.0)
+    for bad in ([], ["/a", "/a"], ["/a", ""], 7, ["/a", "no topic!"]):
+        assert graph.set(image_topic=bad) != ""
+    assert "node of its own" in graph.set(image_topic=["/a/x", "/b/x"], depth_topic="/d")
+    assert graph.get("image_topic") == "image_raw"
+    assert graph.set(image_topic=["/a/x", "/b/x"]) == ""
+    for step in ("deactivate", "cleanup", "configure", "activate"):
+        assert graph.transition(step)
+    received = graph.collect(InstanceArray, "/yolact/b/instances")
+    graph.see(graph.camera("/b/x"), image_message(picture), received)

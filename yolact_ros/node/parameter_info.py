@@ -1,0 +1,78 @@
+"""What a parameter of the node is: its description, its values, when it takes effect."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+Change = Literal["at once", "configure", "start"]
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What a user is told about a parameter, and what its value is held to."""
+
+    name: str
+    description: str
+    change: Change
+    """When a new value takes effect: at once, when the node is next configured, or only from the
+    start of the node."""
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    many: bool = False
+    """Whether a list of strings is allowed beside one string."""
+
+    def allowed(self) -> str:
+        """The allowed values in words; empty where the type says all."""
+        if self.choices:
+            return "one of " + ", ".join(choice or "(empty)" for choice in self.choices)
+        return "" if self.low is None else f"{self.low} to {self.high}"
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError, naming what is allowed, for a value that is not."""
+        good, allowed = True, self.allowed()
+        if self.choices:
+            good = value in self.choices
+        elif self.low is not None and self.high is not None:
+            good = self.low <= value <= self.high
+        elif self.many:
+            values = [value] if isinstance(value, str) else value
+            good = isinstance(values, list | tuple) and all(
+                isinstance(each, str) for each in values
+            )
+            allowed = "a string or a list of strings"
+        if not good:
+            raise ValueError(f"{self.name}={value!r} is not allowed: it must be {allowed}")
+
+    def descriptor(self, default: Any) -> ParameterDescriptor:
+        """The same for ROS tools."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints=self.allowed() if self.choices else "",
+            read_only=self.change == "start",
+            dynamic_typing=self.many,
+        )
+        if self.low is not None and self.high is not None:
+            if isinstance(default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+            else:
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+        return descriptor
+
+
+def parameter(
+    default: Any, description: str, change: Change, name: str = "", **held_to: Any
+) -> Any:
+    return dataclasses.field(
+        default=default,
+        metadata={"name": name, "description": description, "change": change, **held_to},
+    )

@@ -1,0 +1,209 @@
+"""Images on their way through the node: received, decoded, segmented, published."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from std_msgs.msg import Header
+
+from yolact_ros.detection import Instances
+from yolact_ros.engine import Segmenter
+from yolact_ros.node import images
+from yolact_ros.node.cameras import Camera
+from yolact_ros.node.cdr import (
+    SerializedCompressedImage,
+    SerializedImage,
+    read_compressed_image,
+    read_image,
+)
+from yolact_ros.node.depth import DepthImages, Positions
+from yolact_ros.node.images import ImageError
+from yolact_ros.node.outputs import Outputs
+from yolact_ros.node.parameters import Parameters
+from yolact_ros.node.statistics import FrameStatistics
+from yolact_ros.node.worker import Worker
+
+LOG_PERIOD = 1.0
+"""Seconds between log lines of one kind about images."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One camera of the node: where its answers go, and how many there were."""
+
+    camera: Camera
+    outputs: Outputs
+    statistics: FrameStatistics
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image on its way to the network."""
+
+    feed: Feed
+    image: SerializedImage | SerializedCompressedImage
+    arrived: float
+    """time.monotonic() in seconds."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A frame with its pixels."""
+
+    frame: Frame
+    picture: NDArray[np.uint8]
+    """BGR [H, W, 3]."""
+    stages: Mapping[str, float]
+    """Milliseconds that each stage took so far."""
+
+
+class Pipeline:
+    """Segments the newest image of each camera, in a thread of its own, until `stop` is called.
+
+    `configured` are the parameters that the node was configured with; `current` returns the ones
+    that hold at the moment, for those that take effect at once.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        feeds: Sequence[Feed],
+        depth: DepthImages | None,
+        configured: Parameters,
+        current: Callable[[], Parameters],
+        logger: RcutilsLogger,
+    ) -> None:
+        self._segmenter = segmenter
+        self._depth = depth
+        self._current = current
+        self._logger = logger
+        self._compressed = configured.compressed
+        self._worker: Worker[Camera, Frame] = Worker(
+            self._process, [feed.camera for feed in feeds], configured.max_batch, "network"
+        )
+
+    def stop(self) -> None:
+        """Drop what waits and finish what is in work."""
+        self._worker.stop()
+
+    def take(self, feed: Feed, message: bytes) -> None:
+        """Take a serialized message of a camera, whatever it holds."""
+        arrived = time.monotonic()
+        feed.statistics.arrived()
+        try:
+            image = self._read(message)
+        except ImageError as error:
+            self._refuse(feed, error)
+            return
+        if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
+            feed.statistics.passed_over()
+
+    def _read(self, message: bytes) -> SerializedImage | SerializedCompressedImage:
+        if self._compressed:
+            compressed = read_compressed_image(message)
+            images.check_compressed(compressed)
+            return compressed
+        image = read_image(message)
+        images.check(image)
+        return image
+
+    def _process(self, frames: list[Frame]) -> None:
+        """Work of the network's thread: one image of each of some cameras, whatever they hold."""
+        decoded = [each for frame in frames if (each := self._decode(frame)) is not None]
+        if not decoded:
+            return
+        try:
+            found = self._segmenter([each.picture for each in decoded])
+        except Exception as error:  # must not end the node
+            for each in decoded:
+                self._fail(each.frame.feed, error)
+            return
+        stages = self._segmenter.stages
+        computing = {
+            "preprocessing": stages.preprocess,
+            "network": stages.network,
+            "detection": stages.detection,
+        }
+        for each, instances in zip(decoded, found, strict=True):
+            self._publish(each, instances, computing)
+
+    def _decode(self, frame: Frame) -> Decoded | None:
+        started = time.monotonic()
+        try:
+            if isinstance(frame.image, SerializedCompressedImage):
+                picture = images.bgr_of_compressed(frame.image)
+            else:
+                picture = images.bgr_of(frame.image)
+        except ImageError as error:
+            self._refuse(frame.feed, error)
+            return None
+        except Exception as error:  # one image must not end the node
+            self._fail(frame.feed, error)
+            return None
+        stages = {
+            "waiting": 1e3 * (started - frame.arrived),
+            "decoding": 1e3 * (time.monotonic() - started),
+        }
+        return Decoded(frame, picture, stages)
+
+    def _publish(
+        self, decoded: Decoded, instances: Instances, computing: Mapping[str, float]
+    ) -> None:
+        feed, header = decoded.frame.feed, decoded.frame.image.header
+        parameters = self._current()
+        started = time.monotonic()
+        try:
+            positions = self._locate(feed, header, instances, parameters)
+            located = time.monotonic()
+            feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
+        except Exception as error:  # one image must not end the node
+            self._fail(feed, error)
+            return
+        published = time.monotonic()
+        feed.statistics.processed(
+            {
+                **decoded.stages,
+                **computing,
+                "locating": 1e3 * (located - started),
+                "publishing": 1e3 * (published - located),
+                "total": 1e3 * (published - decoded.frame.arrived),
+            }
+        )
+
+    def _locate(
+        self, feed: Feed, header: Header, instances: Instances, parameters: Parameters
+    ) -> Positions | None:
+        if self._depth is None:
+            return None
+        try:
+            offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
+            return self._depth.locate(header.stamp, instances, offset, wait)
+        except ImageError as error:
+            feed.statistics.refused("depth")
+            self._logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
+            return None
+
+    def _refuse(self, feed: Feed, error: ImageError) -> None:
+        count = feed.statistics.refused(error.reason)
+        self._logger.warning(
+            f"Malformed image dropped on {feed.camera.topic}: {error} ({count} so far)",
+            throttle_duration_sec=LOG_PERIOD,
+        )
+
+    def _fail(self, feed: Feed, error: Exception) -> None:
+        feed.statistics.failed()
+        self._logger.error(
+            f"An image of {feed.camera.topic} could not be processed: {reason_of(error)}",
+            throttle_duration_sec=LOG_PERIOD,
+        )
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, for people: errors that were not foreseen with their type."""
+    foreseen = isinstance(error, ValueError | RuntimeError | OSError) and str(error)
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
