@@ -104,6 +104,16 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tm
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, msg=name)
 
 
+def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path):
+    schedule = dataclasses.replace(settings.schedule, iterations=4)
+    alone = dataclasses.replace(settings, schedule=schedule)
+    helped = dataclasses.replace(alone, output=str(tmp_path / "helped"), workers=None)
+    train(alone)
+    train(helped)
+    assert losses(helped.output) == losses(alone.output)
+    assert len(losses(alone.output)) == 8
+
+
 def test_an_earlier_run_is_not_overwritten(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     settings = dataclasses.replace(settings, schedule=schedule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class TrainingModule(pl.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Batches from the current iteration to the last one."""
-        workers, schedule = self.settings.workers, self.settings.schedule
+        schedule, workers = self.settings.schedule, self.settings.workers
+        if workers is None:
+            workers = max(1, len(os.sched_getaffinity(0)) // self.trainer.num_devices)
         return DataLoader(
             self.data,
             batch_sampler=TrainingOrder(

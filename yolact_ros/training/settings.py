@@ -99,8 +99,9 @@ class TrainingSettings:
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
-    workers: int = 4
-    """Processes that load and augment pictures, for each device."""
+    workers: int | None = None
+    """Processes that load and augment pictures, for each device; none: the machine's processor
+    cores, shared by its devices."""
     seed: int = 0
     save_every: int = 1000
     """Iterations between checkpoints."""
