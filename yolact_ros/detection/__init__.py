@@ -2,7 +2,7 @@
 
 from yolact_ros.detection.detections import Detections, detect
 from yolact_ros.detection.instances import Instances, make_instances
-from yolact_ros.detection.regions import MaskRegions, SmallMasks
+from yolact_ros.detection.regions import MaskRegions, PackedMasks, SmallMasks
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Instances",
     "MaskRegions",
     "NmsMethod",
+    "PackedMasks",
     "SmallMasks",
     "detect",
     "make_instances",

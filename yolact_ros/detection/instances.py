@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from yolact_ros.detection.detections import Detections
 from yolact_ros.detection.masks import MaskGrids, make_masks
-from yolact_ros.detection.regions import MaskRegions, SmallMasks
+from yolact_ros.detection.regions import MaskRegions, PackedMasks, SmallMasks
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Instances:
     """(height, width) of the source in pixels."""
     class_names: tuple[str, ...] = field(repr=False)
     """Names of all classes of the model, by class id."""
-    small_masks: SmallMasks | None = field(repr=False)
-    """Masks at the network's resolution; None for boxes only."""
+    small_masks: SmallMasks | PackedMasks | None = field(repr=False)
+    """Masks at the network's resolution, or as bits; None for boxes only."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -42,7 +43,7 @@ class Instances:
         chosen = {
             f.name: getattr(self, f.name)[index]
             for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor | SmallMasks)
+            if isinstance(getattr(self, f.name), Tensor | SmallMasks | PackedMasks)
         }
         return replace(self, **chosen)
 
@@ -107,44 +108,74 @@ def make_instances(
     """
     detections = detections.trimmed()
     grids = make_masks(detections, prototypes, mask_iou)
-    return [
-        _instances_of(detections, grids, image, size, class_names)
-        for image, size in enumerate(image_sizes)
-    ]
+    placed = place(detections, grids, detections.boxes.new_tensor(image_scales(image_sizes)))
+    return [placed.instances(image, size, class_names) for image, size in enumerate(image_sizes)]
 
 
-def _instances_of(
-    detections: Detections,
-    grids: MaskGrids | None,
-    image: int,
-    size: tuple[int, int],
-    class_names: tuple[str, ...],
-) -> Instances:
-    """The valid detections of one image of the batch."""
-    height, width = size
-    count = int(detections.valid[image].sum())  # the valid ones come first
-    boxes, scores = detections.boxes[image, :count], detections.scores[image, :count]
-    scale = boxes.new_tensor((width, height, width, height))
-    boxes = _ordered(boxes * scale)
-    small, mask_scores = None, scores
-    if grids is not None:
-        extents = (
-            boxes if grids.of_boxes else (scale * scale.new_tensor((0, 0, 1, 1))).expand_as(boxes)
+@dataclass(frozen=True)
+class Placed:
+    """At most K detections in each of B images, in source pixels; the valid ones come first."""
+
+    boxes: Tensor
+    """[B, K, 4] (x1, y1, x2, y2), cut as those of `Instances`."""
+    scores: Tensor
+    """[B, K]"""
+    mask_scores: Tensor
+    """[B, K]"""
+    class_ids: Tensor
+    """[B, K] int64"""
+    valid: Tensor
+    """[B, K] bool"""
+    grids: MaskGrids | None
+    """None for boxes only."""
+    extents: Tensor
+    """[B, K, 4] float (x1, y1, x2, y2): what each grid covers."""
+
+    def instances(
+        self, image: int, image_size: tuple[int, int], class_names: tuple[str, ...]
+    ) -> Instances:
+        """The valid ones of one image; reads their number from the device."""
+        count = int(self.valid[image].sum())
+        small = None
+        if self.grids is not None:
+            values, cells = self.grids.values[image, :count], self.grids.cells[image, :count]
+            small = SmallMasks(values, self.extents[image, :count], cells)
+        return Instances(
+            boxes=self.boxes[image, :count],
+            scores=self.scores[image, :count],
+            mask_scores=self.mask_scores[image, :count],
+            class_ids=self.class_ids[image, :count],
+            image_size=image_size,
+            class_names=class_names,
+            small_masks=small,
         )
-        small = SmallMasks(grids.values[image, :count], extents, grids.cells[image, :count])
-        mask_scores = grids.scores[image, :count]
-    return Instances(
-        boxes=torch.cat((boxes[:, :2].clamp(min=0), torch.minimum(boxes[:, 2:], scale[2:])), dim=1),
-        scores=scores,
-        mask_scores=mask_scores,
-        class_ids=detections.class_ids[image, :count],
-        image_size=size,
-        class_names=class_names,
-        small_masks=small,
+
+
+def image_scales(image_sizes: Sequence[tuple[int, int]]) -> list[list[tuple[int, int, int, int]]]:
+    """What `place` multiplies relative boxes with, [B, 1, 4], of B (height, width)."""
+    return [[(width, height, width, height)] for height, width in image_sizes]
+
+
+def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Placed:
+    """Detections in the pixels of their images; `scales` [B, 1, 4] are their `image_scales`."""
+    boxes = _ordered(detections.boxes * scales)
+    sizes = scales[..., 2:]
+    extents = boxes
+    if grids is not None and not grids.of_boxes:
+        extents = torch.cat((torch.zeros_like(sizes), sizes), dim=-1).expand_as(boxes)
+    low, high = boxes[..., :2].clamp(min=0), torch.minimum(boxes[..., 2:], sizes)
+    return Placed(
+        boxes=torch.cat((low, high), dim=-1),
+        scores=detections.scores,
+        mask_scores=detections.scores if grids is None else grids.scores,
+        class_ids=detections.class_ids,
+        valid=detections.valid,
+        grids=grids,
+        extents=extents,
     )
 
 
 def _ordered(boxes: Tensor) -> Tensor:
-    """Corners [n, 4] swapped where x2 < x1 or y2 < y1."""
-    a, b = boxes[:, :2], boxes[:, 2:]
-    return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), dim=1)
+    """Corners [..., 4] swapped where x2 < x1 or y2 < y1."""
+    a, b = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), dim=-1)

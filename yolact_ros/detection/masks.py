@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from yolact_ros import kernels
 from yolact_ros.detection.detections import Detections
 from yolact_ros.network.config import FC_MASK_SIZE
 
@@ -41,10 +42,19 @@ def make_masks(
         cells[..., 2:] = FC_MASK_SIZE
         return MaskGrids(values, cells, scores, of_boxes=True)
     cells = crop_rectangles(detections.boxes, *prototypes.shape[-2:])
-    values = crop(assemble(coefficients.to(prototypes), prototypes), cells)
+    values = cropped_masks(coefficients.to(prototypes), prototypes, cells)
     if mask_iou is not None:
         scores = rescore(mask_iou, values, detections.class_ids, scores)
     return MaskGrids(values, cells, scores, of_boxes=False)
+
+
+def cropped_masks(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
+    """Masks [B, K, Hp, Wp] of coefficients [B, K, k], with zeros outside of cells [B, K, 4]."""
+    if kernels.usable(prototypes):
+        from yolact_ros.kernels import masks
+
+        return masks.assemble(coefficients, prototypes, cells)
+    return crop(assemble(coefficients, prototypes), cells)
 
 
 def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:

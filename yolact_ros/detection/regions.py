@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from yolact_ros import kernels
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class SmallMasks:
 
     def regions(self, height: int, width: int) -> MaskRegions:
         """Sample the masks (bilinear, above one half) at the pixels of a height x width image."""
-        rectangles = self._rectangles(height, width)
+        limits = self.extents.new_tensor((width, height))
+        rectangles = pixel_rectangles(self.extents, self.cells, self.values, limits)
         areas = (rectangles[:, 2] - rectangles[:, 0]) * (rectangles[:, 3] - rectangles[:, 1])
         offsets = torch.nn.functional.pad(areas.cumsum(0), (1, 0))
         pixels = torch.empty(int(offsets[-1]), dtype=torch.bool, device=self.values.device)
@@ -69,19 +73,123 @@ class SmallMasks:
             torch.gt(values, 0.5, out=regions.mask(i))
         return regions
 
-    def _rectangles(self, height: int, width: int) -> Tensor:
-        """Source pixels [n, 4] outside of which no sample can exceed one half.
 
-        A sample does only within half a cell of a cell's centre: inside the cells themselves.
-        """
-        h, w = self.values.shape[1:]
-        cell = (self.extents[:, 2:] - self.extents[:, :2]) / self.extents.new_tensor((w, h))
-        low = (self.extents[:, :2] + self.cells[:, :2] * cell).floor()
-        high = (self.extents[:, :2] + self.cells[:, 2:] * cell).ceil()
-        limit = self.extents.new_tensor((width, height))
-        low = torch.minimum(low.clamp(min=0), limit)
-        high = torch.maximum(torch.minimum(high, limit), low)
-        return torch.cat((low, high), dim=1).long()
+@dataclass(frozen=True)
+class PackedMasks:
+    """Binary masks of n instances as bits, sampled already: what comes from a GPU."""
+
+    rectangles: Tensor
+    """[n, 4] int64 (x1, y1, x2, y2) in source pixels; outside it a mask is empty."""
+    starts: Tensor
+    """[n] int64: where each mask's bytes begin. Rows are padded to whole bytes; the first pixel is
+    the highest bit."""
+    bits: Tensor
+    """uint8, flat: the bytes of all masks, and maybe of others."""
+    image_size: tuple[int, int]
+    """(height, width) of the source that the masks were sampled for."""
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> PackedMasks:
+        return PackedMasks(self.rectangles[index], self.starts[index], self.bits, self.image_size)
+
+    def to(self, device: torch.device | str) -> PackedMasks:
+        """The same on another device."""
+        rectangles, starts = self.rectangles.to(device), self.starts.to(device)
+        return PackedMasks(rectangles, starts, self.bits.to(device), self.image_size)
+
+    def regions(self, height: int, width: int) -> MaskRegions:
+        """The masks, one byte a pixel. Raises ValueError for another size than the source's."""
+        if (height, width) != self.image_size:
+            raise ValueError(
+                f"masks of an image of {self.image_size} cannot be had at {(height, width)}"
+            )
+        sizes = self.rectangles[:, 2:] - self.rectangles[:, :2]
+        offsets = torch.nn.functional.pad(sizes.prod(dim=1).cumsum(0), (1, 0))
+        bits, pixels = self.bits.cpu().numpy(), np.empty(int(offsets[-1]), np.bool_)
+        ends = offsets.tolist()
+        for i, ((w, h), start) in enumerate(zip(sizes.tolist(), self.starts.tolist(), strict=True)):
+            row_bytes = (w + 7) // 8
+            rows = bits[start : start + h * row_bytes].reshape(h, row_bytes)
+            unpacked = np.unpackbits(rows, axis=1, count=w)
+            pixels[ends[i] : ends[i + 1]] = unpacked.reshape(-1).view(np.bool_)
+        flat = torch.from_numpy(pixels).to(self.bits.device)
+        return MaskRegions(self.rectangles, flat, offsets)
+
+
+def pixel_rectangles(extents: Tensor, cells: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
+    """Source pixels [..., 4] int64 outside of which no sample of a mask can exceed one half.
+
+    A sample does only within half a cell of a cell's centre: inside the cells themselves.
+    `extents` and `cells` [..., 4] as in `SmallMasks`, `grids` [..., h, w]; `limits` [..., 2] are
+    (width, height) of the image.
+    """
+    h, w = grids.shape[-2:]
+    size = extents[..., 2:] - extents[..., :2]
+    cell = torch.stack((size[..., 0] / w, size[..., 1] / h), dim=-1)
+    low = (extents[..., :2] + cells[..., :2] * cell).floor()
+    high = (extents[..., :2] + cells[..., 2:] * cell).ceil()
+    low = torch.minimum(low.clamp(min=0), limits)
+    high = torch.maximum(torch.minimum(high, limits), low)
+    return torch.cat((low, high), dim=-1).long()
+
+
+def packed_sizes(rectangles: Tensor) -> Tensor:
+    """Bytes [...] that masks in rectangles [..., 4] take as bits, rows padded to whole bytes."""
+    widths, heights = (rectangles[..., 2:] - rectangles[..., :2]).unbind(-1)
+    return (widths + 7).div(8, rounding_mode="floor") * heights
+
+
+def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor) -> None:
+    """Sample masks as `SmallMasks.regions` does, but as bits, in as many steps whatever they hold.
+
+    Args:
+        values: [n, h, w] grids in 0..1, n >= 1.
+        extents: float32 [n, 4] (x1, y1, x2, y2): what each grid covers, in source pixels.
+        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels wanted of each.
+        ends: int64 [n]: where each mask's bytes end in `out`: cumulative `packed_sizes`.
+        out: uint8, of any length. What lies beyond it is left out.
+    """
+    if kernels.usable(values):
+        from yolact_ros.kernels import masks
+
+        masks.pack(values, extents, rectangles, ends, out)
+    else:
+        pack_plain(values, extents, rectangles, ends, out)
+
+
+def pack_plain(
+    values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor
+) -> None:
+    """`pack` for every device."""
+    n, height, width = values.shape
+    byte = torch.arange(len(out), device=out.device)
+    mask = torch.searchsorted(ends, byte, right=True).clamp_(max=n - 1)
+    x1, y1, x2, _ = rectangles[mask].unbind(1)
+    place = byte - (ends - packed_sizes(rectangles))[mask]
+    row_bytes = ((x2 - x1 + 7) // 8).clamp_(min=1)
+    bit = torch.arange(8, device=out.device)
+    x = (x1 + place % row_bytes * 8).unsqueeze(1) + bit  # [bytes, 8]
+    y = (y1 + place // row_bytes).unsqueeze(1)
+    left, top, right, bottom = extents[mask].unsqueeze(2).unbind(1)
+    column = (x + (0.5 - left)) * (width / (right - left).clamp_(min=1e-6)) - 0.5
+    row = (y + (0.5 - top)) * (height / (bottom - top).clamp_(min=1e-6)) - 0.5
+    column, row = column.clamp_(0, width - 1), row.clamp_(0, height - 1)
+    column0, row0 = column.long(), row.long()
+    column1, row1 = (column0 + 1).clamp_(max=width - 1), (row0 + 1).clamp_(max=height - 1)
+    flat, first = values.flatten(), mask.unsqueeze(1) * (height * width)
+    weight = column - column0
+    above = torch.lerp(
+        flat[first + row0 * width + column0].float(),
+        flat[first + row0 * width + column1].float(),
+        weight,
+    )
+    beneath = torch.lerp(
+        flat[first + row1 * width + column0].float(),
+        flat[first + row1 * width + column1].float(),
+        weight,
+    )
+    inside = (byte < ends[-1]).unsqueeze(1) & (x < x2.unsqueeze(1))
+    value = torch.lerp(above, beneath, row - row0)
+    out.copy_((((value > 0.5) & inside).long() << (7 - bit)).sum(dim=1))
 
 
 def _sample(grid: Tensor, extent: list[float], rectangle: list[int], cells: list[int]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolact_ros import kernels
 from yolact_ros.network.config import NetworkConfig
 
 # Mean and standard deviation of the channels in BGR order, as each backbone was trained.
@@ -20,25 +21,44 @@ _NORMALISATION = {
 }
 
 
-def preprocess(images: Sequence[Tensor], config: NetworkConfig) -> Tensor:
+def preprocess(
+    images: Sequence[Tensor] | Tensor, config: NetworkConfig, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Resize to S x S, normalise, reorder to RGB and stack.
 
-    Images uint8 [H, W, 3] in BGR order, of any sizes, on one device. Returns float32
-    [B, 3, S, S] on that device, in channels-last memory order.
+    Images uint8 [H, W, 3] in BGR order, of any sizes, on one device, or one tensor [B, H, W, 3].
+    Returns `dtype` [B, 3, S, S] on that device, in channels-last memory order.
     """
-    size = (config.image_size, config.image_size)
-    batch = torch.cat(
+    if not kernels.usable(images[0]):
+        return normalise(resize(images, config.image_size), config).to(dtype)
+    from yolact_ros.kernels.preprocess import resize_and_normalise
+
+    batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+    result = torch.empty(
+        (len(images), 3, config.image_size, config.image_size),
+        dtype=dtype,
+        device=images[0].device,
+        memory_format=torch.channels_last,
+    )
+    mean, std = _NORMALISATION[config.backbone]
+    for batch, part in zip(batches, result.split(len(batches[0])), strict=True):
+        resize_and_normalise(batch, part, mean, std)
+    return result
+
+
+def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:
+    """Images [H, W, 3] as float32 [B, 3, side, side] in the same range."""
+    return torch.cat(
         [
             F.interpolate(
                 image.permute(2, 0, 1)[None].float(),
-                size=size,
+                size=(side, side),
                 mode="bilinear",
                 align_corners=False,
             )
             for image in images
         ]
     )
-    return normalise(batch, config)
 
 
 def normalise(images: Tensor, config: NetworkConfig) -> Tensor:

@@ -1,0 +1,149 @@
+"""The Triton kernels without a GPU: run by the interpreter, compiled for what robots carry."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+# Compute capabilities: Jetson Orin, GeForce RTX 40, H100 and H200.
+CAPABILITIES = [87, 89, 90]
+SHARED_MEMORY = 99 * 1024
+"""Bytes that a program may take on the smallest of them, GeForce."""
+
+
+def test_twins_under_the_interpreter(repository):
+    # In a process of its own: what Triton decorates is bound to the interpreter at import.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "test/kernels/test_twins.py",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "error",
+        ],
+        cwd=repository,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout) and "skipped" not in done.stdout
+
+
+def compile_kernel(kernel, pointers, floats, constants, capability, warps):
+    """Compile as a call would whose other arguments are integers. Needs no GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    signature = dict.fromkeys(kernel.arg_names, "i32")
+    signature |= dict.fromkeys(floats, "fp32")
+    signature |= pointers | dict.fromkeys(constants, "constexpr")
+    index = kernel.arg_names.index
+    divisible = [*pointers, "inputs", "outputs"]  # by 16, as allocations and channels are
+    return triton.compile(
+        triton.compiler.ASTSource(
+            fn=kernel,
+            signature=signature,
+            constexprs={(index(name),): value for name, value in constants.items()},
+            attrs={
+                (index(name),): [["tt.divisibility", 16]]
+                for name in divisible
+                if name in kernel.arg_names
+            },
+        ),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps},
+    )
+
+
+def resources(cubin: bytes, folder) -> str:
+    """What cuobjdump says of registers, stack and local memory."""
+    from triton.backends import nvidia
+
+    (folder / "kernel.cubin").write_bytes(cubin)
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    command = [str(tool), "-res-usage", str(folder / "kernel.cubin")]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_deformable_convolution_fits_the_gpu(capability, tmp_path):
+    from yolact_ros.kernels import deformable
+
+    half = dict.fromkeys(("x", "learned", "weight", "bias"), "*fp16")
+    # The largest tiles, for one image and for many.
+    for pixels, out in ((18 * 18, "*fp32"), (64 * 69 * 69, "*fp16")):
+        tiles = deformable.choose_tiles(pixels, 512, 512, torch.device("cpu"))
+        compiled = compile_kernel(
+            deformable._deform_conv2d,
+            half | {"out": out},
+            (),
+            {
+                "STRIDE": 1,
+                "MODULATED": True,
+                "SPLITS": 9 if out == "*fp32" else 1,
+                "BLOCK_PIXELS": tiles.pixels,
+                "BLOCK_OUTPUTS": tiles.outputs,
+                "BLOCK_INPUTS": tiles.inputs,
+            },
+            capability,
+            tiles.warps,
+        )
+        assert compiled.metadata.shared <= SHARED_MEMORY
+        assert "mma" in compiled.asm["ptx"], "not on the tensor cores"
+        assert "cp.async" in compiled.asm["ptx"], "loads wait for each other"
+        assert "STACK:0" in resources(compiled.asm["cubin"], tmp_path), "registers spill"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_other_kernels_compile(capability, tmp_path):
+    from yolact_ros.kernels import masks, preprocess
+
+    factors = [f"{channel}_{kind}" for channel in "bgr" for kind in ("mean", "factor")]
+    made = [
+        compile_kernel(
+            preprocess._resize_and_normalise,
+            {"images": "*u8", "out": "*fp16"},
+            ("y_step", "x_step", *factors),
+            {"BLOCK": preprocess._BLOCK},
+            capability,
+            4,
+        ),
+        compile_kernel(
+            masks._assemble,
+            {"coefficients": "*fp16", "prototypes": "*fp16", "cells": "*i64", "out": "*fp16"},
+            (),
+            {"BLOCK_K": 32, "BLOCK_MASKS": 32, "BLOCK_CELLS": masks._BLOCK_CELLS},
+            capability,
+            4,
+        ),
+        compile_kernel(
+            masks._pack,
+            {
+                "values": "*fp16",
+                "extents": "*fp32",
+                "rectangles": "*i64",
+                "ends": "*i64",
+                "out": "*u8",
+            },
+            (),
+            {"SEARCH_STEPS": 7, "BLOCK": masks._BLOCK_BYTES},
+            capability,
+            4,
+        ),
+    ]
+    for compiled in made:
+        assert compiled.metadata.shared <= SHARED_MEMORY
+        assert "STACK:0" in resources(compiled.asm["cubin"], tmp_path), "registers spill"

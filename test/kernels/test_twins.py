@@ -1,0 +1,188 @@
+"""Each Triton kernel against its twin in plain PyTorch.
+
+On a CUDA device, or under Triton's interpreter on the CPU: `test_interpreter.py` does that.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import deform_conv2d
+
+from yolact_ros import kernels
+from yolact_ros.detection.masks import assemble, crop, crop_rectangles
+from yolact_ros.detection.regions import PackedMasks, SmallMasks, packed_sizes, pixel_rectangles
+from yolact_ros.engine.preprocess import normalise, preprocess, resize
+from yolact_ros.network import config_of
+
+ON_CPU = os.environ.get("TRITON_INTERPRET") == "1"
+HALF_ERROR = 1e-3
+
+
+@pytest.fixture
+def device():
+    if ON_CPU:
+        pytest.importorskip("triton")
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, or Triton's interpreter (test_interpreter.py)")
+    if not kernels.usable(torch.zeros(1, device="cuda")):
+        pytest.skip("needs Triton")
+    return torch.device("cuda")
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.double().cpu(), expected.double().cpu()
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    [("yolact_resnet50", (17, 23)), ("yolact_darknet53", (64, 64)), ("yolact_base", (71, 130))],
+)
+def test_preprocessing(device, name, size):
+    config = config_of(name).replace(image_size=64)
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, device=device)
+    expected = normalise(resize(images, 64), config)
+    for dtype, error in ((torch.float32, 1e-6), (torch.float16, HALF_ERROR)):
+        found = preprocess(images, config, dtype)
+        assert torch.equal(preprocess(list(images), config, dtype), found)
+        assert found.dtype == dtype and found.shape == (2, 3, 64, 64)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert relative_error(found, expected) < error
+
+
+def test_preprocessing_reads_a_window_in_place(device):
+    config = config_of("yolact_resnet50").replace(image_size=64)
+    image = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8, device=device)
+    window = image[5:35, 10:50]
+    assert torch.equal(preprocess([window], config), preprocess([window.clone()], config))
+
+
+@pytest.mark.parametrize(
+    "stride, modulated, splits",
+    [(1, True, 1), (1, False, 3), (1, True, 9), (2, False, 1), (2, True, 3), (2, False, 9)],
+)
+def test_deformable_convolution(device, stride, modulated, splits):
+    from yolact_ros.kernels import deformable
+
+    torch.manual_seed(splits)
+    # Neither pixels nor channels are multiples of the tiles; some samples leave the image.
+    x = torch.randn(2, 20, 5, 7)
+    learned = torch.randn(2, 27 if modulated else 18, *(-(-n // stride) for n in (5, 7))) * 2
+    weight, bias = torch.randn(18, 20, 3, 3) / 13, torch.randn(18)
+    learned[0, 0, 0, 0] = 6e4  # a sample far away, as overflows of half precision are
+    tiles = deformable.Tiles(pixels=16, outputs=16, inputs=16, splits=splits)
+    for dtype, error in ((torch.float32, 1e-5), (torch.float16, HALF_ERROR)):
+        tensors = [tensor.to(device, dtype) for tensor in (x, learned, weight, bias)]
+        found = deformable.deform_conv2d(*tensors, stride=stride, modulated=modulated, tiles=tiles)
+        offsets, factors = tensors[1][:, :18].float(), tensors[1][:, 18:].float().sigmoid()
+        expected = deform_conv2d(
+            tensors[0].float(),
+            offsets,
+            tensors[2].float(),
+            tensors[3].float(),
+            stride=stride,
+            padding=1,
+            mask=factors if modulated else None,
+        )
+        assert found.shape == expected.shape and found.dtype == dtype
+        assert relative_error(found, expected) < error
+
+
+def test_deformable_convolution_with_chosen_tiles(device):
+    from yolact_ros.kernels import deformable
+
+    torch.manual_seed(0)
+    inputs, outputs = 64, 40
+    x, learned = torch.randn(1, inputs, 9, 9), torch.randn(1, 27, 9, 9)
+    weight, bias = torch.randn(outputs, inputs, 3, 3) / 24, torch.randn(outputs)
+    tensors = [tensor.to(device) for tensor in (x, learned, weight, bias)]
+    offsets, factors = learned[:, :18], learned[:, 18:].sigmoid()
+    expected = deform_conv2d(x, offsets, weight, bias, padding=1, mask=factors)
+    assert relative_error(deformable.deform_conv2d(*tensors), expected) < 1e-5
+
+
+@pytest.mark.parametrize("count, k", [(5, 8), (40, 32), (16, 33)])
+def test_assembly(device, count, k):
+    from yolact_ros.kernels import masks
+
+    torch.manual_seed(count)
+    coefficients = torch.randn(2, count, k, device=device).tanh()
+    prototypes = torch.randn(2, k, 13, 11, device=device).relu()
+    cells = crop_rectangles(torch.rand(2, count, 4, device=device) * 1.4 - 0.2, 13, 11)
+    for dtype, error in ((torch.float32, 1e-5), (torch.float16, HALF_ERROR)):
+        a, b = coefficients.to(dtype), prototypes.to(dtype)
+        expected = crop(assemble(a.float(), b.float()), cells)
+        for order in (torch.contiguous_format, torch.channels_last):
+            found = masks.assemble(a, b.contiguous(memory_format=order), cells)
+            assert found.dtype == dtype and relative_error(found, expected) < error
+            assert torch.equal(found == 0, crop(torch.ones_like(found), cells) == 0)
+
+
+def small_masks(count: int, size: tuple[int, int], of_boxes: bool) -> SmallMasks:
+    """Smooth masks in random boxes, some of them partly or wholly outside of the image."""
+    height, width = size
+    values = torch.rand(count, 1, 5, 4)
+    values = F.interpolate(values, size=(16, 16) if of_boxes else (13, 17), mode="bilinear")[:, 0]
+    corners = (torch.rand(count, 2, 2) * 1.4 - 0.2).sort(dim=1).values.flatten(1)  # [n, 4]
+    scale = torch.tensor((width, height, width, height))
+    if of_boxes:
+        cells = torch.tensor((0, 0, 16, 16)).expand(count, 4)
+        return SmallMasks(values, corners * scale, cells)
+    cells = crop_rectangles(corners, 13, 17)
+    extents = (scale * torch.tensor((0.0, 0, 1, 1))).expand(count, 4)
+    return SmallMasks(crop(values, cells), extents, cells)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (24, 37), (61, 50)], ids=str)
+@pytest.mark.parametrize("of_boxes", [False, True], ids=["prototypes", "fc masks"])
+@pytest.mark.parametrize("implementation", ["triton", "plain"])
+def test_packing(request, size, of_boxes, implementation):
+    from yolact_ros.detection import regions
+
+    torch.manual_seed(size[0])
+    small = small_masks(7, size, of_boxes)
+    expected = small.regions(*size)
+    limits = torch.tensor((size[1], size[0]), dtype=torch.float32)
+    rectangles = pixel_rectangles(small.extents, small.cells, small.values, limits)
+    assert torch.equal(rectangles, expected.rectangles)
+    ends = packed_sizes(rectangles).cumsum(0)
+    out = torch.full((int(ends[-1]) + 40,), 0x5A, dtype=torch.uint8)
+    tensors = [small.values, small.extents, rectangles, ends, out]
+    if implementation == "triton":
+        from yolact_ros.kernels import masks
+
+        tensors = [tensor.to(request.getfixturevalue("device")) for tensor in tensors]
+        masks.pack(*tensors)
+    else:
+        regions.pack_plain(*tensors)
+    starts = torch.nn.functional.pad(ends, (1, 0))[:-1]
+    packed = PackedMasks(rectangles, starts, tensors[-1].cpu(), size)
+    found = packed.regions(*size)
+    # The same but for samples within rounding of one half.
+    different = (found.pixels != expected.pixels).float().mean() if len(found.pixels) else 0
+    assert different < 2e-3 and torch.equal(found.offsets, expected.offsets)
+    if expected.pixels.any():
+        assert found.pixels.any()
+
+
+def test_packing_stops_at_the_end_of_its_room(device):
+    from yolact_ros.kernels import masks
+
+    small = small_masks(7, (61, 50), of_boxes=False)
+    rectangles = pixel_rectangles(
+        small.extents, small.cells, small.values, torch.tensor((50.0, 61.0))
+    )
+    ends = packed_sizes(rectangles).cumsum(0)
+    tensors = [t.to(device) for t in (small.values, small.extents, rectangles, ends)]
+    whole, part = (torch.zeros(int(n), dtype=torch.uint8, device=device) for n in (ends[-1], 100))
+    beyond = torch.full((150,), 0x5A, dtype=torch.uint8, device=device)
+    masks.pack(*tensors, whole)
+    masks.pack(*tensors, part)
+    masks.pack(*tensors, beyond[:100])
+    assert ends[-1] > 100 and torch.equal(part, whole[:100]) and torch.equal(beyond[:100], part)
+    assert (beyond[100:] == 0x5A).all()

@@ -1,0 +1,105 @@
+"""Results in one block of memory of fixed size, so that one copy takes them from a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yolact_ros.detection.instances import Instances, Placed
+from yolact_ros.detection.regions import PackedMasks, pack, packed_sizes, pixel_rectangles
+
+_COLUMNS = 12
+"""Box (4), score, mask score: bits of float32; class id, validity, rectangle of the mask (4)."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """At most K instances in each of B images, in one block on one device."""
+
+    memory: Tensor
+    """uint8, flat: the table, then the masks."""
+    shape: tuple[int, int]
+    """(B, K)"""
+
+    @classmethod
+    def allocate(
+        cls, images: int, count: int, mask_bytes: int, device: torch.device, pinned: bool = False
+    ) -> Results:
+        """Room for `count` instances an image, and for `mask_bytes` of masks in all."""
+        size = 4 * images * count * _COLUMNS + mask_bytes
+        memory = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pinned)
+        return cls(memory, (images, count))
+
+    @property
+    def table(self) -> Tensor:
+        """int32 [B, K, columns], a view."""
+        images, count = self.shape
+        size = 4 * images * count * _COLUMNS
+        return self.memory[:size].view(torch.int32).view(images, count, _COLUMNS)
+
+    @property
+    def bits(self) -> Tensor:
+        """uint8, flat, a view: the masks of all instances of all images, see `PackedMasks`."""
+        images, count = self.shape
+        return self.memory[4 * images * count * _COLUMNS :]
+
+    def write(self, placed: Placed, scales: Tensor) -> None:
+        """Take what was placed with `scales` [B, 1, 4]; nothing of it is read by the host."""
+        rectangles = torch.zeros_like(placed.boxes, dtype=torch.int64)
+        if placed.grids is not None:
+            values, cells = placed.grids.values, placed.grids.cells
+            rectangles = pixel_rectangles(placed.extents, cells, values, scales[..., 2:])
+            rectangles = rectangles.masked_fill(~placed.valid.unsqueeze(-1), 0)
+            flat = rectangles.flatten(0, 1)
+            ends = packed_sizes(flat).cumsum(0)
+            pack(values.flatten(0, 1), placed.extents.flatten(0, 1), flat, ends, self.bits)
+        columns = (
+            placed.boxes.view(torch.int32),
+            placed.scores.unsqueeze(-1).view(torch.int32),
+            placed.mask_scores.unsqueeze(-1).view(torch.int32),
+            placed.class_ids.unsqueeze(-1).int(),
+            placed.valid.unsqueeze(-1).int(),
+            rectangles.int(),
+        )
+        torch.cat(columns, dim=-1, out=self.table)
+
+    def missing_bytes(self) -> int:
+        """How many more bytes the masks need than there is room for. To be asked on the CPU."""
+        needed = int(packed_sizes(self.table[..., 8:]).sum(dtype=torch.int64))
+        return max(0, needed - len(self.bits))
+
+    def instances(
+        self,
+        image_sizes: Sequence[tuple[int, int]],
+        class_names: tuple[str, ...],
+        with_masks: bool = True,
+    ) -> list[Instances]:
+        """The valid ones of each image, copied. To be asked on the CPU, with room for all masks."""
+        table = self.table
+        rectangles = table[..., 8:].long()
+        ends = packed_sizes(rectangles).flatten().cumsum(0).view(self.shape)
+        starts = ends - packed_sizes(rectangles)
+        counts = table[..., 7].sum(dim=1).tolist()
+        made = []
+        for i, (size, count) in enumerate(zip(image_sizes, counts, strict=True)):
+            rows = table[i, :count]
+            packed = None
+            if with_masks:
+                first, last = int(starts[i, 0]), int(ends[i, -1])
+                bits = self.bits[first:last].clone()
+                packed = PackedMasks(rectangles[i, :count], starts[i, :count] - first, bits, size)
+            made.append(
+                Instances(
+                    boxes=rows[:, :4].view(torch.float32).clone(),
+                    scores=rows[:, 4].view(torch.float32).clone(),
+                    mask_scores=rows[:, 5].view(torch.float32).clone(),
+                    class_ids=rows[:, 6].long(),
+                    image_size=size,
+                    class_names=class_names,
+                    small_masks=packed,
+                )
+            )
+        return made

@@ -1,0 +1,189 @@
+"""Masks: assembly at the resolution of the prototypes, then bits at that of the image."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK_BYTES = 128
+_BLOCK_CELLS = 128
+
+
+def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
+    """Cropped masks [B, K, Hp, Wp] in 0..1: matrix product, sigmoid and crop in one pass.
+
+    Args:
+        coefficients: [B, K, k].
+        prototypes: [B, k, Hp, Wp], in any memory order.
+        cells: int [B, K, 4] (x1, y1, x2, y2): cells that are kept.
+    """
+    batch, count, k = coefficients.shape
+    height, width = prototypes.shape[-2:]
+    out = torch.empty(
+        (batch, count, height, width), dtype=prototypes.dtype, device=prototypes.device
+    )
+    block_masks = 16 if count <= 16 else 32
+    grid = (triton.cdiv(height * width, _BLOCK_CELLS), triton.cdiv(count, block_masks), batch)
+    _assemble[grid](
+        coefficients.contiguous(),
+        prototypes,
+        cells.contiguous(),
+        out,
+        count,
+        k,
+        height * width,
+        width,
+        *prototypes.stride(),
+        BLOCK_K=max(16, triton.next_power_of_2(k)),
+        BLOCK_MASKS=block_masks,
+        BLOCK_CELLS=_BLOCK_CELLS,
+    )
+    return out
+
+
+@triton.jit
+def _assemble(
+    coefficients,  # [B, K, k]
+    prototypes,  # [B, k, Hp, Wp]
+    cells,  # [B, K, 4]
+    out,  # [B, K, Hp * Wp]
+    count,
+    k,
+    area,
+    width,
+    batch_stride,
+    k_stride,
+    row_stride,
+    column_stride,
+    BLOCK_K: tl.constexpr,
+    BLOCK_MASKS: tl.constexpr,
+    BLOCK_CELLS: tl.constexpr,
+):
+    # One program: BLOCK_CELLS cells of BLOCK_MASKS masks of one image.
+    cell = tl.program_id(0) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)  # [N]
+    mask = tl.program_id(1) * BLOCK_MASKS + tl.arange(0, BLOCK_MASKS)  # [M]
+    image = tl.program_id(2).to(tl.int64)
+    row, column = cell // width, cell % width
+    there, known = cell < area, mask < count
+    summed = tl.arange(0, BLOCK_K)  # [K]
+    a = tl.load(
+        coefficients + (image * count + mask[:, None]) * k + summed[None, :],
+        mask=known[:, None] & (summed[None, :] < k),
+        other=0.0,
+    )
+    b = tl.load(
+        prototypes
+        + image * batch_stride
+        + summed[:, None] * k_stride
+        + (row * row_stride + column * column_stride)[None, :],
+        mask=there[None, :] & (summed[:, None] < k),
+        other=0.0,
+    )
+    values = tl.sigmoid(tl.dot(a, b, input_precision="ieee"))  # [M, N] float32
+    corners = cells + (image * count + mask) * 4
+    x1 = tl.load(corners, mask=known, other=0)[:, None]
+    y1 = tl.load(corners + 1, mask=known, other=0)[:, None]
+    x2 = tl.load(corners + 2, mask=known, other=0)[:, None]
+    y2 = tl.load(corners + 3, mask=known, other=0)[:, None]
+    x, y = column[None, :], row[None, :]
+    values = tl.where((x >= x1) & (x < x2) & (y >= y1) & (y < y2), values, 0.0)
+    tl.store(
+        out + (image * count + mask[:, None]) * area + cell[None, :],
+        values.to(out.dtype.element_ty),
+        mask=known[:, None] & there[None, :],
+    )
+
+
+def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor) -> None:
+    """Sample masks (bilinear, above one half) at the pixels of their rectangles, as bits.
+
+    Args:
+        values: [n, h, w] grids in 0..1.
+        extents: float32 [n, 4] (x1, y1, x2, y2): what each grid covers, in source pixels.
+        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels wanted of each.
+        ends: int64 [n]: where each mask's bytes end in `out`; the first mask starts at 0. Rows are
+            padded to whole bytes; the first pixel is the highest bit.
+        out: uint8, of any length: what lies beyond it is not written.
+    """
+    count, height, width = values.shape
+    _pack[(triton.cdiv(len(out), _BLOCK_BYTES),)](
+        values.contiguous(),
+        extents.contiguous(),
+        rectangles.contiguous(),
+        ends,
+        out,
+        count,
+        len(out),
+        height,
+        width,
+        SEARCH_STEPS=count.bit_length(),
+        BLOCK=_BLOCK_BYTES,
+    )
+
+
+@triton.jit
+def _pack(
+    values,  # [n, h, w]
+    extents,  # [n, 4]
+    rectangles,  # [n, 4]
+    ends,  # [n]
+    out,  # uint8 [bytes]
+    count,
+    length,
+    height,
+    width,
+    SEARCH_STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # One program: BLOCK bytes of the result, whatever masks they belong to; so the work is spread
+    # evenly, and how much there is need not be known before.
+    first = tl.program_id(0) * BLOCK
+    used = tl.minimum(tl.load(ends + count - 1), length)
+    if first >= used:
+        return
+    byte = first + tl.arange(0, BLOCK)  # [BLOCK]
+    inside = byte < used
+    # Binary search: the first mask that ends beyond the byte.
+    low = tl.zeros_like(byte)
+    high = low + count
+    for _ in tl.static_range(SEARCH_STEPS):
+        middle = (low + high) // 2
+        before = tl.load(ends + middle, mask=middle < count, other=length) <= byte
+        open_ = low < high
+        low = tl.where(open_ & before, middle + 1, low)
+        high = tl.where(open_ & ~before, middle, high)
+    mask = tl.minimum(low, count - 1)
+
+    x1 = tl.load(rectangles + mask * 4).to(tl.int32)
+    y1 = tl.load(rectangles + mask * 4 + 1).to(tl.int32)
+    x2 = tl.load(rectangles + mask * 4 + 2).to(tl.int32)
+    start = tl.load(ends + mask - 1, mask=mask > 0, other=0)
+    place = (byte - start).to(tl.int32)
+    row_bytes = tl.maximum((x2 - x1 + 7) // 8, 1)
+    bit = tl.arange(0, 8)[None, :]
+    x = (x1 + place % row_bytes * 8)[:, None] + bit  # [BLOCK, 8]
+    y = y1 + place // row_bytes  # [BLOCK]
+
+    left = tl.load(extents + mask * 4)
+    top = tl.load(extents + mask * 4 + 1)
+    x_scale = width / tl.maximum(tl.load(extents + mask * 4 + 2) - left, 1e-6)
+    y_scale = height / tl.maximum(tl.load(extents + mask * 4 + 3) - top, 1e-6)
+    column = (x + (0.5 - left)[:, None]) * x_scale[:, None] - 0.5
+    column = tl.minimum(tl.maximum(column, 0.0), width - 1.0)
+    row = tl.minimum(tl.maximum((y + (0.5 - top)) * y_scale - 0.5, 0.0), height - 1.0)
+    column0, row0 = column.to(tl.int32), row.to(tl.int32)
+    right, below = column - column0, (row - row0)[:, None]
+    column1, row1 = tl.minimum(column0 + 1, width - 1), tl.minimum(row0 + 1, height - 1)
+    grid = values + mask.to(tl.int64) * (height * width)
+    upper, lower = (grid + row0 * width)[:, None], (grid + row1 * width)[:, None]
+    wanted = inside[:, None] & (x < x2[:, None])
+    a = tl.load(upper + column0, mask=wanted, other=0.0).to(tl.float32)
+    b = tl.load(upper + column1, mask=wanted, other=0.0).to(tl.float32)
+    c = tl.load(lower + column0, mask=wanted, other=0.0).to(tl.float32)
+    d = tl.load(lower + column1, mask=wanted, other=0.0).to(tl.float32)
+    above = a + (b - a) * right
+    value = above + (c + (d - c) * right - above) * below  # [BLOCK, 8]
+    bits = tl.where(value > 0.5, 1, 0) << (7 - bit)
+    tl.store(out + byte, tl.sum(bits, axis=1).to(tl.uint8), mask=inside)
