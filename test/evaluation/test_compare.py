@@ -1,0 +1,145 @@
+"""The papers' tables: every row can be run, and is what it says."""
+
+import dataclasses
+import json
+
+import cv2
+import pytest
+import torch
+
+from yolact_ros.cli import main
+from yolact_ros.data import DataSource, read_json
+from yolact_ros.engine import preprocess
+from yolact_ros.evaluation.compare import Setup, compare, compare_stages, random_segmenter
+from yolact_ros.evaluation.papers import COMPARISONS
+from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
+
+TINY = EMBEDDED.replace(name="tiny", image_size=96, fpn_channels=16)
+TINY_RESNET = NetworkConfig(
+    name="tiny_resnet", backbone="resnet50", image_size=256, fpn_channels=16, num_prototypes=8
+)
+
+
+def quick(image, **changes):
+    return Setup(image, "cpu", rounds=1, warm_up=0, **changes)
+
+
+@pytest.fixture(scope="module")
+def image(repository):
+    picture = cv2.imread(str(repository / "yolact_ros" / "demo" / "photos" / "crossing.jpg"))
+    return cv2.resize(picture, (240, 320))
+
+
+def saved(config, folder, name="own.safetensors"):
+    torch.manual_seed(0)
+    save_weights(build(config), folder / name)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("number", COMPARISONS)
+def test_every_row_is_a_network_of_its_own(number):
+    comparison = COMPARISONS[number]
+    base = config_of(comparison.base)
+    configs = [
+        (base.replace(**row.changes), row.nms) for row in comparison.rows if row.changes is not None
+    ]
+    assert len(set(configs)) == len(configs) > 1 or number == "8"
+    assert len({row.name for row in comparison.rows}) == len(comparison.rows)
+
+
+def test_random_weights_find_as_much_as_is_asked_for(image):
+    for config in (TINY, TINY_RESNET.replace(dcn_variant="all")):
+        segmenter = random_segmenter(config, image, candidates=50, device="cpu", score_threshold=0)
+        predictions = segmenter.net(preprocess([torch.from_numpy(image)], config))
+        scores = predictions.class_logits.softmax(dim=-1)[0, :, 1:].amax(dim=-1)
+        # What is computed for speed may round the score at the threshold to either side.
+        assert abs(int((scores > segmenter.settings.confidence_threshold).sum()) - 50) <= 1
+        assert 0 < len(segmenter(image)) <= 100
+        assert all(p.abs().max() < 1e4 for p in (predictions.prototypes, predictions.box_offsets))
+
+
+def test_a_table_without_weights_has_times_alone(image):
+    table = COMPARISONS["6"]
+    ends = dataclasses.replace(table, rows=(table.rows[0], table.rows[-1]))
+    rows = compare(ends, quick(image, base=TINY_RESNET))
+    assert [row.name for row in rows] == ["YOLACT", "+rescoring"]
+    for row in rows:
+        assert row.weights == "random" and row.ap is None
+        assert 0 < row.detection < row.milliseconds <= row.percentile_99
+    assert (rows[-1].paper_ap, rows[-1].paper_milliseconds) == (34.6, 36.6)
+
+
+def test_methods_of_others_have_the_papers_figures_alone(image):
+    *_, mask_rcnn = compare(COMPARISONS["2a"], quick(image, base=TINY))
+    assert (mask_rcnn.paper_ap, mask_rcnn.paper_milliseconds) == (35.8, 101.0)
+    assert mask_rcnn.weights == "" and mask_rcnn.milliseconds is mask_rcnn.ap is None
+
+
+def test_weights_go_to_the_rows_that_they_fit(image, tmp_path):
+    sixteen = saved(TINY.replace(num_prototypes=16), tmp_path)
+    eight = "8=" + saved(TINY.replace(num_prototypes=8), tmp_path, "eight.safetensors")
+    setup = quick(image, base=TINY, weights=(sixteen, eight))
+    few = dataclasses.replace(COMPARISONS["2b"], rows=COMPARISONS["2b"].rows[:3])
+    assert [row.weights for row in compare(few, setup)] == [eight, sixteen, "random"]
+
+
+def test_weights_for_no_row_are_refused(image, tmp_path):
+    path = saved(TINY.replace(num_prototypes=10), tmp_path)
+    few = dataclasses.replace(COMPARISONS["2b"], rows=COMPARISONS["2b"].rows[:1])
+    with pytest.raises(
+        ValueError, match=r"own\.safetensors are for no row of this table; it has 8"
+    ):
+        compare(few, quick(image, base=TINY, weights=(path,)))
+    with pytest.raises(ValueError, match=r"row '8': it has \{'num_prototypes': 10\}"):
+        compare(few, quick(image, base=TINY, weights=(f"8={path}",)))
+
+
+def test_both_ways_of_suppression_are_measured_on_data(shared, repository, image, tmp_path):
+    path = shared / "data" / "pennfudan" / "val.json"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    content = read_json(path)
+    content["images"] = content["images"][:4]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(content))
+    weights = repository / "yolact_ros" / "weights" / "yolact_person_lite.safetensors"
+    setup = quick(image, weights=(str(weights),))
+    standard, fast, *_ = compare(COMPARISONS["2a"], setup, DataSource(few, path.parent / "images"))
+    assert standard.weights == fast.weights == str(weights)
+    assert fast.ap > 20 and fast.ap == pytest.approx(standard.ap, abs=5)
+
+
+def test_the_stages_are_timed_one_by_one(image):
+    setup = quick(image, base=TINY.replace(image_size=256, mask_rescoring=True))
+    *stages, whole = compare_stages(COMPARISONS["8"], setup)
+    names = [stage.name for stage in stages]
+    assert names[:2] == ["preprocessing", "backbone"] and "NMS" in names and len(names) == 8
+    assert whole.name == "image to masks"
+    assert all(stage.milliseconds > 0 for stage in [*stages, whole])
+
+
+def test_the_command(tmp_path, capsys):
+    target = tmp_path / "table.json"
+    arguments = [
+        "2c",
+        "--model",
+        "yolact_person_lite",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--json",
+        str(target),
+    ]
+    absent = str(tmp_path / "instances_val2017.json")
+    assert main(["table", *arguments, "--data", absent]) == 0
+    printed = capsys.readouterr().out
+    assert "Table 2c of YOLACT: accelerated baselines" in printed
+    assert f"no AP: there is no {absent}" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("fc-mask"))
+    assert line.split()[1:4] == ["20.7", "38.9", "-"]
+    rows = json.loads(target.read_text())["rows"]
+    assert [row["weights"] for row in rows] == ["", "", "random", "random"]
+    assert rows[2]["milliseconds"] > 0

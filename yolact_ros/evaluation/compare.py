@@ -1,0 +1,262 @@
+"""The papers' comparisons on this machine: time of every row and, with weights and data, its AP."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from yolact_ros.benchmark.timing import measure
+from yolact_ros.data import DataSource
+from yolact_ros.detection import detect, make_instances
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.evaluation.coco import evaluate
+from yolact_ros.evaluation.papers import Comparison, Row
+from yolact_ros.network import NetworkConfig, WeightsError, Yolact, build, config_of, save_weights
+
+Image = npt.NDArray[np.uint8]
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is timed, and how."""
+
+    image: Image
+    """BGR [H, W, 3]"""
+    device: str = "auto"
+    precision: str = "auto"
+    rounds: int = 10
+    warm_up: int = 3
+    """Rounds before those, not counted."""
+    candidates: int = 200
+    """Anchors that a network with random weights takes for objects: with none there would be
+    nothing to suppress and no mask to make."""
+    base: NetworkConfig | None = None
+    """Takes the place of the paper's network, and is that of weights that do not say theirs."""
+    weights: tuple[str, ...] = ()
+    """Files or published models' names, for all rows that they fit, or `ROW=WEIGHTS` for one. A row
+    that gets none has random weights."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row as the paper has it and as it is here. None: the paper has not, or not measured."""
+
+    name: str
+    paper_ap: float | None = None
+    """Mask AP in percent."""
+    paper_milliseconds: float | None = None
+    weights: str = ""
+    """As they were given, or "random"; empty for a method that this package has not."""
+    ap: float | None = None
+    """Mask AP in percent."""
+    milliseconds: float | None = None
+    """Median, from an image to full-size masks, or of a stage."""
+    percentile_99: float | None = None
+    """99 of 100 times are no longer, in milliseconds."""
+    detection: float | None = None
+    """Median of the part from raw predictions to small masks, NMS among it."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A row that can be run: called, it goes from the image to full-size masks."""
+
+    segmenter: Segmenter
+    weights: str
+    image: Image
+    detection: list[float] = field(default_factory=list)
+    """Milliseconds of all calls."""
+
+    def __call__(self) -> None:
+        self.segmenter(self.image).regions()
+        self.detection.append(self.segmenter.stages.detection)
+
+
+def compare(
+    comparison: Comparison, setup: Setup, source: DataSource | None = None
+) -> list[Measured]:
+    """Measure all rows of a table that this package can run, in turns in one process.
+
+    Rows with weights get the AP that they have on `source`. Raises ValueError for weights that fit
+    no row.
+    """
+    runs = {row.name: _run(row, comparison, setup) for row in _runnable(comparison)}
+    _check_used(setup, {run.weights for run in runs.values()}, comparison)
+    device = next(iter(runs.values())).segmenter.device
+    timings = measure(runs, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
+    results = []
+    for row in comparison.rows:
+        result = Measured(row.name, row.ap, row.milliseconds)
+        if row.name in runs:
+            run, timing = runs[row.name], timings[row.name]
+            result = dataclasses.replace(
+                result,
+                weights=run.weights,
+                ap=_mask_ap(run, source),
+                milliseconds=timing.median,
+                percentile_99=timing.percentile_99,
+                detection=float(np.median(run.detection[-timing.rounds :])),
+            )
+        results.append(result)
+    return results
+
+
+def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
+    """Time the stages of a network, in turns, and all of them together.
+
+    Raises ValueError for weights that are no PyTorch network, which has no stages to time.
+    """
+    run = _run(Row("all"), comparison, setup)
+    if not isinstance(run.segmenter.net, Yolact):
+        raise ValueError(f"{run.weights} has no stages that could be timed one by one")
+    calls = _stages(run.segmenter, setup.image) | {"image to masks": run}
+    timings = measure(
+        calls, rounds=setup.rounds, warm_up=setup.warm_up, device=run.segmenter.device
+    )
+    return [
+        Measured(
+            name,
+            weights=run.weights,
+            milliseconds=timing.median,
+            percentile_99=timing.percentile_99,
+        )
+        for name, timing in timings.items()
+    ]
+
+
+@torch.no_grad()
+def _stages(segmenter: Segmenter, image: Image) -> dict[str, Callable[[], object]]:
+    """The stages by name, each with what the one before made of the image."""
+    net, config = segmenter.net, segmenter.config
+    tensor = torch.from_numpy(image).to(segmenter.device)
+    batch = preprocess([tensor], config).to(segmenter.dtype)
+    features = net.backbone(batch)
+    pyramid = net.fpn(features)
+    predictions = net(batch)
+    detections = detect(predictions, segmenter.anchors, segmenter.settings)
+    assemble = partial(
+        make_instances,
+        detections,
+        predictions.prototypes,
+        net.mask_iou,
+        [(image.shape[0], image.shape[1])],
+        segmenter.class_names,
+    )
+    (instances,) = assemble()
+    stages: dict[str, Callable[[], object]] = {
+        "preprocessing": partial(preprocess, [tensor], config),
+        "backbone": partial(net.backbone, batch),
+        "feature pyramid": partial(net.fpn, features),
+        "prediction head": partial(net.head, pyramid),
+    }
+    if net.protonet is not None:
+        stages["prototypes"] = partial(net.protonet, pyramid[0])
+    return stages | {
+        "NMS": partial(detect, predictions, segmenter.anchors, segmenter.settings),
+        "small masks, scores": assemble,
+        "full-size masks": instances.to("cpu").regions,
+    }
+
+
+def _runnable(comparison: Comparison) -> list[Row]:
+    return [row for row in comparison.rows if row.changes is not None]
+
+
+def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
+    """A row with the first weights that are for it, or with random ones."""
+    changes = dict(row.changes or {})
+    options: dict[str, Any] = {
+        "device": setup.device,
+        "precision": setup.precision,
+        "nms_method": row.nms,
+        "score_threshold": 0.0,
+    }
+    for text in setup.weights:
+        weights = text.removeprefix(f"{row.name}=")
+        named = weights != text
+        if not named and _names_a_row(text, comparison):
+            continue
+        base = setup.base and setup.base.replace(**(changes if named else {}))
+        segmenter = _load(weights, base, options)
+        wrong = {
+            name: getattr(segmenter.config, name)
+            for name, value in changes.items()
+            if getattr(segmenter.config, name) != value
+        }
+        if not wrong:
+            return _Run(segmenter, text, setup.image)
+        if named:
+            raise ValueError(f"{weights} does not fit the row {row.name!r}: it has {wrong}")
+    config = (setup.base or config_of(comparison.base)).replace(**changes)
+    segmenter = random_segmenter(config, setup.image, setup.candidates, **options)
+    return _Run(segmenter, RANDOM, setup.image)
+
+
+def _load(weights: str, base: NetworkConfig | None, options: dict[str, Any]) -> Segmenter:
+    """`base` is for weights that do not say which model they are for."""
+    try:
+        return Segmenter(weights=weights, **options)
+    except WeightsError:
+        if base is None:
+            raise
+        return Segmenter(base, weights, **options)
+
+
+def _names_a_row(text: str, comparison: Comparison) -> bool:
+    return any(text.startswith(f"{row.name}=") for row in _runnable(comparison))
+
+
+def _check_used(setup: Setup, used: set[str], comparison: Comparison) -> None:
+    for text in setup.weights:
+        if text not in used:
+            rows = ", ".join(row.name for row in _runnable(comparison))
+            raise ValueError(f"the weights {text} are for no row of this table; it has {rows}")
+
+
+def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
+    """Percent; None for random weights or without data."""
+    if source is None or run.weights == RANDOM:
+        return None
+    masks = evaluate(run.segmenter, source, progress=True).masks
+    return None if masks is None else 100 * masks.overall.ap
+
+
+def random_segmenter(
+    config: NetworkConfig, image: Image, candidates: int, **options: Any
+) -> Segmenter:
+    """A segmenter with random weights that finds something in a BGR image [H, W, 3].
+
+    Its batch norms fit the image, since without that activations grow beyond what float16 holds,
+    and its threshold lets so many `candidates` among the anchors through. `options` are those of
+    `Segmenter`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build(config)
+    batch = preprocess([torch.from_numpy(image)], config)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 1.0
+    with torch.no_grad():
+        net(batch)
+        scores = net.eval()(batch).class_logits.softmax(dim=-1)[0, :, 1:].amax(dim=-1)
+    count = min(candidates, len(scores) - 1)
+    threshold = float(scores.topk(count + 1).values[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.safetensors"
+        save_weights(net, path)
+        segmenter = Segmenter(weights=path, **options)
+    segmenter.settings = dataclasses.replace(segmenter.settings, confidence_threshold=threshold)
+    return segmenter

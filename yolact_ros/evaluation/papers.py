@@ -1,0 +1,121 @@
+"""The comparisons that the two papers make: what varies from row to row, and their figures.
+
+YOLACT is arXiv:1904.02689 (October 2019), YOLACT++ arXiv:1912.06218. Times are of a Titan Xp; AP is
+of COCO val2017 where not said otherwise. YOLACT's figures were checked against its text. Those of
+YOLACT++'s tables 3, 6, 7 and 8 could not be and are left out; notes have what others quote of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yolact_ros.detection.settings import NmsMethod
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a network, how it detects, and what the paper says of it."""
+
+    name: str
+    changes: Mapping[str, Any] | None = field(default_factory=dict)
+    """Fields of `NetworkConfig` that make the row; None: a method that this package has not."""
+    nms: NmsMethod = "fast"
+    ap: float | None = None
+    """Mask AP in percent, as published."""
+    milliseconds: float | None = None
+    """Time of an image, as published."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table of one of the papers."""
+
+    title: str
+    paper: str
+    rows: tuple[Row, ...]
+    base: str = "yolact_base"
+    """The model that the rows change."""
+    note: str = ""
+
+
+_PLAIN = {"dcn_variant": "none", "anchor_octaves": 1, "mask_rescoring": False}
+_DCN = {**_PLAIN, "dcn_variant": "interval3"}
+_DCN_SCALES = {**_DCN, "anchor_octaves": 3}
+_PLUS = {**_DCN_SCALES, "mask_rescoring": True}
+_RATIOS = (1.0, 0.5, 2.0)
+
+COMPARISONS: dict[str, Comparison] = {
+    "2a": Comparison(
+        "Fast NMS against standard NMS",
+        "YOLACT",
+        (
+            Row("standard", nms="standard", ap=30.0, milliseconds=41.6),
+            Row("fast", ap=29.9, milliseconds=29.8),
+            Row("Mask R-CNN, standard", None, ap=36.1, milliseconds=116.0),
+            Row("Mask R-CNN, fast", None, ap=35.8, milliseconds=101.0),
+        ),
+    ),
+    "2b": Comparison(
+        "number of prototypes k",
+        "YOLACT",
+        tuple(
+            Row(str(k), {"num_prototypes": k}, ap=ap, milliseconds=time)
+            for k, ap, time in (
+                (8, 26.8, 30.4),
+                (16, 27.1, 30.5),
+                (32, 27.7, 30.9),
+                (64, 27.8, 31.5),
+                (128, 27.6, 31.8),
+                (256, 27.7, 33.6),
+            )
+        ),
+        note="The paper trained these networks half as long as the others, 400,000 iterations.",
+    ),
+    "2c": Comparison(
+        "accelerated baselines",
+        "YOLACT",
+        (
+            Row("FCIS, no mask voting", None, ap=27.8, milliseconds=105.3),
+            Row("Mask R-CNN, 550 px", None, ap=32.2, milliseconds=73.9),
+            Row("fc-mask", {"mask_branch": "fc"}, ap=20.7, milliseconds=38.9),
+            Row("prototypes", {"mask_branch": "prototypes"}, ap=29.9, milliseconds=30.3),
+        ),
+    ),
+    "3": Comparison(
+        "choice of anchors",
+        "YOLACT++",
+        (
+            Row("ratios3", {"anchor_ratios": _RATIOS, "anchor_octaves": 1}),
+            Row("ratios5", {"anchor_ratios": (*_RATIOS, 1 / 3, 3.0), "anchor_octaves": 1}),
+            Row("scales3", {"anchor_ratios": _RATIOS, "anchor_octaves": 3}),
+        ),
+        note="The paper finds three scales a level better than five ratios, and takes them.",
+    ),
+    "6": Comparison(
+        "additions of YOLACT++, one after the other",
+        "YOLACT++",
+        (
+            Row("YOLACT", _PLAIN, ap=29.8, milliseconds=29.8),
+            Row("+dcn", _DCN),
+            Row("+scales", _DCN_SCALES),
+            Row("+rescoring", _PLUS, ap=34.6, milliseconds=36.6),
+        ),
+        note="The paper's figures here are those of its table 1, on COCO test-dev. As quoted "
+        "elsewhere, re-scoring takes 1.2 ms.",
+    ),
+    "7": Comparison(
+        "placements of deformable convolutions",
+        "YOLACT++",
+        tuple(
+            Row(variant, {"dcn_variant": variant})
+            for variant in ("none", "all", "last10", "last13", "interval3", "interval4")
+        ),
+        base="yolact_plus_base",
+        note="As quoted elsewhere, all bring 1.8 AP more than none for 8 ms, and interval 3 is the "
+        "best trade.",
+    ),
+    "8": Comparison("time by stage", "YOLACT++", (), base="yolact_plus_base"),
+}
+"""By the number that the table has in its paper. Table 8 has stages instead of rows."""
