@@ -10,7 +10,7 @@ _COMMANDS = {
     "predict": "segment pictures, folders and videos",
     "train": "train a network on COCO-format data",
     "eval": "measure accuracy on COCO-format data",
-    "data": "check COCO-format data",
+    "data": "check COCO-format data, convert Pascal SBD",
     "download": "download published weights",
     "explain": "show how the masks of one picture come about",
     "stability": "measure how steady masks are in a video",

@@ -1,40 +1,72 @@
-"""`yolact data check`."""
+"""`yolact data`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolact_ros.data import DataError, DataSource, Report, check
 from yolact_ros.data.samples import draw_samples
+from yolact_ros.data.sbd import find_dataset, read_sbd
+from yolact_ros.network.classes import PASCAL_CLASSES
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check COCO-format data sets: every entry, every picture. Ends with status 1 if one is bad."""
+    """Check and convert data sets."""
     parser = argparse.ArgumentParser(prog="yolact data", description=run.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    checking = commands.add_parser("check", help="say what is wrong, and draw a page of samples")
+    checking = commands.add_parser(
+        "check",
+        help="say what is wrong with COCO-format data",
+        description="Look at every entry and every picture. Ends with status 1 if one is bad.",
+    )
     checking.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
     checking.add_argument("--samples", metavar="PNG", type=Path, help="draw a page of samples")
+    converting = commands.add_parser(
+        "convert-sbd", help="write Pascal SBD's annotations in COCO's format"
+    )
+    converting.add_argument("folder", type=Path, help="benchmark_RELEASE, as it was unpacked")
+    converting.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
+    converting.add_argument("--output", type=Path, help="folder to write; default: that of img")
     options = parser.parse_args(arguments)
+    if options.command == "check":
+        _check(options.file, options.samples)
+    else:
+        _convert_sbd(options.folder, options.splits, options.output)
+
+
+def _check(files: Sequence[str], samples: Path | None) -> None:
     wrong = 0
-    for text in options.file:
+    for text in files:
         source = DataSource.parse(text)
         report = check(source, decode=True, progress=True)
         print(_summary(source, report))
         for problem in report.problems:
             print(f"  {problem.where}: {problem.reason}")
         wrong += len(report.problems)
-        if options.samples is not None:
-            page = options.samples
-            if len(options.file) > 1:
+        if samples is not None:
+            page = samples
+            if len(files) > 1:
                 page = page.with_name(f"{page.stem}-{source.annotations.stem}{page.suffix}")
             draw_samples(source, report.content, page)
             print(f"  samples: {page}")
     if wrong:
         raise DataError(f"{wrong} entries are wrong")
+
+
+def _convert_sbd(folder: Path, splits: Sequence[str], output: Path | None) -> None:
+    dataset = find_dataset(folder)
+    output = output or dataset
+    output.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        content = read_sbd(dataset, split, PASCAL_CLASSES, progress=True)
+        target = output / f"{split}.json"
+        target.write_text(json.dumps(content) + "\n")
+        counts = f"{len(content['images'])} pictures, {len(content['annotations'])} objects"
+        print(f"{target}:{dataset / 'img'}  {counts}")
 
 
 def _summary(source: DataSource, report: Report) -> str:

@@ -1,0 +1,94 @@
+"""Pascal SBD (Hariharan et al., 2011) in its own files, to COCO's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from faster_coco_eval.core import mask as coco_mask
+from tqdm import tqdm
+
+from yolact_ros.data.coco import DataError, read_image
+
+
+def find_dataset(folder: Path) -> Path:
+    """The folder with `img` and `inst`, which the release has in `dataset`.
+
+    Raises DataError when there is none.
+    """
+    for path in (folder / "dataset", folder):
+        if (path / "img").is_dir() and (path / "inst").is_dir():
+            return path
+    raise DataError(f"{folder} is not SBD's benchmark_RELEASE: it has no folders img and inst")
+
+
+def read_sbd(
+    dataset: Path, split: str, classes: Sequence[str], progress: bool = False
+) -> dict[str, Any]:
+    """The content of a COCO-format file for the pictures that SPLIT.txt lists.
+
+    `classes` are Pascal's, in order. Masks become RLEs, file names are relative to `img`. Raises
+    DataError for a file that is missing or that is not of SBD's kind, and without scipy.
+    """
+    listed = dataset / f"{split}.txt"
+    try:
+        names = listed.read_text().split()
+    except OSError as error:
+        raise DataError(f"{listed} cannot be read: {error}") from error
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, name in enumerate(tqdm(names, split, disable=not progress), start=1):
+        picture = dataset / "img" / f"{name}.jpg"
+        height, width = read_image(picture).shape[:2]
+        images.append({"id": number, "file_name": picture.name, "height": height, "width": width})
+        path = dataset / "inst" / f"{name}.mat"
+        labels, categories = _read_instances(path)
+        if labels.shape != (height, width):
+            raise DataError(f"{path} is of {labels.shape} pixels, {picture} of {(height, width)}")
+        if labels.max() > len(categories) or not all(1 <= c <= len(classes) for c in categories):
+            raise DataError(
+                f"{path} has instances up to {labels.max()} of the categories {categories}: "
+                f"there must be one for each, 1 to {len(classes)}"
+            )
+        for instance, category in enumerate(categories, start=1):
+            mask = labels == instance
+            if mask.any():
+                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+                annotations.append(entry | _annotate(mask))
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+
+
+def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
+    """Which instance each pixel is of [H, W], 0 for none; the category of each, from 1."""
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise DataError("scipy is missing: pip install 'yolact_ros[sbd]'") from error
+    try:
+        content = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
+        labels = np.asarray(content.Segmentation, np.uint8)
+        return labels, np.atleast_1d(content.Categories).astype(int).tolist()
+    except Exception as error:  # damaged files make the reader stumble in many ways
+        raise DataError(f"{path} has no instances in SBD's form: {error!r}") from error
+
+
+def _annotate(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    counts = rle["counts"]
+    return {
+        "segmentation": {
+            "size": list(mask.shape),
+            "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+        },
+        "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
+        "area": int(mask.sum()),
+        "iscrowd": 0,
+    }
