@@ -15,6 +15,7 @@ from yolact_ros.cli import main
 from yolact_ros.data import DataSource, read_json, read_records
 from yolact_ros.evaluation.coco import category_ids, score
 from yolact_ros.network import EMBEDDED, build, save_weights
+from yolact_ros.network.classes import COCO_CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +58,39 @@ def detections(source, kind):
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
-@pytest.mark.parametrize("classes", [["person"], ["person", "dog", "cup", "book"]])
+@pytest.mark.parametrize("classes", [["person"], COCO_CLASSES], ids=["people", "all"])
 def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classes):
+    """With small, medium and large objects, and crowds with detections in them."""
     results = detections(source, kind)
     categories = category_ids(source, classes)
-    ours = score(source, results, kind, categories).overall
+    ours = score(source, results, kind, categories)
 
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results, default=float))
     truth = COCO(str(source.annotations))
     theirs = COCOeval(truth, truth.loadRes(str(path)), kind)
-    theirs.params.catIds = list(categories.values())
+    theirs.params.catIds = sorted(categories.values())
     theirs.evaluate()
     theirs.accumulate()
     theirs.summarize()
-    wanted = [v if v >= 0 else math.nan for v in theirs.stats[:6]]
-    found = [ours.ap, ours.ap50, ours.ap75, ours.small, ours.medium, ours.large]
-    assert found == pytest.approx(wanted, abs=1e-6, nan_ok=True)
-    assert 0.1 < ours.ap < ours.ap50 < 1
+    everything = ours.overall
+    found = [getattr(everything, n) for n in ("ap", "ap50", "ap75", "small", "medium", "large")]
+    assert found == pytest.approx(list(theirs.stats[:6]), abs=1e-6)
+    assert 0.1 < everything.ap < everything.ap50 < 1 and min(found) > 0
+    for name, category in categories.items():
+        # [thresholds, recalls, classes, areas, numbers of detections]; -1: nothing to find
+        precision = theirs.eval["precision"][:, :, theirs.params.catIds.index(category), :, -1]
+        for area, field in enumerate(("ap", "small", "medium", "large")):
+            values = precision[..., area][precision[..., area] > -1]
+            wanted = values.mean() if values.size else math.nan
+            value = getattr(ours.of_class[name], field)
+            assert value == pytest.approx(wanted, abs=1e-6, nan_ok=True), (name, field)
+    # The crowds count: detections in them are not wrong.
+    crowds = truth.getAnnIds(catIds=list(categories.values()), iscrowd=True)
+    matched = {
+        id_ for image in theirs.evalImgs if image for id_ in image["dtMatches"].ravel().tolist()
+    }
+    assert matched & set(crowds)
 
 
 def test_nothing_found_scores_nothing(source):
