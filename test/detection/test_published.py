@@ -22,7 +22,7 @@ from yolact_ros.detection import (
     make_instances,
 )
 from yolact_ros.engine import preprocess
-from yolact_ros.network import Predictions, build, load_weights
+from yolact_ros.network import Predictions, build, fold_batch_norm, load_weights
 
 HEIGHT, WIDTH = 427, 640
 # The first one's outputs are in this repository, the others' in the shared folder.
@@ -33,6 +33,8 @@ MODELS = (
     "yolact_resnet50_pascal",
     "yolact_plus_resnet50",
 )
+# As they are, and one of each kind with folded batch norm, as the segmenter runs them.
+RUNS = (*((model,) for model in MODELS), (MODELS[0], "folded"), (MODELS[-1], "folded"))
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Run:
     instances: Instances
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=RUNS, ids=" ".join)
 def run(request: pytest.FixtureRequest, repository, reference_weights: ModuleType) -> Run:
-    model = request.param
+    model, *folded = request.param
     folder = repository / "test" / "reference"
     if model != MODELS[0]:
         folder = request.getfixturevalue("shared") / "reference"
@@ -62,6 +64,8 @@ def run(request: pytest.FixtureRequest, repository, reference_weights: ModuleTyp
             for name, shape in schema.items()
         },
     )
+    if folded:
+        net = fold_batch_norm(net)
     image = torch.from_numpy(reference_weights.image(HEIGHT, WIDTH, seed=7))
     settings = DetectionSettings()
     with torch.no_grad():

@@ -46,16 +46,50 @@ def plain(conv: DeformableConv2d, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_definition(version, stride):
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+def test_definition(version, stride, gradients):
     torch.manual_seed(version * 10 + stride)
     conv = DeformableConv2d(3, 2, stride=stride, version=version)
     nn.init.normal_(conv.bias)
     nn.init.normal_(conv.offsets.weight, std=0.4)  # offsets of a few pixels, some out of the image
     nn.init.normal_(conv.offsets.bias)
     x = torch.randn(1, 3, 7, 5)
-    with torch.no_grad():
-        torch.testing.assert_close(conv(x), plain(conv, x), rtol=1e-4, atol=1e-5)
+    with torch.set_grad_enabled(gradients):
+        found = conv(x)
+    assert found.requires_grad == gradients
+    torch.testing.assert_close(found.detach(), plain(conv, x), rtol=1e-4, atol=1e-5)
     assert conv.offsets.out_channels == (18 if version == 1 else 27)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_inference_and_training_agree(version, stride, layout):
+    """In batches, at any distance: just inside, on the border, just and far outside."""
+    torch.manual_seed(1)
+    conv = DeformableConv2d(40, 24, stride=stride, version=version).to(memory_format=layout)
+    nn.init.normal_(conv.bias)
+    nn.init.normal_(conv.offsets.weight, std=0.3)
+    conv.offsets.bias.data[:18] = torch.tensor([0, 0.5, 1, -1, 2, -2, 1e-6, -17, 60] * 2)
+    x = torch.randn(3, 40, 17, 12).to(memory_format=layout)
+    with torch.no_grad():
+        found = conv(x)
+    torch.testing.assert_close(found, conv(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_an_offset_that_overflows_spoils_no_other_pixel(value):
+    torch.manual_seed(1)
+    conv = DeformableConv2d(4, 3)
+    nn.init.normal_(conv.offsets.weight, std=0.1)
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        expected = conv(x)
+        row = torch.tensor(4)
+        conv.offsets.register_forward_hook(lambda *call: call[2].index_fill(2, row, value))
+        found = conv(x)
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert torch.equal(found[:, :, others], expected[:, :, others])
 
 
 @pytest.mark.parametrize("version, gain", [(1, 1.0), (2, 0.5)])
@@ -87,6 +121,18 @@ def test_bfloat16(version):
         found = conv.bfloat16()(x.bfloat16())
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_exports_keep_the_operator_that_runtimes_know(version):
+    conv, x = DeformableConv2d(4, 3, version=version).eval(), (torch.randn(1, 4, 8, 8),)
+    with torch.no_grad():
+        exported = torch.export.export(conv, x)
+        traced = torch.jit.trace(conv, x)
+    operators = {str(node.target) for node in exported.graph.nodes}
+    assert "torchvision.deform_conv2d.default" in operators
+    assert "torchvision::deform_conv2d" in str(traced.inlined_graph)
+    assert not any("embedding_bag" in name for name in (*operators, str(traced.inlined_graph)))
 
 
 def test_mixed_precision():

@@ -1,6 +1,7 @@
-"""Deformable convolution (Dai et al., 2017; modulated: Zhu et al., 2019) on torchvision's operator.
+"""Deformable convolution (Dai et al., 2017; modulated: Zhu et al., 2019), with nothing to compile.
 
-Nothing to compile: torchvision carries the kernels for CPU and CUDA.
+torchvision's operator is used for training, on CUDA and in exports; on a CPU its kernel takes most
+of the network's time, so inference there gathers the samples itself.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -38,7 +40,8 @@ class DeformableConv2d(nn.Module):
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
         # torchvision's kernels know no bfloat16.
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-        return deform_conv2d(
+        convolve = _gather_and_convolve if _is_inference_on_cpu(x) else deform_conv2d
+        return convolve(
             x.to(dtype),
             offsets.to(dtype),
             self.weight.to(dtype),
@@ -47,3 +50,63 @@ class DeformableConv2d(nn.Module):
             padding=1,
             mask=None if mask is None else mask.to(dtype),
         ).to(x.dtype)
+
+
+def _is_inference_on_cpu(x: Tensor) -> bool:
+    recorded = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return x.device.type == "cpu" and not recorded
+
+
+def _gather_and_convolve(
+    x: Tensor,
+    offsets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    padding: int,
+    mask: Tensor | None,
+) -> Tensor:
+    """What torchvision's `deform_conv2d` gives for a 3x3 convolution, for inference on a CPU.
+
+    A sample is a weighted sum of four pixels, each a row of the channels-last input: what
+    `embedding_bag` computes. Then the convolution is a 1x1 one over nine times the channels.
+    """
+    batch, channels, height, width = x.shape
+    offsets = offsets.permute(0, 2, 3, 1)  # [B, H', W', 18]
+    top = torch.arange(offsets.shape[1]) * stride - padding
+    left = torch.arange(offsets.shape[2]) * stride - padding
+    point = torch.arange(9)
+    y = offsets[..., 0::2] + (top.view(-1, 1, 1) + point // 3)  # [B, H', W', 9]
+    x_ = offsets[..., 1::2] + (left.view(-1, 1) + point % 3)
+    image = torch.arange(batch, dtype=torch.int32).view(-1, 1, 1, 1)
+    rows = [((image * height + row) * width, w) for row, w in _neighbours(y, height)]
+    columns = _neighbours(x_, width)
+    if mask is not None:
+        factors = mask.permute(0, 2, 3, 1)
+        columns = [(column, w * factors) for column, w in columns]
+    pixels = torch.stack([row + column for row, _ in rows for column, _ in columns], dim=-1)
+    weights = torch.stack([v * w for _, v in rows for _, w in columns], dim=-1)
+    samples = F.embedding_bag(
+        pixels.view(-1, 4),
+        x.permute(0, 2, 3, 1).reshape(-1, channels),
+        per_sample_weights=weights.view(-1, 4),
+        mode="sum",
+    )
+    return F.conv2d(
+        samples.view(*y.shape[:3], 9 * channels).permute(0, 3, 1, 2),
+        weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1),
+        bias,
+    )
+
+
+def _neighbours(positions: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The cells of an axis before and after each position, int32, and the weights they have there.
+
+    Beyond the axis the weight is 0.
+    """
+    positions = positions.clamp(-1, size)
+    low = positions.floor()
+    return [
+        (cells.int().clamp_(0, size - 1), weights * ((cells >= 0) & (cells < size)))
+        for cells, weights in ((low, low + 1 - positions), (low + 1, positions - low))
+    ]

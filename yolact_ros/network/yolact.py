@@ -32,7 +32,7 @@ class FeaturePyramid(nn.Module):
         for c, lateral, output in zip(reversed(features), self.lateral, self.output, strict=True):
             x = lateral(c)
             merged = x if merged is None else x + _resize(merged, x.shape[-2:])
-            pyramid.insert(0, F.relu(output(merged)))
+            pyramid.insert(0, F.relu_(output(merged)))
         for downsample in self.downsample:
             pyramid.append(downsample(pyramid[-1]))
         return pyramid
@@ -53,9 +53,9 @@ class ProtoNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.before:
-            x = F.relu(conv(x))
+            x = F.relu_(conv(x))
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        return F.relu(self.prototypes(F.relu(self.after(x))))
+        return F.relu_(self.prototypes(F.relu_(self.after(x))))
 
 
 class PredictionHead(nn.Module):
@@ -76,7 +76,7 @@ class PredictionHead(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits [B, P, C + 1], box offsets [B, P, 4], coefficients [B, P, k] or None."""
-        shared = [F.relu(self.shared(level)) for level in pyramid]
+        shared = [F.relu_(self.shared(level)) for level in pyramid]
         logits = _per_anchor(self.classes, shared, self.num_logits)
         offsets = _per_anchor(self.boxes, shared, 4)
         if self.coefficients is None:
@@ -106,8 +106,8 @@ class MaskIoUNet(nn.Module):
         """Cropped masks [n, 1, Hp, Wp] in 0..1 to IoUs [n, C], not negative."""
         x = masks.to(self.classes.weight.dtype)
         for conv in self.convs:
-            x = F.relu(conv(x))
-        return F.relu(self.classes(x)).amax(dim=(2, 3))
+            x = F.relu_(conv(x))
+        return F.relu_(self.classes(x)).amax(dim=(2, 3))
 
 
 class Yolact(nn.Module):

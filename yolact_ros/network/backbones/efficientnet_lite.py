@@ -81,7 +81,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.shortcut else y
+        if self.shortcut:
+            y += x
+        return y
 
 
 class EfficientNetLite(nn.Module):

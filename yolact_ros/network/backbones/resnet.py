@@ -55,7 +55,9 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+        x = self.bn3(self.conv3(x))
+        x += shortcut
+        return self.relu(x)
 
 
 class ResNet(nn.Module):
