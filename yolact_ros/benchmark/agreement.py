@@ -1,0 +1,48 @@
+"""Whether two implementations find the same instances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yolact_ros.benchmark.contender import Found
+from yolact_ros.detection.boxes import iou
+
+_SAME_BOX = 0.5
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the instances of two implementations are the same."""
+
+    instances: int
+    """Of the one that found more."""
+    matched: int
+    """Pairs of the same class whose boxes have an IoU of one half or more."""
+    score_difference: float
+    """The largest between the scores of a pair."""
+    mask_iou: float
+    """The smallest of a pair; two empty masks have an IoU of 1."""
+
+
+def compare(a: Found, b: Found) -> Agreement:
+    """Pair each instance of `a`, by falling score, with the instance of `b` that overlaps most."""
+    overlaps = iou(a.boxes.float(), b.boxes.float())
+    overlaps[a.class_ids.unsqueeze(1) != b.class_ids.unsqueeze(0)] = 0
+    pairs = []
+    for i in a.scores.argsort(descending=True).tolist():
+        if overlaps.shape[1] and overlaps[i].max() >= _SAME_BOX:
+            j = int(overlaps[i].argmax())
+            overlaps[:, j] = 0
+            pairs.append((i, j))
+    return Agreement(
+        instances=max(len(a.scores), len(b.scores)),
+        matched=len(pairs),
+        score_difference=max((abs(float(a.scores[i] - b.scores[j])) for i, j in pairs), default=0),
+        mask_iou=min((_mask_iou(a, i, b, j) for i, j in pairs), default=1.0),
+    )
+
+
+def _mask_iou(a: Found, i: int, b: Found, j: int) -> float:
+    ours, theirs = a.masks[i] > 0.5, b.masks[j] > 0.5
+    union = int((ours | theirs).sum())
+    return int((ours & theirs).sum()) / union if union else 1.0

@@ -1,0 +1,34 @@
+"""Whatever segments an image, ours or another's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+
+class Found(NamedTuple):
+    """n instances in one image, in the memory of the host."""
+
+    boxes: Tensor
+    """[n, 4] (x1, y1, x2, y2) in pixels of the image."""
+    scores: Tensor
+    """[n], 0 to 1."""
+    class_ids: Tensor
+    """[n]."""
+    masks: Tensor
+    """[n, H, W]; above one half inside."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to measure, from an image in memory to masks of its size."""
+
+    name: str
+    segment: Callable[[npt.NDArray[np.uint8]], Found]
+    """Takes a BGR image [H, W, 3]."""
+    note: str = ""

@@ -1,0 +1,120 @@
+"""Other instance segmentation, to measure beside ours: torchvision's and Ultralytics'."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from types import MethodType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import clip_boxes_to_image
+
+from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.benchmark.weights import adopt_statistics
+from yolact_ros.detection import DetectionSettings
+from yolact_ros.detection.boxes import iou
+
+
+def mask_rcnn(
+    device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: bool, seed: int = 0
+) -> Contender:
+    """torchvision's Mask R-CNN with a ResNet-50, of random weights, at its default input size.
+
+    Its score threshold is set so that what it reports for `image`, 100 instances, is all that
+    passes. `fast_nms` replaces the non-maximum suppression of its last stage (YOLACT, table 2a).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0)
+    net = net.eval().requires_grad_(False).to(device)
+    heads = net.roi_heads
+    if fast_nms:
+        heads.postprocess_detections = MethodType(_fast_postprocess, heads)
+
+    def tensor_of(image: npt.NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(image).to(device).flip(2).permute(2, 0, 1).float().div(255)
+
+    def segment(image: npt.NDArray[np.uint8]) -> Found:
+        out = net([tensor_of(image)])[0]
+        masks = out["masks"].squeeze(1) > 0.5
+        return Found(*(each.cpu() for each in (out["boxes"], out["scores"], out["labels"], masks)))
+
+    with torch.no_grad():
+        adopt_statistics(net.backbone, net.transform([tensor_of(image)])[0].tensors)
+        heads.score_thresh = float(segment(image).scores.min()) * 0.999
+    name = "Mask R-CNN ResNet-50, " + ("Fast NMS" if fast_nms else "its own NMS")
+    return Contender(name, segment, "torchvision, random weights")
+
+
+def _fast_postprocess(
+    heads: RoIHeads,
+    logits: Tensor,
+    offsets: Tensor,
+    proposals: list[Tensor],
+    sizes: list[tuple[int, int]],
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """`RoIHeads.postprocess_detections` with Fast NMS: boxes, scores and labels of each image."""
+    settings = DetectionSettings()
+    counts = [len(each) for each in proposals]
+    every_box = heads.box_coder.decode(offsets, proposals).split(counts)
+    every_score = logits.softmax(-1).split(counts)
+    found = []
+    for boxes, scores, size in zip(every_box, every_score, sizes, strict=True):
+        classes = scores[:, 1:].mT  # [C, N], without background
+        top, index = classes.topk(min(settings.nms_top_k, classes.shape[1]))
+        boxes = clip_boxes_to_image(boxes, size)[:, 1:].transpose(0, 1)  # [C, N, 4]
+        boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+        overlaps = iou(boxes, boxes).triu_(diagonal=1).amax(dim=1)
+        top = top.masked_fill(overlaps > heads.nms_thresh, 0)
+        kept, order = top.flatten().topk(min(heads.detections_per_img, top.numel()))
+        order = order[kept > heads.score_thresh]
+        labels = order // top.shape[1] + 1
+        found.append((boxes.flatten(0, 1)[order], kept[: len(order)], labels))
+    return tuple(list(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def ultralytics(
+    device: torch.device, image: npt.NDArray[np.uint8], model: str, score: float, seed: int = 0
+) -> Contender:
+    """A segmentation model of Ultralytics, such as "yolo11n-seg", of random weights.
+
+    It is built from the description inside the package `ultralytics`, at its default input size
+    for the shape of the image. The package is kept from the network and from the user's settings.
+    `score` is the least score of an instance; 0: so that what it reports for `image`, 100
+    instances at most, is all that passes. Raises ModuleNotFoundError without the package.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {
+            "YOLO_OFFLINE": "true",
+            "YOLO_AUTOINSTALL": "false",
+            "YOLO_VERBOSE": "false",
+            "YOLO_CONFIG_DIR": folder,
+        }
+        with mock.patch.dict(os.environ, quiet):  # read when the package is imported
+            from ultralytics import YOLO
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: Any = YOLO(f"{model}.yaml", verbose=False)
+    with torch.no_grad():  # before the first call, which folds batch norm away
+        pixels = torch.from_numpy(image).flip(2).permute(2, 0, 1)[None].float() / 255
+        adopt_statistics(net.model.eval(), F.interpolate(pixels, size=(640, 640)))
+    options = {"max_det": 100, "device": device, "retina_masks": True, "verbose": False}
+
+    def segment(image: npt.NDArray[np.uint8]) -> Found:
+        result = net.predict(image, conf=score, **options)[0]
+        boxes = result.boxes
+        masks = torch.zeros(0, *image.shape[:2]) if result.masks is None else result.masks.data
+        return Found(boxes.xyxy.cpu(), boxes.conf.cpu(), boxes.cls.cpu().long(), masks.cpu())
+
+    if score == 0:
+        found = net.predict(image, conf=1e-9, **options)[0].boxes.conf
+        score = float(found.min()) * 0.999 if len(found) else 0.0
+    return Contender(model, segment, "Ultralytics, random weights")

@@ -1,0 +1,139 @@
+"""How much a network computes, and the least time that a machine needs for it.
+
+The limit is the roofline (Williams et al., 2009), layer by layer: a layer takes at least as long as
+its arithmetic takes at the machine's best rate, and as its memory traffic takes at the best rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision.ops  # noqa: F401  (registers the deformable convolution)
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from yolact_ros.benchmark.timing import measure
+from yolact_ros.network import NetworkConfig, build
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or a matrix product."""
+
+    flops: int
+    """Floating-point operations: a multiply-add counts as two."""
+    values: int
+    """Numbers that it reads and writes: input, weights and output, each once. Whatever stands
+    between two layers counts as fused into them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a network does for a batch of images."""
+
+    layers: tuple[Layer, ...]
+    bytes_per_value: int
+
+    @property
+    def flops(self) -> int:
+        return sum(layer.flops for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        return sum(layer.values for layer in self.layers) * self.bytes_per_value
+
+    def limit(self, ceilings: Ceilings) -> float:
+        """Milliseconds that the layers take at least on a machine with these ceilings."""
+        return 1000 * sum(
+            max(
+                layer.flops / ceilings.flops,
+                layer.values * self.bytes_per_value / ceilings.bytes,
+            )
+            for layer in self.layers
+        )
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The best that was measured on a device."""
+
+    flops: float
+    """Floating-point operations a second, in a product of large square matrices."""
+    bytes: float
+    """Bytes read and written a second, in a copy of an array larger than the caches."""
+
+
+def count_work(config: NetworkConfig, batch: int = 1, dtype: torch.dtype = torch.float32) -> Work:
+    """Count the layers of a network, without mask re-scoring, for `batch` images."""
+    with torch.device("meta"):
+        net = build(config)
+        images = torch.empty(batch, 3, config.image_size, config.image_size)
+    return Work(tuple(layers_of(net, images)), dtype.itemsize)
+
+
+def layers_of(net: nn.Module, *inputs: Tensor) -> list[Layer]:
+    """The layers that run when `net` is called on `inputs`. On the meta device nothing computes."""
+    deformable = torch.ops.torchvision.deform_conv2d
+    counter = FlopCounterMode(display=False, custom_mapping={deformable: _deformable_flops})
+    # Gradients choose the plain operators: a CPU's own forms of them are not counted so well.
+    with torch.enable_grad(), counter, _LayerMode(counter) as mode:
+        net(*inputs)
+    return mode.layers
+
+
+class _LayerMode(TorchDispatchMode):
+    """Sees every operator, and keeps those in which the counter sees arithmetic."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        super().__init__()
+        self.counter = counter
+        self.layers: list[Layer] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        before = self.counter.get_total_flops()
+        result = func(*args, **(kwargs or {}))
+        flops = self.counter.get_total_flops() - before
+        if flops:
+            tensors = [each for each in (*args, result) if isinstance(each, Tensor)]
+            self.layers.append(Layer(flops, sum(tensor.numel() for tensor in tensors)))
+        return result
+
+
+def _deformable_flops(
+    input_shape: torch.Size, weight_shape: torch.Size, *_: Any, out_shape: torch.Size, **__: Any
+) -> int:
+    """The arithmetic of the convolution; the interpolation of its samples is not counted."""
+    return 2 * out_shape.numel() * weight_shape[1:].numel()
+
+
+def measure_ceilings(
+    device: torch.device, dtype: torch.dtype, size: int = 0, rounds: int = 10
+) -> Ceilings:
+    """Measure a product of matrices [size, size] and a copy of eight times as many numbers.
+
+    The fastest round counts. `size` 0 is 2048 on a CPU and 8192 on a GPU.
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    product = torch.empty_like(a)
+    source = torch.randn(8 * size * size, device=device, dtype=dtype)
+    target = torch.empty_like(source)
+    timings = measure(
+        {
+            "product": lambda: torch.mm(a, a, out=product),
+            "copy": lambda: target.copy_(source),
+        },
+        rounds=rounds,
+        device=device,
+    )
+    seconds = {name: min(timing.milliseconds) / 1000 for name, timing in timings.items()}
+    return Ceilings(
+        flops=2 * size**3 / seconds["product"],
+        bytes=2 * source.numel() * source.element_size() / seconds["copy"],
+    )
