@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import cv2
 import pytest
@@ -77,8 +78,8 @@ def test_methods_of_others_have_the_papers_figures_alone(image):
 
 def test_weights_go_to_the_rows_that_they_fit(image, tmp_path):
     sixteen = saved(TINY.replace(num_prototypes=16), tmp_path)
-    eight = "8=" + saved(TINY.replace(num_prototypes=8), tmp_path, "eight.safetensors")
-    setup = quick(image, base=TINY, weights=(sixteen, eight))
+    eight = saved(TINY.replace(num_prototypes=8), tmp_path, "eight.safetensors")
+    setup = quick(image, base=TINY, weights=(sixteen, f"8={eight}"))
     few = dataclasses.replace(COMPARISONS["2b"], rows=COMPARISONS["2b"].rows[:3])
     assert [row.weights for row in compare(few, setup)] == [eight, sixteen, "random"]
 
@@ -138,8 +139,12 @@ def test_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Table 2c of YOLACT: accelerated baselines" in printed
     assert f"no AP: there is no {absent}" in printed
-    (line,) = (line for line in printed.splitlines() if line.startswith("fc-mask"))
-    assert line.split()[1:4] == ["20.7", "38.9", "-"]
+    _, _, header, *lines = printed.splitlines()
+    titles = ["paper AP", "paper ms", "ms", "p99", "detection", "network, weights"]
+    assert re.split(r"  +", header.strip()) == titles
+    (line,) = (line for line in lines if line.startswith("fc-mask"))
+    assert line.split()[1:3] == ["20.7", "38.9"]
+    assert line.endswith("  yolact_person_lite, random")
     rows = json.loads(target.read_text())["rows"]
     assert [row["weights"] for row in rows] == ["", "", "random", "random"]
     assert rows[2]["milliseconds"] > 0

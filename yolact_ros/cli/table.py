@@ -19,7 +19,7 @@ from yolact_ros.evaluation.compare import (
     compare,
     compare_stages,
 )
-from yolact_ros.evaluation.papers import COMPARISONS, Comparison
+from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import CONFIGS, config_of
 
 PHOTO = "crossing.jpg"
@@ -67,10 +67,10 @@ def run(arguments: Sequence[str]) -> None:
     if comparison.rows:
         rows = compare(comparison, setup, source)
     else:
-        rows = compare_stages(comparison, setup)
+        rows, remark = compare_stages(comparison, setup), ""
     print(f"Table {options.table} of {comparison.paper}: {comparison.title}\n")
-    print(_format(rows))
-    print("\n" + "\n".join(_remarks(comparison, setup, rows, remark)))
+    print(_format(rows) + "\n")
+    print("\n".join(filter(None, (*_remarks(setup, rows), remark, comparison.note))))
     if options.json is not None:
         content = {
             "table": options.table,
@@ -98,43 +98,43 @@ def _source(text: str | None) -> tuple[DataSource | None, str]:
     return source, f"AP: {source.annotations}, in percent; without weights there is none"
 
 
+_COLUMNS = {
+    "paper AP": "paper_ap",
+    "paper ms": "paper_milliseconds",
+    "AP": "ap",
+    "ms": "milliseconds",
+    "p99": "percentile_99",
+    "detection": "detection",
+}
+
+
 def _format(rows: Sequence[Measured]) -> str:
-    """A line for each row: the paper's AP and time, then ours."""
+    """A line for each row; columns in which nothing is known are left out."""
+    values = {title: [getattr(row, name) for row in rows] for title, name in _COLUMNS.items()}
+    columns = {t: column for t, column in values.items() if any(v is not None for v in column)}
     width = 2 + max(len(row.name) for row in rows)
-    lines = [
-        f"{'':{width}}{'paper':>16}{'here':>40}",
-        f"{'':{width}}{'AP':>8}{'ms':>8}{'AP':>10}{'ms':>10}{'p99':>10}{'detection':>10}  weights",
-    ]
-    for row in rows:
-        numbers = (
-            _number(row.paper_ap, 8),
-            _number(row.paper_milliseconds, 8),
-            _number(row.ap, 10),
-            _number(row.milliseconds, 10),
-            _number(row.percentile_99, 10),
-            _number(row.detection, 10),
-        )
-        lines.append(f"{row.name:{width}}{''.join(numbers)}  {row.weights or '-'}")
+    lines = [" " * width + "".join(f"{title:>10}" for title in columns) + "  network, weights"]
+    for i, row in enumerate(rows):
+        numbers = (column[i] for column in columns.values())
+        cells = ("-" if number is None else f"{number:.1f}" for number in numbers)
+        text = "".join(f"{cell:>10}" for cell in cells)
+        what = f"{row.network}, {row.weights}" if row.network else "-"
+        lines.append(f"{row.name:{width}}{text}  {what}")
     return "\n".join(lines)
 
 
-def _number(value: float | None, width: int) -> str:
-    return f"{'-' if value is None else f'{value:.1f}':>{width}}"
-
-
-def _remarks(
-    comparison: Comparison, setup: Setup, rows: Sequence[Measured], remark: str
-) -> list[str]:
+def _remarks(setup: Setup, rows: Sequence[Measured]) -> list[str]:
     height, width = setup.image.shape[:2]
-    model = setup.base.name if setup.base else comparison.base
-    remarks = [
-        "paper: mask AP on COCO val2017, milliseconds an image on a Titan Xp",
-        f"here: {model} on {choose_device(setup.device)}, milliseconds from one image of "
-        f"{width} x {height} pixels to its full-size masks,",
-        f"  median of {setup.rounds} rounds in which the rows take turns; "
-        "detection: NMS and small masks, a part of it",
-        remark,
-    ]
+    if any(row.paper_milliseconds is not None for row in rows):
+        remarks = ["paper: mask AP on COCO val2017, milliseconds an image on a Titan Xp"]
+    else:
+        remarks = ["paper: its figures are not here, since they could not be checked"]
+    remarks.append(
+        f"here: {choose_device(setup.device)}, milliseconds from one image of {width} x {height} "
+        f"pixels to full-size masks; median of {setup.rounds} rounds, rows take turns"
+    )
+    if any(row.detection is not None for row in rows):
+        remarks.append("detection: NMS and small masks, a part of the time")
     if any(row.weights == RANDOM for row in rows):
         remarks.append(f"random weights: {setup.candidates} anchors pass for objects before NMS")
-    return [*remarks, comparison.note] if comparison.note else remarks
+    return remarks

@@ -56,8 +56,10 @@ class Measured:
     paper_ap: float | None = None
     """Mask AP in percent."""
     paper_milliseconds: float | None = None
+    network: str = ""
+    """Name of the configuration; empty for a method that this package has not."""
     weights: str = ""
-    """As they were given, or "random"; empty for a method that this package has not."""
+    """A file or a name, or "random"."""
     ap: float | None = None
     """Mask AP in percent."""
     milliseconds: float | None = None
@@ -102,7 +104,8 @@ def compare(
             run, timing = runs[row.name], timings[row.name]
             result = dataclasses.replace(
                 result,
-                weights=run.weights,
+                network=run.segmenter.config.name,
+                weights=run.weights.removeprefix(f"{row.name}="),
                 ap=_mask_ap(run, source),
                 milliseconds=timing.median,
                 percentile_99=timing.percentile_99,
@@ -127,6 +130,7 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
     return [
         Measured(
             name,
+            network=run.segmenter.config.name,
             weights=run.weights,
             milliseconds=timing.median,
             percentile_99=timing.percentile_99,
