@@ -22,6 +22,12 @@ ON_CPU = os.environ.get("TRITON_INTERPRET") == "1"
 HALF_ERROR = 1e-3
 
 
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture
 def device():
     if ON_CPU:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,15 +23,26 @@ class Results:
     """uint8, flat: the table, then the masks."""
     shape: tuple[int, int]
     """(B, K)"""
+    has_masks: bool
+    """Whether the model makes any."""
 
     @classmethod
-    def allocate(
-        cls, images: int, count: int, mask_bytes: int, device: torch.device, pinned: bool = False
-    ) -> Results:
-        """Room for `count` instances an image, and for `mask_bytes` of masks in all."""
-        size = 4 * images * count * _COLUMNS + mask_bytes
-        memory = torch.empty(size, dtype=torch.uint8, device=device, pin_memory=pinned)
-        return cls(memory, (images, count))
+    def allocate(cls, placed: Placed, mask_bytes: int) -> Results:
+        """Room for all that was placed, and for `mask_bytes` of masks in all."""
+        images, count = placed.scores.shape
+        has_masks = placed.grids is not None
+        size = 4 * images * count * _COLUMNS + (mask_bytes if has_masks else 0)
+        memory = torch.empty(size, dtype=torch.uint8, device=placed.scores.device)
+        return cls(memory, (images, count), has_masks)
+
+    def on_host(self) -> Results:
+        """The same room in pinned memory of the CPU."""
+        memory = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=True)
+        return replace(self, memory=memory)
+
+    def to(self, device: torch.device | str) -> Results:
+        """The same on another device."""
+        return replace(self, memory=self.memory.to(device))
 
     @property
     def table(self) -> Tensor:
@@ -72,10 +83,7 @@ class Results:
         return max(0, needed - len(self.bits))
 
     def instances(
-        self,
-        image_sizes: Sequence[tuple[int, int]],
-        class_names: tuple[str, ...],
-        with_masks: bool = True,
+        self, image_sizes: Sequence[tuple[int, int]], class_names: tuple[str, ...]
     ) -> list[Instances]:
         """The valid ones of each image, copied. To be asked on the CPU, with room for all masks."""
         table = self.table
@@ -87,7 +95,7 @@ class Results:
         for i, (size, count) in enumerate(zip(image_sizes, counts, strict=True)):
             rows = table[i, :count]
             packed = None
-            if with_masks:
+            if self.has_masks:
                 first, last = int(starts[i, 0]), int(ends[i, -1])
                 bits = self.bits[first:last].clone()
                 packed = PackedMasks(rectangles[i, :count], starts[i, :count] - first, bits, size)

@@ -22,15 +22,15 @@ from torch import Tensor
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels can take `x`: a tensor on a CUDA device that Triton can compile for.
+    """Whether the kernels can take `x`: a tensor on the current CUDA device, where Triton works.
 
     Under Triton's interpreter (TRITON_INTERPRET=1) tensors on the CPU can be taken, too. Never
-    where gradients are recorded or a graph is traced: kernels know neither.
+    while gradients are recorded or a graph is traced: kernels know neither.
     """
-    if (torch.is_grad_enabled() and x.requires_grad) or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
     if x.is_cuda:
-        return _compiles(x.device)
+        return x.device.index == torch.cuda.current_device() and _compiles(x.device)
     return interpreted() and x.device.type == "cpu" and _is_installed()
 
 

@@ -1,7 +1,8 @@
 """Deformable convolution (Dai et al., 2017; modulated: Zhu et al., 2019), with nothing to compile.
 
-torchvision's operator is used for training, on CUDA and in exports; on a CPU its kernel takes most
-of the network's time, so inference there gathers the samples itself.
+torchvision's operator is used for training, in exports and where there is no Triton; inference on
+CUDA has a kernel of its own. On a CPU torchvision's takes most of the network's time, so inference
+there gathers the samples itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from yolact_ros import kernels
 
 
 class DeformableConv2d(nn.Module):
@@ -35,6 +38,13 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offsets = self.offsets(x)
+        if kernels.usable(x):
+            from yolact_ros.kernels import deformable
+
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return deformable.deform_conv2d(
+                x, offsets.to(x.dtype), weight, bias, stride=self.stride, modulated=self.modulated
+            )
         mask = None
         if self.modulated:
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
