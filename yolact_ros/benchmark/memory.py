@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from yolact_ros.engine import Segmenter
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Memory:
     """The most that PyTorch took of the device's memory; 0 on a CPU."""
 
 
-def measure_memory(options: Mapping[str, str], picture: Path) -> Memory:
+def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
     """Make a Segmenter with `options`, its keyword arguments, and segment `picture`.
 
     Raises RuntimeError, with what the process wrote, when it fails.
@@ -47,8 +49,15 @@ def measure_memory(options: Mapping[str, str], picture: Path) -> Memory:
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def can_measure_memory() -> bool:
+    """Whether the system tells a process its own peak: Linux does."""
+    return _STATUS.is_file()
+
+
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # which Linux gives in KiB
+    # Not getrusage: what that gives includes the process that started this one.
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def _main() -> None:

@@ -65,8 +65,7 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
     name = net.config.name
     if name not in PUBLISHED:
         raise ValueError(f"the published implementation has no model {name!r}")
-    if not (checkout / "yolact.py").is_file():
-        raise FileNotFoundError(f"{checkout} is no checkout of dbolya/yolact: it has no yolact.py")
+    check_checkout(checkout)
     with _imports(checkout), _without_cuda(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for it is of 2020
         config, code = importlib.import_module("data.config"), importlib.import_module("yolact")
@@ -91,6 +90,12 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
         return Found(boxes.cpu(), scores.cpu(), ids.cpu(), masks.cpu())
 
     return Contender(f"published {name}", segment)
+
+
+def check_checkout(folder: Path) -> None:
+    """Raise FileNotFoundError if a folder is no checkout of the published implementation."""
+    if not (folder / "yolact.py").is_file():
+        raise FileNotFoundError(f"{folder} is no checkout of dbolya/yolact: it has no yolact.py")
 
 
 @contextlib.contextmanager

@@ -14,10 +14,18 @@ _COMMANDS = {
     "download": "download published weights",
     "explain": "show how the masks of one picture come about",
     "stability": "measure how steady masks are in a video",
+    "bench": "measure speed and memory, alone and beside others",
     "table": "print a table of the papers beside what is measured here",
 }
 # What a subcommand needs beside the plain installation.
-_EXTRAS = {"train": "train", "eval": "eval", "data": "eval", "stability": "eval", "table": "eval"}
+_EXTRAS = {
+    "train": "train",
+    "eval": "eval",
+    "data": "eval",
+    "stability": "eval",
+    "table": "eval",
+    "bench": "bench",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,52 @@
+"""The published implementation beside ours, where there is a checkout of it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolact_ros.benchmark.agreement import compare
+from yolact_ros.benchmark.contender import Found
+from yolact_ros.benchmark.published import published
+from yolact_ros.benchmark.weights import random_network
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.network import PUBLISHED, build, save_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkout():
+    folder = os.environ.get("YOLACT_PUBLISHED")
+    if not folder:
+        pytest.skip("needs a checkout of github.com/dbolya/yolact (YOLACT_PUBLISHED)")
+    return Path(folder)
+
+
+@pytest.mark.parametrize("model", ["yolact_resnet50", "yolact_plus_resnet50"])
+@torch.no_grad()
+def test_the_same_weights_find_the_same(model, checkout, picture, tmp_path):
+    config = PUBLISHED[model]
+    net = random_network(config, preprocess([torch.from_numpy(picture)], config))
+    save_weights(net, tmp_path / "net.safetensors")
+    segmenter = Segmenter(weights=tmp_path / "net.safetensors", backend="torch", score_threshold=0)
+    ours = segmenter(picture)
+    theirs = published(checkout, net, CPU, 0.0).segment(picture)
+    result = compare(Found(ours.integer_boxes(), ours.scores, ours.class_ids, ours.masks), theirs)
+    assert result.instances == 100
+    assert result.matched >= 98
+    assert result.score_difference < 0.01
+    assert not {"yolact", "data", "layers", "utils", "backbone"} & set(sys.modules)
+
+
+def test_a_folder_that_is_no_checkout(tmp_path):
+    net = build("yolact_resnet50")
+    with pytest.raises(FileNotFoundError, match=r"no yolact\.py"):
+        published(tmp_path, net, CPU, 0.0)
+
+
+def test_a_model_that_it_lacks(small_net, tmp_path):
+    with pytest.raises(ValueError, match="'small'"):
+        published(tmp_path, small_net, CPU, 0.0)

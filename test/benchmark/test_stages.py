@@ -1,0 +1,42 @@
+"""The stages are the segmenter's own, on what the stages before them made."""
+
+import pytest
+import torch
+
+from yolact_ros.benchmark.stages import STAGES, stages_of
+from yolact_ros.engine import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter(small_weights):
+    return Segmenter(weights=small_weights, backend="torch", score_threshold=0)
+
+
+@torch.no_grad()
+def test_stages_give_what_the_segmenter_gives(segmenter, picture):
+    calls = stages_of(segmenter, [picture, picture])
+    assert list(calls) == [name for name in STAGES if name != "network"]
+    batch = calls["preprocessing"]()
+    predictions = segmenter.runtime(batch)
+    logits, offsets, coefficients = calls["heads"]()
+    torch.testing.assert_close(logits, predictions.class_logits)
+    torch.testing.assert_close(offsets, predictions.box_offsets)
+    torch.testing.assert_close(coefficients, predictions.coefficients)
+    torch.testing.assert_close(calls["protonet"](), predictions.prototypes)
+    found = segmenter([picture, picture])
+    for i in range(2):
+        torch.testing.assert_close(calls["NMS"]().scores[i], found[i].scores)
+        torch.testing.assert_close(calls["re-scoring"]()[i], found[i].mask_scores)
+        assert torch.equal(calls["transfer"]()[i].masks, found[i].masks)
+        assert torch.equal(calls["pixels"]()[i].pixels, found[i].regions().pixels)
+
+
+def test_a_stage_can_be_repeated(segmenter, picture):
+    with torch.no_grad():
+        calls = stages_of(segmenter, [picture])
+        first = [each.clone() for each in calls["backbone"]()]
+        for call in calls.values():
+            call()
+        for a, b in zip(first, calls["backbone"](), strict=True):
+            assert torch.equal(a, b)
+        torch.testing.assert_close(calls["FPN"](), calls["FPN"]())

@@ -1,0 +1,69 @@
+"""`yolact bench` on the embedded model: a small run, with everything that it writes."""
+
+import json
+
+import cv2
+import pytest
+
+from yolact_ros.cli import main
+
+PARTS = (
+    "preprocessing", "backbone", "FPN", "protonet", "heads", "NMS", "masks", "transfer", "pixels",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    words = ["bench", "yolact_person_lite", "--backends", "torch", "--batches", "1", "2"]
+    words += ["--rounds", "2", "--no-node", "--size", "160x120", "--output", str(folder)]
+    assert main(words) == 0
+    return folder
+
+
+def test_json_holds_every_number(output):
+    report = json.loads((output / "benchmark.json").read_text())
+    assert report["command"].startswith("yolact bench yolact_person_lite")
+    assert report["image"] == [120, 160]
+    assert report["machine"]["threads"] >= 1
+    assert report["machine"]["ceilings"]["flops"] > report["machine"]["ceilings"]["bytes"] > 0
+    assert report["side_by_side"] == []
+    assert report["node"] is None
+    (model,) = report["models"]
+    assert "embedded weights" in model["description"]
+    assert model["best"]["images"] in (1, 2)
+    assert model["flops"] == pytest.approx(7.67e9, rel=0.01)
+    assert model["limit"] > 0
+    assert tuple(model["single"]["stages"]) == PARTS
+    for timing in (model["single"]["total"], *model["single"]["stages"].values()):
+        assert len(timing["milliseconds"]) == 2
+        assert 0 < timing["median"] <= timing["percentile_99"]
+    assert 0 < model["memory"]["imports"] < model["memory"]["host"]
+    assert model["memory"]["device"] == 0
+
+
+def test_the_table_names_every_stage(output):
+    table = (output / "benchmark.md").read_text()
+    for name in (*PARTS, "end to end", "frames a second", "times the limit"):
+        assert name in table
+    assert "needs ROS 2" in table
+
+
+def test_the_plot_is_a_picture(output):
+    picture = cv2.imread(str(output / "benchmark.png"))
+    assert picture.shape[0] > 200
+    assert picture.std() > 10, "there is something on it"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["yolact_nothing"], "yolact_nothing"),
+        (["yolact_person_lite", "--size", "640"], "'640'"),
+        (["yolact_person_lite", "--batches", "0"], "batch"),
+        (["yolact_resnet50", "--reference", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_refused_with_the_reason(words, reason, capsys):
+    assert main(["bench", *words, "--no-memory", "--no-node"]) == 1
+    assert reason in capsys.readouterr().err

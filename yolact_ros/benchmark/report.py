@@ -1,0 +1,231 @@
+"""What a benchmark found: data classes, Markdown tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yolact_ros.benchmark.agreement import Agreement
+from yolact_ros.benchmark.memory import Memory
+from yolact_ros.benchmark.timing import Timing
+from yolact_ros.benchmark.work import Ceilings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it was measured."""
+
+    processor: str
+    threads: int
+    """That PyTorch computes with on the host."""
+    device: str
+    """Where the networks run."""
+    software: str
+    """Versions of Python and PyTorch."""
+    ceilings: Ceilings
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """Times of one batch size."""
+
+    images: int
+    total: Timing
+    """Images in the host's memory to `Instances` there."""
+    stages: dict[str, Timing]
+
+    @property
+    def frames_per_second(self) -> float:
+        return 1000 * self.images / self.total.median
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One of our models on one backend."""
+
+    name: str
+    description: str
+    instances: int
+    """That it found in the image."""
+    single: BatchReport
+    best: BatchReport
+    """Of the batch size with most frames a second; may be `single` itself."""
+    flops: int
+    """Of the network for one image."""
+    bytes: int
+    """That its layers read and write for one image."""
+    limit: float
+    """Milliseconds that they take at least on this machine."""
+    memory: Memory | None
+    """None where it was not measured."""
+
+    @property
+    def network(self) -> float:
+        """Milliseconds of the network for one image."""
+        parts = ("network", "backbone", "FPN", "protonet", "heads")
+        return sum(self.single.stages[name].median for name in parts if name in self.single.stages)
+
+
+@dataclass(frozen=True)
+class ContenderReport:
+    """Ours or another's, side by side."""
+
+    name: str
+    note: str
+    timing: Timing
+    """An image in the host's memory to masks of its size there."""
+    instances: int
+    agreement: Agreement | None
+    """Of ours with the published implementation of the same weights; None where it did not run."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run."""
+
+    command: str
+    machine: Machine
+    image: tuple[int, int]
+    """(height, width) in pixels."""
+    score_threshold: float
+    models: tuple[ModelReport, ...]
+    side_by_side: tuple[ContenderReport, ...]
+    node: dict[str, dict[str, float]] | None
+    """Median and 99 % of the node's own stages, in milliseconds; None without ROS 2."""
+
+
+def to_markdown(report: Report) -> str:
+    """The report as tables."""
+    machine, (height, width) = report.machine, report.image
+    ceilings = machine.ceilings
+    lines = [
+        f"`{report.command}`",
+        "",
+        f"{machine.processor}, {machine.threads} threads; networks on {machine.device}; "
+        f"{machine.software}. Image {width} x {height}, score threshold {report.score_threshold}. "
+        f"Ceilings: {ceilings.flops / 1e9:.0f} GFLOP/s, {ceilings.bytes / 1e9:.1f} GB/s.",
+    ]
+    for model in report.models:
+        lines += ["", *_model_table(model)]
+    if report.models:
+        lines += ["", *_limit_table(report.models)]
+    if report.side_by_side:
+        lines += ["", *_side_by_side_table(report.side_by_side)]
+    lines += ["", *_node_table(report.node)]
+    return "\n".join(lines)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in (header, *rows)
+    ]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+    return [f"| {' | '.join(row)} |" for row in (aligned[0], rule, *aligned[1:])]
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _pair(timing: Timing | None) -> tuple[str, str]:
+    return ("", "") if timing is None else (_ms(timing.median), _ms(timing.percentile_99))
+
+
+def _model_table(model: ModelReport) -> list[str]:
+    batches = [model.single] + ([model.best] if model.best.images > 1 else [])
+    header = ["ms"]
+    for batch in batches:
+        header += [f"batch {batch.images}: median", "99 %"]
+    names = dict.fromkeys(name for batch in batches for name in batch.stages)
+    rows = [[name, *(v for b in batches for v in _pair(b.stages.get(name)))] for name in names]
+    rows.append(["end to end", *(v for b in batches for v in _pair(b.total))])
+    rows.append(["frames a second", *(v for b in batches for v in (_ms(b.frames_per_second), ""))])
+    best = "; batch 1 is the best that was tried" if len(batches) == 1 else ""
+    return [
+        f"**{model.description}**: {model.instances} instances, {model.single.total.rounds} rounds"
+        f"{best}",
+        "",
+        *_table(header, rows),
+    ]
+
+
+def _limit_table(models: Sequence[ModelReport]) -> list[str]:
+    header = (
+        "one image", "GFLOP", "MB moved", "limit, ms", "network, ms", "times the limit",
+        "host MiB", "of it libraries", "device MiB",
+    )  # fmt: skip
+    rows = []
+    for model in models:
+        memory = model.memory
+        rows.append(
+            [
+                model.name,
+                f"{model.flops / 1e9:.1f}",
+                f"{model.bytes / 1e6:.0f}",
+                _ms(model.limit),
+                _ms(model.network),
+                f"{model.network / model.limit:.2f}",
+                *(
+                    ("", "", "")
+                    if memory is None
+                    else (f"{memory.host:.0f}", f"{memory.imports:.0f}", f"{memory.device:.0f}")
+                ),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
+    header = ("image to full-size masks", "median, ms", "99 %", "frames a second", "instances")
+    rows = [
+        [
+            f"{each.name} ({each.note})" if each.note else each.name,
+            *_pair(each.timing),
+            _ms(1000 / each.timing.median),
+            str(each.instances),
+        ]
+        for each in contenders
+    ]
+    lines = [f"Side by side, in turns, {contenders[0].timing.rounds} rounds", ""]
+    lines += _table(header, rows)
+    for each in contenders:
+        if each.agreement is not None:
+            found = each.agreement
+            lines += [
+                "",
+                f"{each.name} against the published implementation: {found.matched} of "
+                f"{found.instances} instances are the same, scores within "
+                f"{found.score_difference:.1g}, mask IoU {found.mask_iou:.3f} or more.",
+            ]
+    return lines
+
+
+def _node_table(node: dict[str, dict[str, float]] | None) -> list[str]:
+    if node is None:
+        return ["Receiving and publishing in the node: needs ROS 2 and the built package."]
+    rows = [[name, _ms(row["median"]), _ms(row["percentile_99"])] for name, row in node.items()]
+    return _table(("the node, 10 instances, ms", "median", "99 %"), rows)
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write all of it: data classes become objects, and each timing its median and 99 % too."""
+    path.write_text(json.dumps(_with_statistics(report, asdict(report)), indent=2) + "\n")
+
+
+def _with_statistics(value: Any, plain: Any) -> Any:
+    """`plain`, which is `asdict(value)`, with what the properties of a timing say."""
+    if isinstance(value, Timing):
+        return {"median": value.median, "percentile_99": value.percentile_99, **plain}
+    if isinstance(value, dict):
+        return {key: _with_statistics(value[key], plain[key]) for key in value}
+    if isinstance(value, tuple | list):
+        return [_with_statistics(a, b) for a, b in zip(value, plain, strict=True)]
+    if isinstance(plain, dict):
+        return {key: _with_statistics(getattr(value, key), each) for key, each in plain.items()}
+    return plain

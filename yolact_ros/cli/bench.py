@@ -1,0 +1,99 @@
+"""`yolact bench`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from yolact_ros.benchmark.plot import plot
+from yolact_ros.benchmark.report import to_markdown, write_json
+from yolact_ros.benchmark.run import Settings
+from yolact_ros.benchmark.run import run as run_benchmark
+from yolact_ros.engine.runtimes import BACKENDS
+from yolact_ros.network import CONFIGS, EMBEDDED
+
+_PHOTOGRAPH = "riders.jpg"
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Measure how fast models are, stage by stage and beside others."""
+    parser = argparse.ArgumentParser(prog="yolact bench", description=run.__doc__)
+    parser.add_argument(
+        "model",
+        nargs="*",
+        default=[EMBEDDED.name],
+        help=f"NAME, with random weights unless it is {EMBEDDED.name}; NAME=WEIGHTS; or a weight "
+        f"file. Names: {', '.join(CONFIGS)}",
+    )
+    parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder to write")
+    parser.add_argument("--image", type=Path, help="picture to segment; default: a shipped one")
+    parser.add_argument("--size", default="640x480", help="WIDTHxHEIGHT that it is resized to")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
+    parser.add_argument("--backends", nargs="+", default=["auto"], help=", ".join(BACKENDS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], metavar="N")
+    parser.add_argument("--score", type=float, default=0.0, help="least score of an instance")
+    parser.add_argument("--rounds", type=int, default=20, help="how often each thing is timed")
+    parser.add_argument("--seconds", type=float, default=60, help="the most for one comparison")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--no-node", action="store_true", help="do not measure the ROS node")
+    group = parser.add_argument_group("side by side")
+    group.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="checkout of github.com/dbolya/yolact"
+    )
+    group.add_argument("--mask-rcnn", action="store_true", help="torchvision's, with both NMS")
+    group.add_argument(
+        "--ultralytics", nargs="+", default=[], metavar="MODEL", help="for example yolo11n-seg"
+    )
+    options = parser.parse_args(arguments)
+    settings = Settings(
+        models=tuple(options.model),
+        image=_read_image(options.image, options.size),
+        device=options.device,
+        precision=options.precision,
+        backends=tuple(options.backends),
+        batches=tuple(options.batches),
+        score_threshold=options.score,
+        reference=options.reference,
+        mask_rcnn=options.mask_rcnn,
+        ultralytics=tuple(options.ultralytics),
+        memory=not options.no_memory,
+        node=not options.no_node,
+        rounds=options.rounds,
+        seconds=options.seconds,
+    )
+    report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
+    options.output.mkdir(parents=True, exist_ok=True)
+    table = to_markdown(report)
+    print(table)
+    (options.output / "benchmark.md").write_text(table + "\n")
+    write_json(report, options.output / "benchmark.json")
+    plot(report, options.output / "benchmark.png")
+    _say(f"written to {options.output}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _read_image(path: Path | None, size: str) -> npt.NDArray[np.uint8]:
+    """A picture of WIDTHxHEIGHT. Raises ValueError for what is no picture or no size."""
+    try:
+        width, height = map(int, size.split("x"))
+        if min(width, height) < 1:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--size {size!r} is not allowed: it must be like 640x480") from None
+    with as_file(files("yolact_ros") / "demo" / "photos" / _PHOTOGRAPH) as photograph:
+        image = cv2.imread(str(path or photograph), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{path} is not a picture that can be read")
+    return np.asarray(cv2.resize(image, (width, height)), np.uint8)
