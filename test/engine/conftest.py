@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.network import EMBEDDED, NetworkConfig, build, load_weights, official_name
+from yolact_ros.network import (
+    EMBEDDED,
+    NetworkConfig,
+    Yolact,
+    build,
+    load_weights,
+    official_name,
+    save_weights,
+)
 
 
 @dataclass
@@ -158,9 +166,23 @@ def small_weights(small_config: NetworkConfig, reference_weights: ModuleType) ->
     return {n: torch.from_numpy(reference_weights.fill(n, shape)) for n, shape in names.items()}
 
 
+@pytest.fixture(scope="session")
+def small_network(small_config: NetworkConfig, small_weights: dict[str, Tensor]) -> Yolact:
+    net = build(small_config)
+    load_weights(net, small_weights)
+    return net
+
+
+@pytest.fixture(scope="session")
+def small_file(small_network: Yolact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    save_weights(small_network, path)
+    return path
+
+
 @pytest.fixture
-def small_segmenter(small_config: NetworkConfig, small_weights: dict[str, Tensor]) -> Segmenter:
+def small_segmenter(small_file: Path) -> Segmenter:
     """At most ten instances of three classes."""
-    segmenter = Segmenter(small_config, "random", device="cpu", score_threshold=0.2, top_k=10)
-    load_weights(segmenter.net, small_weights)
-    return segmenter
+    return Segmenter(
+        weights=small_file, device="cpu", backend="torch", score_threshold=0.2, top_k=10
+    )

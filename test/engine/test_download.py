@@ -63,9 +63,9 @@ def test_downloads_the_file(server, tmp_path, announce, redirect):
 
 def test_segmenter_downloads_by_name(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    segmenter = Segmenter(weights=NAME, device="cpu")
+    segmenter = Segmenter(weights=NAME, device="cpu", backend="torch")
     assert segmenter.config.name == NAME
-    assert segmenter.net.fpn.output[0].weight.mean().item() == pytest.approx(0.01)
+    assert segmenter.runtime.run.fpn.output[0].weight.mean().item() == pytest.approx(0.01)
     assert "published weights of yolact_resnet50" in segmenter.description
 
 

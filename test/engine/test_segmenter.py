@@ -149,7 +149,7 @@ def test_devices_that_are_not_there(small_config, device):
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8", ""])
 def test_precisions_that_a_cpu_cannot_do(small_config, precision):
     with pytest.raises(ValueError, match=rf"precision='{precision}'.*cpu: one of auto, float32"):
-        Segmenter(small_config, "random", device="cpu", precision=precision)
+        Segmenter(small_config, "random", device="cpu", backend="torch", precision=precision)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -160,7 +160,7 @@ def test_cuda_gives_what_a_cpu_gives(small_config, picture, tmp_path, precision,
     path = tmp_path / "own.safetensors"
     save_weights(build(config), path)
     options = {"weights": path, "score_threshold": 0.2, "top_k": 10}
-    expected = Segmenter(device="cpu", **options)(picture)
+    expected = Segmenter(device="cpu", backend="torch", **options)(picture)
     found = Segmenter(device="cuda", precision=precision, **options)(picture)
     assert found.boxes.device.type == "cpu"
     tolerance = 1e-3 if precision == "float32" else 0.1
@@ -176,17 +176,20 @@ def test_bad_settings_are_refused_before_anything_is_loaded(tmp_path):
 
 
 def test_nothing_named_means_the_embedded_model():
-    segmenter = Segmenter(device="cpu")
+    segmenter = Segmenter(device="cpu", backend="torch")
     assert segmenter.config.name == EMBEDDED.name == "yolact_person_lite"
     assert segmenter.class_names == ("person",)
     assert segmenter.description == (
-        "yolact_person_lite (embedded weights) on cpu, float32, classes: person"
+        "yolact_person_lite (embedded weights) on cpu, torch, float32, classes: person"
     )
-    assert Segmenter("yolact_person_lite", device="cpu").description == segmenter.description
+    assert (
+        Segmenter("yolact_person_lite", device="cpu", backend="torch").description
+        == segmenter.description
+    )
 
 
 def test_embedded_model_finds_people_in_the_shipped_photographs(repository):
-    segmenter = Segmenter(device="cpu")
+    segmenter = Segmenter(device="cpu", backend="torch")
     for path in sorted((repository / "yolact_ros/demo/photos").glob("*.jpg")):
         found = segmenter(cv2.imread(str(path)))
         assert len(found) >= 1, path.name
@@ -197,10 +200,10 @@ def test_embedded_model_finds_people_in_the_shipped_photographs(repository):
 
 
 def test_random_weights():
-    segmenter = Segmenter("yolact_resnet50", "random", device="cpu")
+    segmenter = Segmenter("yolact_resnet50", "random", device="cpu", backend="torch")
     assert segmenter.config == config_of("yolact_resnet50")
     assert segmenter.description == (
-        "yolact_resnet50 (random weights) on cpu, float32, "
+        "yolact_resnet50 (random weights) on cpu, torch, float32, "
         "classes: person, bicycle, car, motorcycle, airplane, … (80)"
     )
 
@@ -209,7 +212,7 @@ def test_own_file_says_its_model(small_config, picture, tmp_path):
     path = tmp_path / "own.safetensors"
     save_weights(build(small_config), path)
     for weights in (path, str(path)):
-        segmenter = Segmenter(weights=weights, device="cpu")
+        segmenter = Segmenter(weights=weights, device="cpu", backend="torch")
         assert segmenter.config == small_config
         assert segmenter.description.startswith("small (weights own.safetensors) on cpu")
 
@@ -217,7 +220,9 @@ def test_own_file_says_its_model(small_config, picture, tmp_path):
 def test_home_folder(small_config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_weights(build(small_config), tmp_path / "own.safetensors")
-    assert Segmenter(weights="~/own.safetensors", device="cpu").config == small_config
+    assert (
+        Segmenter(weights="~/own.safetensors", device="cpu", backend="torch").config == small_config
+    )
 
 
 @pytest.fixture(scope="session")
@@ -229,12 +234,14 @@ def official_file(tmp_path_factory, checkpoints):
 
 
 def test_official_file_name_says_the_model(official_file):
-    assert Segmenter(weights=official_file, device="cpu").config == config_of("yolact_resnet50")
+    assert Segmenter(weights=official_file, device="cpu", backend="torch").config == config_of(
+        "yolact_resnet50"
+    )
 
 
 def test_a_named_model_comes_before_what_the_file_says(official_file):
     config = config_of("yolact_resnet50").replace(name="smaller", image_size=320)
-    segmenter = Segmenter(config, official_file, device="cpu")
+    segmenter = Segmenter(config, official_file, device="cpu", backend="torch")
     assert segmenter.config == config
 
 
@@ -243,8 +250,8 @@ def test_a_file_that_says_nothing_needs_a_model(small_config, tmp_path):
     path = tmp_path / "mine.pth"
     torch.save({official_name(n): v for n, v in net.state_dict().items()}, path)
     with pytest.raises(WeightsError, match=r"mine.pth does not say which model.*yolact_base"):
-        Segmenter(weights=path, device="cpu")
-    assert Segmenter(small_config, path, device="cpu").config == small_config
+        Segmenter(weights=path, device="cpu", backend="torch")
+    assert Segmenter(small_config, path, device="cpu", backend="torch").config == small_config
 
 
 def test_foreign_safetensors_with_a_named_model(small_config, tmp_path):
@@ -253,19 +260,19 @@ def test_foreign_safetensors_with_a_named_model(small_config, tmp_path):
     path = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file(build(small_config).state_dict(), path)
     with pytest.raises(WeightsError, match="name the model"):
-        Segmenter(weights=path, device="cpu")
-    assert Segmenter(small_config, path, device="cpu").config == small_config
+        Segmenter(weights=path, device="cpu", backend="torch")
+    assert Segmenter(small_config, path, device="cpu", backend="torch").config == small_config
 
 
 def test_weights_of_another_model(official_file):
     with pytest.raises(
         WeightsError, match=r"does not fit the model yolact_darknet53.*yolact_resnet50"
     ):
-        Segmenter("yolact_darknet53", official_file, device="cpu")
+        Segmenter("yolact_darknet53", official_file, device="cpu", backend="torch")
     with pytest.raises(WeightsError, match=r"does not fit the model yolact_resnet50: .*resnet50"):
-        Segmenter(weights=official_file, backbone="resnet101", device="cpu")
+        Segmenter(weights=official_file, backbone="resnet101", device="cpu", backend="torch")
     with pytest.raises(WeightsError, match=r"missing: backbone\.layers\.1\.0\.conv2\.bias"):
-        Segmenter(weights=official_file, dcn_variant="all", device="cpu")
+        Segmenter(weights=official_file, dcn_variant="all", device="cpu", backend="torch")
 
 
 def test_backbone_and_dcn_variant_replace_the_models():
@@ -275,6 +282,7 @@ def test_backbone_and_dcn_variant_replace_the_models():
         backbone="resnet101",
         dcn_variant="last10",
         device="cpu",
+        backend="torch",
     )
     assert segmenter.config.backbone == "resnet101"
     assert segmenter.config.dcn_variant == "last10"

@@ -51,7 +51,7 @@ def test_every_row_is_a_network_of_its_own(number):
 def test_random_weights_find_as_much_as_is_asked_for(image):
     for config in (TINY, TINY_RESNET.replace(dcn_variant="all")):
         segmenter = random_segmenter(config, image, candidates=50, device="cpu", score_threshold=0)
-        predictions = segmenter.net(preprocess([torch.from_numpy(image)], config))
+        predictions = segmenter.runtime(preprocess([torch.from_numpy(image)], config))
         scores = predictions.class_logits.softmax(dim=-1)[0, :, 1:].amax(dim=-1)
         # What is computed for speed may round the score at the threshold to either side.
         assert abs(int((scores > segmenter.settings.confidence_threshold).sum()) - 50) <= 1

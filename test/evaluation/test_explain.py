@@ -28,7 +28,9 @@ def weights_of(folder, **changes):
 
 
 def test_the_sum_of_the_parts_is_the_mask(tmp_path, picture):
-    segmenter = Segmenter(weights=weights_of(tmp_path), score_threshold=0.2, top_k=5)
+    segmenter = Segmenter(
+        weights=weights_of(tmp_path), backend="torch", score_threshold=0.2, top_k=5
+    )
     explanation = explain(segmenter, picture)
     instances = segmenter(picture)
     assert len(explanation.assemblies) == len(instances) > 0
@@ -58,6 +60,6 @@ def test_the_command_writes_pictures(tmp_path, picture):
 
 
 def test_networks_without_prototypes_are_refused(tmp_path, picture):
-    segmenter = Segmenter(weights=weights_of(tmp_path, mask_branch="none"))
+    segmenter = Segmenter(weights=weights_of(tmp_path, mask_branch="none"), backend="torch")
     with pytest.raises(ValueError, match="mask_branch='none'"):
         explain(segmenter, picture)

@@ -83,7 +83,7 @@ def boxes_only_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def segmenter(weights):
     """What the node should compute with `weights` and no score threshold."""
-    return Segmenter(weights=weights, score_threshold=0.0, top_k=5)
+    return Segmenter(weights=weights, backend="torch", score_threshold=0.0, top_k=5)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,8 @@ class Graph:
         from yolact_ros.node.main import SPIN_THREADS
         from yolact_ros.node.yolact_node import YolactNode
 
-        named = {name.replace("__", "."): value for name, value in parameters.items()}
+        named = {"backend": "torch"}  # the others convert the network for seconds
+        named |= {name.replace("__", "."): value for name, value in parameters.items()}
         overrides = [Parameter(name, value=value) for name, value in named.items()]
         self.node = YolactNode(context=self.context, parameter_overrides=overrides)
         self._spin(MultiThreadedExecutor(SPIN_THREADS, context=self.context), self.node)

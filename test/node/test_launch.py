@@ -23,6 +23,7 @@ GIVEN = [
     ("max_batch", "max_batch", 2),
     ("device", "device", "cpu"),
     ("precision", "precision", "float32"),
+    ("backend", "backend", "torch"),
     ("score_threshold", "score_threshold", 0.25),
     ("top_k", "top_k", 7),
     ("nms_method", "nms.method", "standard"),

@@ -230,13 +230,13 @@ def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, imag
     node = graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
-    network = node._segmenter.net
-    node._segmenter.net = None
+    runtime = node._segmenter.runtime
+    node._segmenter.runtime = None
     graph.wait_until(
         lambda: camera(image_message(picture)) or graph.summary().failed,
         "an image to fail",
     )
-    node._segmenter.net = network
+    node._segmenter.runtime = runtime
     graph.see(camera, image_message(picture), received)
 
 

@@ -7,6 +7,7 @@ import typing
 
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Segmenter
+from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.network import CONFIGS
 
 
@@ -22,6 +23,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
+    group.add_argument("--backend", default="auto", choices=BACKENDS, help="what runs the network")
     group.add_argument("--nms", default=defaults.nms_method, choices=typing.get_args(NmsMethod))
     group.add_argument("--nms-iou", type=float, default=defaults.nms_iou_threshold, metavar="IOU")
     group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
@@ -34,6 +36,7 @@ def make_segmenter(options: argparse.Namespace, score_threshold: float) -> Segme
         options.weights,
         device=options.device,
         precision=options.precision,
+        backend=options.backend,
         score_threshold=score_threshold,
         nms_method=options.nms,
         nms_iou_threshold=options.nms_iou,

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
-from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine import runtimes
 from yolact_ros.engine.download import fetch_weights
 from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.network import (
     EMBEDDED,
     PUBLISHED,
@@ -57,6 +58,7 @@ class Segmenter:
         *,
         device: str = "auto",
         precision: str = "auto",
+        backend: str = "auto",
         backbone: str = "",
         dcn_variant: str = "",
         score_threshold: float = 0.3,
@@ -64,15 +66,20 @@ class Segmenter:
         nms_iou_threshold: float = 0.5,
         top_k: int = 100,
     ) -> None:
-        """Build the network and load its weights.
+        """Build the network and load its weights, or read an exported network.
 
         Args:
             model: A configuration or its name. Empty: as the weights say.
             weights: A file; or a published model's name, downloaded once; or "random", for
                 timing. Empty: the published weights of `model`, or the embedded person model.
+                A file of `yolact export` (.onnx, .xml, .pt2) brings model and backend with it;
+                a .pt2 holds machine code that is run, so load it only if you trust its origin.
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto" (float32 on a CPU, float16 on CUDA), "float32", "float16" or
-                "bfloat16".
+                "bfloat16". A CPU computes in float32; in bfloat16 with OpenVINO, where it can.
+            backend: "torch"; "openvino" or "onnxruntime", which need these extras, are for CPUs
+                and take some seconds to convert the network; or "auto": what measures best of
+                those installed, which is OpenVINO, then PyTorch, on a CPU, and PyTorch on CUDA.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
             score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`.
@@ -81,29 +88,51 @@ class Segmenter:
             ValueError: For a name or a value that is not allowed.
             WeightsError: For weights that cannot be used.
             DownloadError: For weights that cannot be downloaded.
+            MissingExtraError: For a backend that is not installed.
         """
-        self.settings = DetectionSettings(
+        settings = DetectionSettings(
             score_threshold=score_threshold,
             nms_method=nms_method,  # type: ignore[arg-type]
             nms_iou_threshold=nms_iou_threshold,
             top_k=top_k,
         )
-        self.device = choose_device(device)
-        self.dtype = choose_precision(precision, self.device)
-        config, path, self._source = _resolve(model, weights)
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
-        config = config.replace(**{name: value for name, value in changes.items() if value})
-        net = Yolact(config).eval()
-        if path is not None:
-            load_weights(net, path)
-        self.anchors = net.anchors.to(self.device)
-        net = net.requires_grad_(False).to(self.device, self.dtype)
-        self.net = net.to(memory_format=torch.channels_last)
+        changes = {name: value for name, value in changes.items() if value}
+        if Path(weights).suffix in EXPORTED:
+            _check_exported({"model": model, **changes, "device": device, "backend": backend})
+            path = Path(weights).expanduser()
+            self.runtime = runtimes.read(path, precision)
+            self._source = f"exported as {path.name}"
+        else:
+            backend, where = runtimes.choose(backend, device, precision)
+            config, file, self._source = _resolve(model, weights)
+            net = Yolact(config.replace(**changes)).eval()
+            if file is not None:
+                load_weights(net, file)
+            self.runtime = runtimes.run(net, backend, where, precision)
+        self.settings = settings
         self.stages = StageTimes(0, 0, 0)
 
     @property
+    def settings(self) -> DetectionSettings:
+        """How raw predictions become instances.
+
+        Setting it raises ValueError for what an exported detection stage cannot follow.
+        """
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: DetectionSettings) -> None:
+        self.runtime.header.check_settings(settings)
+        self._settings = settings
+
+    @property
+    def device(self) -> torch.device:
+        return self.runtime.device
+
+    @property
     def config(self) -> NetworkConfig:
-        return self.net.config
+        return self.runtime.config
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,12 +140,12 @@ class Segmenter:
 
     @property
     def description(self) -> str:
-        """Model, weights, device and classes in one line."""
+        """Model, weights, backend, device and classes in one line."""
         names = self.class_names
         shown = ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
         return (
-            f"{self.config.name} ({self._source}) on {self.device}, "
-            f"{str(self.dtype).removeprefix('torch.')}, classes: {shown}"
+            f"{self.config.name} ({self._source}) on {self.device}, {self.runtime.name}, "
+            f"{str(self.runtime.dtype).removeprefix('torch.')}, classes: {shown}"
         )
 
     @overload
@@ -132,15 +161,18 @@ class Segmenter:
             return []
         started = self._now()
         tensors = [_as_tensor(image).to(self.device) for image in images]
-        batch = preprocess(tensors, self.config).to(self.dtype)
+        batch = preprocess(tensors, self.config).to(self.runtime.dtype)
         prepared = self._now()
-        predictions = self.net(batch)
+        output = self.runtime(batch)
         computed = self._now()
-        detections = detect(predictions, self.anchors, self.settings)
+        if isinstance(output, Detected):
+            detections = output.select(self.settings)
+        else:
+            detections = detect(output, self.runtime.anchors, self.settings)
         instances = make_instances(
             detections,
-            predictions.prototypes,
-            self.net.mask_iou,
+            output.prototypes,
+            self.runtime.mask_iou,
             [(tensor.shape[0], tensor.shape[1]) for tensor in tensors],
             self.class_names,
         )
@@ -154,6 +186,17 @@ class Segmenter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _check_exported(options: dict[str, object]) -> None:
+    """Raise ValueError for options that an exported network has decided already."""
+    if options["device"] not in ("auto", "cpu"):
+        raise ValueError(f"device={options['device']!r} is not allowed: exports run on a CPU")
+    for name in ("model", "backbone", "dcn_variant", "backend"):
+        if options.get(name) not in (None, "", "auto"):
+            raise ValueError(
+                f"{name}={options[name]!r} is not allowed: an exported network has its own"
+            )
 
 
 def _resolve(

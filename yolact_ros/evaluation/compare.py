@@ -19,6 +19,7 @@ from yolact_ros.benchmark.timing import measure
 from yolact_ros.data import DataSource
 from yolact_ros.detection import detect, make_instances
 from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, Yolact, build, config_of, save_weights
@@ -121,7 +122,7 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
     Raises ValueError for weights that are no PyTorch network, which has no stages to time.
     """
     run = _run(Row("all"), comparison, setup)
-    if not isinstance(run.segmenter.net, Yolact):
+    if not isinstance(run.segmenter.runtime.run, Yolact):
         raise ValueError(f"{run.weights} has no stages that could be timed one by one")
     calls = _stages(run.segmenter, setup.image) | {"image to masks": run}
     timings = measure(
@@ -142,13 +143,14 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
 @torch.no_grad()
 def _stages(segmenter: Segmenter, image: Image) -> dict[str, Callable[[], object]]:
     """The stages by name, each with what the one before made of the image."""
-    net, config = segmenter.net, segmenter.config
+    net, config, runtime = segmenter.runtime.run, segmenter.config, segmenter.runtime
+    assert isinstance(net, Yolact)
     tensor = torch.from_numpy(image).to(segmenter.device)
-    batch = preprocess([tensor], config).to(segmenter.dtype)
+    batch = preprocess([tensor], config).to(runtime.dtype)
     features = net.backbone(batch)
     pyramid = net.fpn(features)
     predictions = net(batch)
-    detections = detect(predictions, segmenter.anchors, segmenter.settings)
+    detections = detect(predictions, runtime.anchors, segmenter.settings)
     assemble = partial(
         make_instances,
         detections,
@@ -167,7 +169,7 @@ def _stages(segmenter: Segmenter, image: Image) -> dict[str, Callable[[], object
     if net.protonet is not None:
         stages["prototypes"] = partial(net.protonet, pyramid[0])
     return stages | {
-        "NMS": partial(detect, predictions, segmenter.anchors, segmenter.settings),
+        "NMS": partial(detect, predictions, runtime.anchors, segmenter.settings),
         "small masks, scores": assemble,
         "full-size masks": instances.to("cpu").regions,
     }
@@ -183,6 +185,7 @@ def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
     options: dict[str, Any] = {
         "device": setup.device,
         "precision": setup.precision,
+        "backend": "torch",
         "nms_method": row.nms,
         "score_threshold": 0.0,
     }
@@ -210,6 +213,8 @@ def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
 def _load(weights: str, base: NetworkConfig | None, options: dict[str, Any]) -> Segmenter:
     """`base` is for weights that do not say which model they are for."""
     try:
+        if Path(weights).suffix in EXPORTED:
+            return Segmenter(weights=weights, **options | {"backend": "auto"})
         return Segmenter(weights=weights, **options)
     except WeightsError:
         if base is None:

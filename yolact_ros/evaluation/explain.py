@@ -12,6 +12,7 @@ import torch
 
 from yolact_ros.detection import detect, make_instances
 from yolact_ros.engine import Segmenter, draw_overlay, preprocess
+from yolact_ros.network import Predictions
 
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -54,15 +55,17 @@ def explain(segmenter: Segmenter, image: Image) -> Explanation:
             f"(mask_branch={segmenter.config.mask_branch!r}): there is nothing to explain"
         )
     tensor = torch.from_numpy(image).to(segmenter.device)
-    batch = preprocess([tensor], segmenter.config).to(segmenter.dtype)
-    predictions = segmenter.net(batch)
+    runtime = segmenter.runtime
+    predictions = runtime(preprocess([tensor], segmenter.config).to(runtime.dtype))
+    if not isinstance(predictions, Predictions):
+        raise ValueError("an exported network with the detection stage inside cannot be explained")
     assert predictions.prototypes is not None
-    detections = detect(predictions, segmenter.anchors, segmenter.settings)
+    detections = detect(predictions, runtime.anchors, segmenter.settings)
     size = (image.shape[0], image.shape[1])
     (instances,) = make_instances(
         detections,
         predictions.prototypes,
-        segmenter.net.mask_iou,
+        runtime.mask_iou,
         [size],
         segmenter.class_names,
     )

@@ -17,7 +17,8 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from yolact_ros import masks
 from yolact_ros.detection import DetectionSettings, NmsMethod
-from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine import runtimes
+from yolact_ros.engine.runtimes import BACKENDS, EXPORTED
 from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.network import CONFIGS, PUBLISHED, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
@@ -64,9 +65,16 @@ class Parameters:
     precision: str = parameter(
         "auto",
         "Numbers that the network computes in: auto is float16 on a GPU and float32 on a CPU, "
-        "which takes no other.",
+        "which takes no other but, with OpenVINO, bfloat16 where it can.",
         "configure",
         choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    backend: str = parameter(
+        "auto",
+        "What runs the network; openvino and onnxruntime are extras for a CPU. auto is OpenVINO on "
+        "a CPU where it is installed, else PyTorch. An exported file brings its own.",
+        "configure",
+        choices=BACKENDS,
     )
     autostart: bool = parameter(
         True,
@@ -266,7 +274,8 @@ class Parameters:
 
     def check_model(self) -> None:
         """Raises ValueError for a network, device or weights that this machine cannot run."""
-        choose_precision(self.precision, choose_device(self.device))
+        if Path(self.weights).suffix not in EXPORTED:
+            runtimes.choose(self.backend, self.device, self.precision)
         if self.weights and self.weights not in (*PUBLISHED, RANDOM_WEIGHTS):
             _check_file(self.weights)
         name = self.model or (self.weights if self.weights in PUBLISHED else "")

@@ -121,6 +121,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             parameters.weights,
             device=parameters.device,
             precision=parameters.precision,
+            backend=parameters.backend,
             backbone=parameters.backbone,
             dcn_variant=parameters.dcn_variant,
         )

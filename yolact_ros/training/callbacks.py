@@ -132,7 +132,11 @@ class Validation(pl.Callback):
         if iteration in (entry["iteration"] for entry in earlier):
             return
         segmenter = Segmenter(
-            weights=self.weights, device=str(device), precision="float32", score_threshold=0
+            weights=self.weights,
+            device=str(device),
+            precision="float32",
+            backend="torch",  # others would convert the network anew each time
+            score_threshold=0,
         )
         accuracy = []
         for source in self.sources:

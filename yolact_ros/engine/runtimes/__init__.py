@@ -1,0 +1,99 @@
+"""What runs the network: PyTorch, OpenVINO, ONNX Runtime, or PyTorch compiled ahead of time.
+
+| backend | module | exported file |
+|---|---|---|
+| `torch` | `pytorch` | |
+| `openvino` | `openvino` | `.xml`, with `.bin` beside it |
+| `onnxruntime` | `onnx` | `.onnx` |
+| `compiled` | `compiled` | `.pt2` |
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine.runtimes.files import MissingExtraError
+from yolact_ros.engine.runtimes.header import Detected, Header
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Yolact
+
+BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
+"""What ordinary weights may run on. OpenVINO and ONNX Runtime are extras, for CPUs."""
+
+EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "compiled"}
+"""The backend that runs an exported file, by the ending of its name."""
+
+
+def choose(backend: str, device: str, precision: str = "auto") -> tuple[str, torch.device]:
+    """The backend for ordinary weights, one of `BACKENDS` but "auto", and the device.
+
+    "auto" is OpenVINO on a CPU where it is installed, which measures best (docs/export.md), and
+    PyTorch elsewhere. Raises ValueError for a value that is not allowed, or not together with the
+    others.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not allowed: one of {', '.join(BACKENDS)}")
+    needs_cpu = backend in ("openvino", "onnxruntime")
+    where = choose_device("cpu" if needs_cpu and device == "auto" else device)
+    if needs_cpu and where.type != "cpu":
+        raise ValueError(f"backend={backend!r} is not allowed on {where}: it runs on a CPU")
+    if backend == "auto":
+        fastest = where.type == "cpu" and importlib.util.find_spec("openvino") is not None
+        backend = "openvino" if fastest else "torch"
+    _check_precision(precision, backend, where)
+    return backend, where
+
+
+def _check_precision(precision: str, backend: str, device: torch.device) -> None:
+    from yolact_ros.engine.runtimes import onnx, openvino
+
+    if backend == "torch":
+        choose_precision(precision, device)
+    else:
+        (openvino if backend == "openvino" else onnx).check(precision)
+
+
+def run(net: Yolact, backend: str, device: torch.device, precision: str = "auto") -> Runtime:
+    """A network with its weights, in evaluation mode, on a backend that `choose` gave.
+
+    OpenVINO and ONNX Runtime take it as a graph, whose making takes some seconds. Raises
+    MissingExtraError, saying what to install, where the backend is missing.
+    """
+    from yolact_ros.engine.runtimes import onnx, openvino, pytorch
+    from yolact_ros.engine.runtimes.graph import trace
+
+    if backend == "torch":
+        return pytorch.run_network(net, device, choose_precision(precision, device))
+    header = Header.of(net)
+    if backend == "openvino":
+        return openvino.run_model(openvino.to_model(trace(net, header), header), header, precision)
+    return onnx.run_program(onnx.to_program(trace(net, header), header))
+
+
+def read(path: Path, precision: str = "auto") -> Runtime:
+    """An exported file, whose name ends as one of `EXPORTED`.
+
+    Raises WeightsError for a file that cannot be used, ValueError for a precision that its runtime
+    has not, and MissingExtraError, saying what to install, where the runtime is missing.
+    """
+    from yolact_ros.engine.runtimes import compiled, onnx, openvino
+
+    readers = {".onnx": onnx.read, ".xml": openvino.read, ".pt2": compiled.read}
+    return readers[path.suffix](path, precision)
+
+
+__all__ = [
+    "BACKENDS",
+    "EXPORTED",
+    "Detected",
+    "Header",
+    "MissingExtraError",
+    "Runtime",
+    "choose",
+    "read",
+    "run",
+]

@@ -1,0 +1,54 @@
+"""A network as one graph of plain tensors, which other runtimes can take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yolact_ros.detection import detect
+from yolact_ros.detection.masks import make_masks
+from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.network import Yolact, fold_batch_norm
+
+INPUT = "images"
+
+
+class _Graph(nn.Module):
+    """Images [B, 3, S, S] to the outputs that the header names."""
+
+    def __init__(self, net: Yolact, header: Header) -> None:
+        super().__init__()
+        self.net, self.settings = net, header.settings
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.net(images)
+        coefficients, prototypes = predictions.coefficients, predictions.prototypes
+        outputs = [predictions.class_logits, predictions.box_offsets, coefficients, prototypes]
+        if self.settings is not None:
+            found = detect(predictions, self.net.anchors, self.settings, fixed_shapes=True)
+            counts = found.valid.sum(dim=1)
+            outputs = [found.boxes, found.scores, found.class_ids, counts]
+            outputs += [found.coefficients, prototypes]
+            if self.net.mask_iou is not None:
+                grids = make_masks(found, prototypes, self.net.mask_iou)
+                assert grids is not None
+                outputs.append(grids.scores)
+        return tuple(x for x in outputs if x is not None)
+
+
+def trace(net: Yolact, header: Header) -> torch.export.ExportedProgram:
+    """The graph of a network that `header` describes, with batch norm folded, on the CPU.
+
+    It takes batches of any size.
+    """
+    net = fold_batch_norm(net).requires_grad_(False)
+    for module in net.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6 | nn.LeakyReLU):
+            module.inplace = False  # graphs know no such thing; rewriting it takes seconds
+    size = net.config.image_size
+    images = torch.zeros(2, 3, size, size).contiguous(memory_format=torch.channels_last)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad():
+        return torch.export.export(
+            _Graph(net, header).eval(), (images,), dynamic_shapes=shapes, strict=False
+        )

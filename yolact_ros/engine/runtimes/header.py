@@ -1,0 +1,170 @@
+"""What an exported network says of itself, and what its outputs are called."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from yolact_ros.detection import Detections, DetectionSettings
+from yolact_ros.network import NetworkConfig, Predictions, WeightsError, Yolact
+from yolact_ros.network.yolact import MaskIoUNet
+
+FORMAT = "yolact_ros network 1"
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a network gives whose graph includes the detection stage."""
+
+    detections: Detections
+    prototypes: Tensor | None
+    """[B, k, Hp, Wp]; None unless masks are made of prototypes."""
+
+    def select(self, settings: DetectionSettings) -> Detections:
+        """What the threshold, the classes and the number of `settings` leave of the detections."""
+        found = self.detections
+        scores = found.scores.masked_fill(~found.valid, -1)
+        if settings.class_ids:
+            wanted = torch.tensor(settings.class_ids, device=scores.device)
+            scores = scores.masked_fill(~torch.isin(found.class_ids, wanted), -1)
+        scores, order = scores.topk(min(settings.top_k, scores.shape[1]))
+        rows = order.unsqueeze(-1)
+        coefficients = found.coefficients
+        return Detections(
+            boxes=found.boxes.take_along_dim(rows, 1),
+            scores=scores,
+            class_ids=found.class_ids.gather(1, order),
+            coefficients=None if coefficients is None else coefficients.take_along_dim(rows, 1),
+            valid=scores > settings.score_threshold,
+        )
+
+
+@dataclass(frozen=True)
+class Header:
+    """Travels in the metadata of an exported file, so that its path is enough to run it."""
+
+    config: NetworkConfig
+    settings: DetectionSettings | None = None
+    """Of the detection stage in the graph; None where the graph ends with raw predictions."""
+    mask_iou: MaskIoUNet | None = None
+    """Re-scoring needs masks, which are made after the graph."""
+
+    @classmethod
+    def of(cls, net: Yolact, settings: DetectionSettings | None = None) -> Header:
+        """That of a network on its way into a graph.
+
+        Raises ValueError for settings of a detection stage that no graph can have.
+        """
+        if settings is not None:
+            if settings.nms_method == "standard" or settings.class_ids:
+                raise ValueError(
+                    f"nms_method={settings.nms_method!r}, class_ids={settings.class_ids!r} is not "
+                    "allowed in a graph: its shapes are fixed, so Fast NMS alone, of all classes"
+                )
+            settings = dataclasses.replace(settings, score_threshold=0.0)  # chosen at run time
+        return cls(net.config, settings, net.mask_iou)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in order; docs/export.md says what they are."""
+        names = ["class_logits", "box_offsets"]
+        if self.settings is not None:
+            names = ["boxes", "scores", "class_ids", "counts"]
+        if self.config.num_coefficients:
+            names.append("coefficients")
+        if self.config.mask_branch == "prototypes":
+            names.append("prototypes")
+        if self.settings is not None and self.config.mask_rescoring:
+            names.append("mask_scores")
+        return tuple(names)
+
+    def read_outputs(self, values: Sequence[Tensor]) -> Predictions | Detected:
+        """The graph's outputs in the types of the rest of the package."""
+        named = dict(zip(self.outputs, values, strict=True))
+        coefficients, prototypes = named.get("coefficients"), named.get("prototypes")
+        if self.settings is None:
+            return Predictions(
+                named["class_logits"], named["box_offsets"], coefficients, prototypes
+            )
+        scores = named["scores"]
+        places = torch.arange(scores.shape[1], device=scores.device)
+        detections = Detections(
+            boxes=named["boxes"],
+            scores=scores,
+            class_ids=named["class_ids"].long(),
+            coefficients=coefficients,
+            valid=places < named["counts"].unsqueeze(1),
+        )
+        return Detected(detections, prototypes)
+
+    def check_settings(self, settings: DetectionSettings) -> None:
+        """Raise ValueError for settings that the detection stage in the graph cannot follow."""
+        baked = self.settings
+        if baked is None:
+            return
+        for name in (
+            "nms_method",
+            "nms_iou_threshold",
+            "nms_top_k",
+            "confidence_threshold",
+        ):
+            wanted, allowed = getattr(settings, name), getattr(baked, name)
+            if wanted != allowed:
+                raise ValueError(
+                    f"{name}={wanted!r} is not allowed: the exported network has the detection "
+                    f"stage inside, with {allowed!r}"
+                )
+        if settings.top_k > baked.top_k:
+            raise ValueError(
+                f"top_k={settings.top_k} is not allowed: the exported network has the detection "
+                f"stage inside, which gives at most {baked.top_k}"
+            )
+
+    def to_metadata(self) -> dict[str, str]:
+        """Plain text by key; inverse of `from_metadata`."""
+        values = {"format": FORMAT, "config": json.dumps(self.config.to_dict())}
+        if self.settings is not None:
+            values["detection"] = json.dumps(dataclasses.asdict(self.settings))
+        if self.mask_iou is not None:
+            tensors = {n: t.detach().cpu() for n, t in self.mask_iou.state_dict().items()}
+            values["mask_iou"] = base64.b64encode(safetensors.torch.save(tensors)).decode()
+        return values
+
+    @classmethod
+    def from_metadata(cls, values: Mapping[str, str], where: object) -> Header:
+        """Read the metadata of the file `where`. Raises WeightsError for none or bad ones."""
+        if values.get("format") != FORMAT:
+            raise WeightsError(
+                f"{where} was not made by `yolact export`: its metadata has the format "
+                f"{values.get('format')!r}, expected {FORMAT!r}"
+            )
+        try:
+            config = NetworkConfig.from_dict(json.loads(values["config"]))
+            settings, mask_iou = None, None
+            if "detection" in values:
+                settings = _settings(json.loads(values["detection"]))
+            if config.mask_rescoring:
+                mask_iou = MaskIoUNet(config.num_classes).eval().requires_grad_(False)
+                content = base64.b64decode(values["mask_iou"], validate=True)
+                mask_iou.load_state_dict(safetensors.torch.load(content))
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise WeightsError(f"{where} has bad metadata inside: {error}") from error
+        return cls(config, settings, mask_iou)
+
+
+def _settings(values: dict[str, object]) -> DetectionSettings:
+    ids = values.pop("class_ids")
+    return DetectionSettings(**values, class_ids=tuple(ids))  # type: ignore[arg-type]

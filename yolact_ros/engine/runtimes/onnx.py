@@ -1,0 +1,79 @@
+"""ONNX, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from yolact_ros.engine.runtimes.files import check_file, check_precision, missing, unreadable
+from yolact_ros.engine.runtimes.graph import INPUT
+from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.onnx import ONNXProgram
+
+OPSET = 19
+"""The first one with deformable convolution."""
+
+
+def check(precision: str) -> None:
+    """Raise ValueError for a precision that there is not."""
+    check_precision(precision, ("float32",), "ONNX Runtime")
+
+
+def to_program(program: ExportedProgram, header: Header) -> ONNXProgram:
+    """The graph in ONNX, with its header among the metadata."""
+    try:
+        result = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=list(header.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    except ModuleNotFoundError as error:
+        raise missing(error, "export", "ONNX export") from error
+    assert result is not None
+    result.model.metadata_props.update(header.to_metadata())
+    return result
+
+
+def read(path: Path, precision: str = "auto") -> Runtime:
+    """An .onnx file of `yolact export`. Raises WeightsError, ValueError or MissingExtraError."""
+    check(precision)
+    check_file(path)
+    return _run(str(path), path)
+
+
+def run_program(program: ONNXProgram) -> Runtime:
+    """A graph in memory, with its header."""
+    return _run(program.model_proto.SerializeToString(), "the graph in memory")
+
+
+def _run(source: str | bytes, where: object) -> Runtime:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise missing(error, "export", "ONNX Runtime") from error
+    options = onnxruntime.SessionOptions()
+    # Threads that wait busily would take the cores from the detection stage.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session: Any = onnxruntime.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # of many types, all of them its own
+        raise unreadable(where, "ONNX model", error) from error
+    header = Header.from_metadata(session.get_modelmeta().custom_metadata_map, where)
+
+    def run(images: Tensor) -> list[Tensor]:
+        arrays = session.run(header.outputs, {INPUT: images.contiguous().numpy()})
+        return [torch.from_numpy(array) for array in arrays]
+
+    return runtime_of_graph("onnxruntime", header, run)

@@ -1,0 +1,17 @@
+"""The network as it is, on PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Yolact, fold_batch_norm
+
+
+def run_network(net: Yolact, device: torch.device, dtype: torch.dtype) -> Runtime:
+    """On any device, with batch norm folded and memory in channels-last order."""
+    anchors = net.anchors.to(device)  # stay in float32
+    net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)
+    net = net.to(memory_format=torch.channels_last)
+    return Runtime("torch", Header.of(net), net, device, dtype, anchors)
