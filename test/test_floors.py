@@ -19,9 +19,11 @@ ALLOWED = {
     "training": {"evaluation", "engine", "detection", "network", "data"},
     "evaluation": {"benchmark", "engine", "detection", "network", "data"},
     "benchmark": {"engine", "detection", "network"},
+    "export": {"benchmark", "engine", "detection", "network"},
     "node": {"engine", "detection", "network", "masks", "msg"},
     "cli": {
         "training",
+        "export",
         "evaluation",
         "benchmark",
         "engine",

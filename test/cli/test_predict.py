@@ -37,12 +37,13 @@ def test_a_folder_of_pictures(weights, picture, tmp_path):
     cv2.imwrite(str(folder / "b.jpg"), picture[:50])
     (folder / "notes.txt").write_text("no picture")
     arguments = [str(folder), "--output", str(output), "--weights", str(weights)]
+    arguments += ["--backend", "torch"]
     assert main(["predict", *arguments, "--score", "0.2", "--top-k", "7"]) == 0
     assert sorted(p.name for p in output.iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
     assert cv2.imread(str(output / "b.png")).shape == (50, 160, 3)
 
     written = json.loads((output / "a.json").read_text())
-    wanted = Segmenter(weights=weights, score_threshold=0.2, top_k=7)(picture)
+    wanted = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=7)(picture)
     assert (written["height"], written["width"]) == (120, 160)
     assert len(written["instances"]) == len(wanted) > 0
     for entry, mask, box in zip(written["instances"], wanted.masks, wanted.boxes, strict=True):
@@ -59,7 +60,8 @@ def test_a_video(weights, picture, tmp_path):
         writer.write(picture)
     writer.release()
     output = tmp_path / "out"
-    assert main(["predict", str(video), "--output", str(output), "--weights", str(weights)]) == 0
+    arguments = [str(video), "--output", str(output), "--weights", str(weights)]
+    assert main(["predict", *arguments, "--backend", "torch"]) == 0
     lines = [json.loads(line) for line in (output / "clip.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2]
     overlay = cv2.VideoCapture(str(output / "clip.mp4"))
@@ -76,7 +78,8 @@ def test_bad_input_is_named(weights, tmp_path, capsys, name, message):
         (tmp_path / "in" / name).write_text("text")
     path = tmp_path / "in" / name
     output = tmp_path / "out"
-    assert main(["predict", str(path), "--output", str(output), "--weights", str(weights)]) == 1
+    arguments = [str(path), "--output", str(output), "--weights", str(weights)]
+    assert main(["predict", *arguments, "--backend", "torch"]) == 1
     error = capsys.readouterr().err
     assert message in error and str(path) in error
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "explain": "show how the masks of one picture come about",
     "stability": "measure how steady masks are in a video",
     "bench": "measure speed and memory, alone and beside others",
+    "export": "write a network for ONNX Runtime, OpenVINO or as compiled PyTorch",
     "table": "print a table of the papers beside what is measured here",
 }
 # What a subcommand needs beside the plain installation.

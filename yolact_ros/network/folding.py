@@ -27,7 +27,7 @@ def fold_batch_norm(net: Yolact) -> Yolact:
             if isinstance(norm, nn.BatchNorm2d):
                 assert isinstance(conv, nn.Conv2d | DeformableConv2d), name
                 _fold(conv, norm)
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, nn.Identity().eval())
     return net
 
 

@@ -1,0 +1,66 @@
+"""`yolact export`."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from yolact_ros.cli.predict import find_files
+from yolact_ros.detection.settings import DetectionSettings, NmsMethod
+from yolact_ros.engine import Segmenter
+from yolact_ros.export import export
+from yolact_ros.export.check import Image
+from yolact_ros.network import CONFIGS
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Write a network for another runtime, and check that it finds what PyTorch finds.
+
+    FILE ends in .onnx, .xml (OpenVINO) or .pt2 (PyTorch, compiled for this kind of processor).
+    Give it as the weights of any other command, of the node or of a Segmenter.
+    """
+    defaults = DetectionSettings()
+    parser = argparse.ArgumentParser(prog="yolact export", description=run.__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--weights", default="", help="a file or a published model's name")
+    parser.add_argument("--model", default="", help=f"as the weights say, or {', '.join(CONFIGS)}")
+    parser.add_argument(
+        "--images", nargs="+", type=Path, help="to check with; default: the package's photographs"
+    )
+    group = parser.add_argument_group("detection stage")
+    group.add_argument("--detection", action="store_true", help="include it, for other languages")
+    methods = [name for name in typing.get_args(NmsMethod) if name != "standard"]
+    group.add_argument("--nms", default=defaults.nms_method, choices=methods)
+    group.add_argument("--nms-iou", type=float, default=defaults.nms_iou_threshold, metavar="IOU")
+    group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
+    options = parser.parse_args(arguments)
+    segmenter = Segmenter(
+        options.model,
+        options.weights,
+        device="cpu",
+        backend="torch",
+        nms_method=options.nms,
+        nms_iou_threshold=options.nms_iou,
+        top_k=options.top_k,
+    )
+    print(segmenter.description)
+    pictures = _pictures(options.images)
+    checked = export(segmenter, options.file, pictures, detection=options.detection)
+    print(checked.table())
+    print(f"{options.file} finds what PyTorch finds")
+
+
+def _pictures(paths: Sequence[Path] | None) -> dict[str, Image]:
+    with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
+        found = [file for path in paths or [photographs] for file in find_files(path)]
+        pictures = {file.name: cv2.imread(str(file), cv2.IMREAD_COLOR) for file in found}
+    for name, picture in pictures.items():
+        if picture is None:
+            raise ValueError(f"{name} is not a picture that can be read")
+    return {name: np.asarray(picture, np.uint8) for name, picture in pictures.items()}
