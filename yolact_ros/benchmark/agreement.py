@@ -22,6 +22,9 @@ class Agreement:
     """The largest between the scores of a pair."""
     mask_iou: float
     """The smallest of a pair; two empty masks have an IoU of 1."""
+    mean_mask_iou: float
+    box_difference: float
+    """The largest between edges of a pair, in pixels."""
 
 
 def compare(a: Found, b: Found) -> Agreement:
@@ -34,11 +37,14 @@ def compare(a: Found, b: Found) -> Agreement:
             j = int(overlaps[i].argmax())
             overlaps[:, j] = 0
             pairs.append((i, j))
+    ious = [_mask_iou(a, i, b, j) for i, j in pairs] or [1.0]
     return Agreement(
         instances=max(len(a.scores), len(b.scores)),
         matched=len(pairs),
         score_difference=max((abs(float(a.scores[i] - b.scores[j])) for i, j in pairs), default=0),
-        mask_iou=min((_mask_iou(a, i, b, j) for i, j in pairs), default=1.0),
+        mask_iou=min(ious),
+        mean_mask_iou=sum(ious) / len(ious),
+        box_difference=max((_edge_difference(a, i, b, j) for i, j in pairs), default=0),
     )
 
 
@@ -46,3 +52,7 @@ def _mask_iou(a: Found, i: int, b: Found, j: int) -> float:
     ours, theirs = a.masks[i] > 0.5, b.masks[j] > 0.5
     union = int((ours | theirs).sum())
     return int((ours & theirs).sum()) / union if union else 1.0
+
+
+def _edge_difference(a: Found, i: int, b: Found, j: int) -> float:
+    return float((a.boxes[i].float() - b.boxes[j].float()).abs().max())

@@ -1,0 +1,162 @@
+"""The path in fixed shapes finds what the plain path finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from torch import Tensor
+
+from yolact_ros.detection import Instances, PackedMasks
+from yolact_ros.engine import Segmenter
+from yolact_ros.engine.graphs import Batch, FixedPath
+from yolact_ros.network import build, official_name, save_weights
+
+
+def run(path: FixedPath, images: list[Tensor], names: tuple[str, ...]) -> list[Instances]:
+    path.inputs.copy_(torch.cat([image.flatten() for image in images]))
+    path.run()
+    assert path.results.missing_bytes() == 0
+    return path.results.instances(path.batch.image_sizes, names)
+
+
+def assert_same(ours: Instances, plain: Instances) -> None:
+    assert len(ours) == len(plain) > 0
+    torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(ours.scores, plain.scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.mask_scores, plain.mask_scores, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.class_ids, plain.class_ids)
+    assert isinstance(ours.small_masks, PackedMasks)
+    found, expected = ours.regions(), plain.regions()
+    assert torch.equal(found.rectangles, expected.rectangles)
+    assert torch.equal(found.offsets, expected.offsets)
+    # But for samples within rounding of one half.
+    assert (found.pixels != expected.pixels).float().mean() < 1e-3
+    assert found.pixels.any()
+
+
+@pytest.fixture(scope="module")
+def photos(repository: Path) -> list[Tensor]:
+    """Two of the demonstration's photographs, at a quarter of their resolution."""
+    paths = sorted((repository / "yolact_ros" / "demo" / "photos").glob("*.jpg"))[-2:]
+    assert len(paths) == 2
+    images = [cv2.resize(cv2.imread(str(path)), None, fx=0.25, fy=0.25) for path in paths]
+    return [torch.from_numpy(image) for image in images]
+
+
+@pytest.fixture
+def pictures(reference_weights) -> list[Tensor]:
+    sizes = [(60, 90), (60, 90), (71, 58)]
+    return [
+        torch.from_numpy(reference_weights.image(*size, seed=i)) for i, size in enumerate(sizes)
+    ]
+
+
+def test_the_embedded_model_on_photographs(photos):
+    segmenter = Segmenter(device="cpu", backend="torch", score_threshold=0.1)
+    plain = segmenter(photos)
+    assert sum(map(len, plain)) > 1
+    sizes = tuple((len(photo), photo.shape[1]) for photo in photos)
+    path = FixedPath(
+        segmenter.runtime,
+        Batch(sizes, segmenter.settings),
+        mask_area=2,
+    )
+    for ours, theirs in zip(run(path, photos, segmenter.class_names), plain, strict=True):
+        if len(theirs):
+            assert_same(ours, theirs)
+        else:
+            assert len(ours) == 0 and ours.masks.shape == theirs.masks.shape
+
+
+@pytest.mark.parametrize(
+    "count, changes",
+    [
+        (1, {}),
+        (2, {"nms_method": "cross_class", "top_k": 3}),
+        (3, {"class_ids": (1, 2), "score_threshold": 0.0}),
+        (3, {"nms_top_k": 5, "nms_iou_threshold": 0.3}),
+    ],
+    ids=str,
+)
+def test_every_setting(small_segmenter, pictures, count, changes):
+    small_segmenter.settings = replace(small_segmenter.settings, **changes)
+    batch = Batch(tuple((len(p), p.shape[1]) for p in pictures[:count]), small_segmenter.settings)
+    path = FixedPath(small_segmenter.runtime, batch, mask_area=20)
+    found = run(path, pictures[:count], small_segmenter.class_names)
+    for ours, plain in zip(found, small_segmenter(pictures[:count]), strict=True):
+        assert_same(ours, plain)
+    # The same memory serves the next images; what was found before stays as it was.
+    before = found[0].boxes.clone(), found[0].masks
+    changed = run(path, [255 - p for p in pictures[:count]], small_segmenter.class_names)
+    assert not torch.equal(changed[0].scores, found[0].scores)
+    assert torch.equal(found[0].boxes, before[0]) and torch.equal(found[0].masks, before[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_rescoring": True, "image_size": 256},
+        {"mask_branch": "fc"},
+        {"mask_branch": "none"},
+        {"backbone": "resnet50", "dcn_variant": "interval4"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_network(small_config, reference_weights, pictures, changes, tmp_path):
+    config = small_config.replace(**changes)
+    net = build(config)
+    for name, tensor in net.state_dict().items():
+        values = reference_weights.fill(official_name(name), tuple(tensor.shape))
+        tensor.copy_(torch.from_numpy(values))
+    path = tmp_path / "weights.safetensors"
+    save_weights(net, path)
+    segmenter = Segmenter("", path, device="cpu", backend="torch", score_threshold=0.2, top_k=10)
+    batch = Batch(tuple((len(p), p.shape[1]) for p in pictures), segmenter.settings)
+    path = FixedPath(segmenter.runtime, batch, mask_area=20)
+    found = run(path, pictures, segmenter.class_names)
+    for ours, plain in zip(found, segmenter(pictures), strict=True):
+        if config.mask_branch == "none":
+            assert len(ours) == len(plain) > 0 and ours.small_masks is None
+            torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-5, atol=1e-3)
+        else:
+            assert_same(ours, plain)
+
+
+def test_too_little_room_is_told(small_segmenter, pictures):
+    batch = Batch(((60, 90),), small_segmenter.settings)
+    path = FixedPath(
+        small_segmenter.runtime,
+        batch,
+        mask_area=0.01,
+    )
+    path.inputs.copy_(pictures[0].flatten())
+    path.run()
+    missing = path.results.missing_bytes()
+    enough = FixedPath(small_segmenter.runtime, batch, mask_area=20)
+    run(enough, pictures[:1], small_segmenter.class_names)
+    room = len(path.results.bits)
+    wide = enough.results.instances(batch.image_sizes, small_segmenter.class_names)[0]
+    assert missing == len(wide.small_masks.bits) - room > 0
+
+
+def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, pictures):
+    batch = Batch(((60, 90),), small_segmenter.settings)
+    path = FixedPath(small_segmenter.runtime, batch, mask_area=20)
+    found = run(path, pictures[:1], small_segmenter.class_names)[0]
+    assert torch.equal(found[[3, 1]].masks, found.masks[[3, 1]])
+    assert torch.equal(found[found.class_ids == found.class_ids[0]].masks[0], found.masks[0])
+    assert torch.equal(found.to("cpu").label_image(), found.label_image())
+    with pytest.raises(ValueError, match=r"\(60, 90\).*\(30, 45\)"):
+        found.small_masks.regions(30, 45)
+
+
+def test_standard_nms_has_no_fixed_shapes(small_segmenter):
+    settings = replace(small_segmenter.settings, nms_method="standard")
+    batch = Batch(((60, 90),), settings)
+    assert not batch.has_fixed_shapes
+    with pytest.raises(ValueError, match="standard"):
+        FixedPath(small_segmenter.runtime, batch)

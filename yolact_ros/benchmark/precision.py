@@ -1,0 +1,101 @@
+"""How much a lower precision changes of what a network finds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yolact_ros.benchmark.agreement import Agreement, compare
+from yolact_ros.benchmark.contender import Found
+from yolact_ros.detection import DetectionSettings
+from yolact_ros.engine.graphs import Batch, FixedPath
+from yolact_ros.engine.runtimes.pytorch import run_network
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Yolact
+
+
+def compare_precisions(
+    net: Yolact,
+    images: Sequence[Tensor],
+    settings: DetectionSettings,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Agreement]:
+    """What `net` finds in float32 and in `dtype`, for each image, on the path in fixed shapes.
+
+    `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. A CPU has no tensor cores:
+    there, what they do is simulated, see `rounded`.
+    """
+    batch = Batch(tuple((len(image), image.shape[1]) for image in images), settings)
+    flat = torch.cat([image.reshape(-1) for image in images])
+    full = run_network(net, device, torch.float32)
+    on_cpu = device.type == "cpu"
+    reduced = rounded(full, dtype) if on_cpu else run_network(net, device, dtype)
+    found: list[list[Found]] = []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for runtime in (full, reduced):
+            # Room for all masks, each as large as the image.
+            path = FixedPath(runtime, batch, settings.top_k)
+            path.inputs.copy_(flat)
+            path.run()
+            results = path.results.to("cpu")
+            instances = results.instances(batch.image_sizes, net.config.class_names)
+            found.append([Found(i.boxes, i.scores, i.class_ids, i.masks) for i in instances])
+    return [compare(full, reduced) for full, reduced in zip(*found, strict=True)]
+
+
+def rounded(runtime: Runtime, dtype: torch.dtype) -> Runtime:
+    """A float32 runtime, all of whose weights and operators' results are rounded to `dtype`.
+
+    As on tensor cores, sums are float32 and what is stored is not.
+    """
+    mask_iou = None if runtime.mask_iou is None else _Rounded(runtime.mask_iou, dtype)
+    return replace(
+        runtime,
+        name=f"{runtime.name}, {dtype} simulated",
+        run=_Rounded(runtime.run, dtype),
+        header=replace(runtime.header, mask_iou=mask_iou),  # type: ignore[arg-type]
+    )
+
+
+class _Rounded(nn.Module):
+    def __init__(self, function: Callable[..., Any], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.function = copy.deepcopy(function)
+        self.dtype = dtype
+        for parameter in self.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+    def forward(self, x: Tensor) -> Any:
+        with _RoundResults(self.dtype):
+            return self.function(x.to(self.dtype).float())
+
+
+class _RoundResults(TorchDispatchMode):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.float32:
+            result.copy_(result.to(self.dtype))  # in place: it may be a view, or an argument
+        return result
+
+
+def is_harmless(agreements: Sequence[Agreement], mask_iou: float = 0.99) -> bool:
+    """Whether matched masks have such an IoU on average, and 95 of 100 instances are matched.
+
+    Instances that are not differ in a decision: a score that passed a threshold or a place by a
+    hair, or one of two boxes that suppress each other.
+    """
+    instances = sum(each.instances for each in agreements)
+    matched = sum(each.matched for each in agreements)
+    total = sum(each.mean_mask_iou * each.matched for each in agreements)
+    return instances > 0 and matched >= 0.95 * instances and total >= mask_iou * matched

@@ -1,0 +1,204 @@
+"""The path in fixed shapes, from uint8 images to results; on CUDA captured as a graph.
+
+Nothing in it depends on what the images show, and the host reads nothing before the end. So a GPU
+can be given all of it in one call, and the next images can be prepared while it computes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolact_ros.detection import DetectionSettings, Instances, detect
+from yolact_ros.detection.instances import Placed, image_scales, place
+from yolact_ros.detection.masks import make_masks
+from yolact_ros.detection.results import Results
+from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Predictions
+
+ImageSizes = tuple[tuple[int, int], ...]
+"""(height, width) of each image of a batch."""
+
+MASK_AREA = 8
+"""Room for masks: so many times the image's area. Where that is too little, the plain path makes
+the masks of those images, and there is more room from the next on."""
+
+WARM_UP_RUNS = 2
+"""Eager runs before a capture: libraries choose their kernels and take their memory in them."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a graph is captured for: everything that its shapes and constants come from."""
+
+    image_sizes: ImageSizes
+    settings: DetectionSettings
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        return self.settings.nms_method != "standard"
+
+    @property
+    def image_bytes(self) -> int:
+        return sum(3 * height * width for height, width in self.image_sizes)
+
+    def mask_bytes(self, area: float) -> int:
+        """Bytes of masks, one bit a pixel, that cover `area` times the images."""
+        return int(area * sum(h * ((w + 7) // 8) for h, w in self.image_sizes))
+
+    def views(self, flat: Tensor) -> list[Tensor] | Tensor:
+        """The images [H, W, 3] that lie in flat bytes; [B, H, W, 3] where they are of one size."""
+        if len(set(self.image_sizes)) == 1:
+            return flat.view(-1, *self.image_sizes[0], 3)
+        parts = flat.split([3 * height * width for height, width in self.image_sizes])
+        return [part.view(*size, 3) for part, size in zip(parts, self.image_sizes, strict=True)]
+
+
+class FixedPath:
+    """Images in `inputs`, uint8 and flat, to `results`, on the device of a runtime that gives
+    `Predictions`."""
+
+    def __init__(self, runtime: Runtime, batch: Batch, mask_area: float = MASK_AREA) -> None:
+        self.runtime, self.batch = runtime, batch
+        device = runtime.device
+        self.inputs = torch.zeros(batch.image_bytes, dtype=torch.uint8, device=device)
+        self._scales = torch.tensor(
+            image_scales(batch.image_sizes), dtype=torch.float32, device=device
+        )
+        self.results = Results.allocate(self._place(), batch.mask_bytes(mask_area))
+
+    def run(self) -> None:
+        """From `inputs` to `results`; every step has the same shapes whatever the images show."""
+        self.results.write(self._place(), self._scales)
+
+    @torch.no_grad()
+    def _place(self) -> Placed:
+        runtime = self.runtime
+        images = preprocess(self.batch.views(self.inputs), runtime.config, runtime.dtype)
+        predictions = runtime(images)
+        assert isinstance(predictions, Predictions)
+        detections = detect(predictions, runtime.anchors, self.batch.settings, fixed_shapes=True)
+        grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
+        return place(detections, grids, self._scales)
+
+
+class Slot:
+    """Memory for one batch on its way: pinned on the host, and staged on the device."""
+
+    def __init__(self, path: FixedPath) -> None:
+        self.images = torch.empty(path.batch.image_bytes, dtype=torch.uint8, pin_memory=True)
+        self.staged = torch.empty_like(path.inputs)
+        self.results = path.results.on_host()
+        self.uploaded, self.taken, self.done = (torch.cuda.Event() for _ in range(3))
+        self.pending: Pending | None = None
+
+
+class Pending:
+    """Results that the device is working on."""
+
+    def __init__(self, slot: Slot, batch: Batch, class_names: tuple[str, ...]) -> None:
+        self._slot, self._batch, self._class_names = slot, batch, class_names
+        self._instances: list[Instances] | None = None
+
+    def wait(self) -> list[Instances] | None:
+        """Instances on the CPU, when they are there; None where masks found too little room."""
+        slot = self._slot
+        if slot.pending is self:
+            slot.done.synchronize()
+            slot.pending = None
+            if not slot.results.missing_bytes():
+                sizes = self._batch.image_sizes
+                self._instances = slot.results.instances(sizes, self._class_names)
+        return self._instances
+
+
+class GraphedPath:
+    """A `FixedPath` as a CUDA graph, with memory for two batches: one computes, one is prepared."""
+
+    def __init__(self, runtime: Runtime, batch: Batch, pool: Any, mask_area: float) -> None:
+        device = runtime.device
+        self.mask_area = mask_area
+        self._compute, self._upload = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        with (
+            torch.cuda.device(device),
+            torch.cuda.stream(self._compute),
+            # The sizes of all layers are fixed: let cuDNN try its kernels once.
+            torch.backends.cudnn.flags(enabled=True, benchmark=True),
+        ):
+            self._path = FixedPath(runtime, batch, mask_area)
+            for _ in range(WARM_UP_RUNS):
+                self._path.run()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                self._graph,
+                pool=pool,
+                stream=self._compute,
+                capture_error_mode="thread_local",  # other threads may use the device meanwhile
+            ):
+                self._path.run()
+            self._slots = [Slot(self._path), Slot(self._path)]
+            torch.cuda.synchronize()
+
+    def submit(self, images: Sequence[Tensor], class_names: tuple[str, ...]) -> Pending:
+        """Begin with images [H, W, 3] of the sizes that the graph is for; returns at once.
+
+        Waits only where the batch before the last is not yet done.
+        """
+        path, slot = self._path, self._slots[0]
+        self._slots.reverse()
+        if slot.pending is not None:
+            slot.pending.wait()
+        for target, image in zip(path.batch.views(slot.images), images, strict=True):
+            target.copy_(image)
+        with torch.cuda.stream(self._upload):
+            self._upload.wait_event(slot.taken)
+            slot.staged.copy_(slot.images, non_blocking=True)
+            slot.uploaded.record()
+        with torch.cuda.stream(self._compute):
+            self._compute.wait_event(slot.uploaded)
+            path.inputs.copy_(slot.staged)
+            slot.taken.record()
+            self._graph.replay()
+            slot.results.memory.copy_(path.results.memory, non_blocking=True)
+            slot.done.record()
+        slot.pending = Pending(slot, path.batch, class_names)
+        return slot.pending
+
+
+class Graphs:
+    """Graphs of one runtime: at most `limit`, those used last. They share one pool of memory."""
+
+    def __init__(self, runtime: Runtime, limit: int = 8) -> None:
+        self._runtime, self._limit = runtime, limit
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: OrderedDict[Batch, GraphedPath | None] = OrderedDict()
+
+    def of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
+        """The graph for a batch. It is captured now, or when the batch comes a second time.
+
+        A folder of images of all sizes would not be worth its graphs. None without a graph.
+        """
+        seen = batch in self._graphs
+        graph = self._graphs.pop(batch, None)
+        if graph is None and (capture or seen):
+            graph = GraphedPath(self._runtime, batch, self._pool, MASK_AREA)
+        self._keep(batch, graph)
+        return graph
+
+    def enlarge(self, batch: Batch) -> None:
+        """Capture the graph of a batch again, with more room for masks."""
+        graph = self._graphs.pop(batch, None)
+        area = MASK_AREA if graph is None else graph.mask_area
+        self._keep(batch, GraphedPath(self._runtime, batch, self._pool, 4 * area))
+
+    def _keep(self, batch: Batch, graph: GraphedPath | None) -> None:
+        self._graphs[batch] = graph
+        while len(self._graphs) > self._limit:
+            torch.cuda.synchronize(self._runtime.device)  # nothing may be using it
+            self._graphs.popitem(last=False)
