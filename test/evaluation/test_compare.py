@@ -10,8 +10,7 @@ import torch
 
 from yolact_ros.cli import main
 from yolact_ros.data import DataSource, read_json
-from yolact_ros.engine import preprocess
-from yolact_ros.evaluation.compare import Setup, compare, compare_stages, random_segmenter
+from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
 
@@ -46,17 +45,6 @@ def test_every_row_is_a_network_of_its_own(number):
     ]
     assert len(set(configs)) == len(configs) > 1 or number == "8"
     assert len({row.name for row in comparison.rows}) == len(comparison.rows)
-
-
-def test_random_weights_find_as_much_as_is_asked_for(image):
-    for config in (TINY, TINY_RESNET.replace(dcn_variant="all")):
-        segmenter = random_segmenter(config, image, candidates=50, device="cpu", score_threshold=0)
-        predictions = segmenter.runtime(preprocess([torch.from_numpy(image)], config))
-        scores = predictions.class_logits.softmax(dim=-1)[0, :, 1:].amax(dim=-1)
-        # What is computed for speed may round the score at the threshold to either side.
-        assert abs(int((scores > segmenter.settings.confidence_threshold).sum()) - 50) <= 1
-        assert 0 < len(segmenter(image)) <= 100
-        assert all(p.abs().max() < 1e4 for p in (predictions.prototypes, predictions.box_offsets))
 
 
 def test_a_table_without_weights_has_times_alone(image):
@@ -116,7 +104,7 @@ def test_the_stages_are_timed_one_by_one(image):
     setup = quick(image, base=TINY.replace(image_size=256, mask_rescoring=True))
     *stages, whole = compare_stages(COMPARISONS["8"], setup)
     names = [stage.name for stage in stages]
-    assert names[:2] == ["preprocessing", "backbone"] and "NMS" in names and len(names) == 8
+    assert {"preprocessing", "backbone", "FPN", "protonet", "heads", "NMS"} < set(names)
     assert whole.name == "image to masks"
     assert all(stage.milliseconds > 0 for stage in [*stages, whole])
 

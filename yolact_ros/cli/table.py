@@ -11,6 +11,7 @@ from pathlib import Path
 
 from yolact_ros.data import DataSource, read_image
 from yolact_ros.engine.device import choose_device
+from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.evaluation.compare import (
     RANDOM,
     Image,
@@ -23,7 +24,6 @@ from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import CONFIGS, config_of
 
 PHOTO = "crossing.jpg"
-CANDIDATES = "objects that a network with random weights pretends to see, before NMS"
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -48,9 +48,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--model", default="", help=f"instead of the paper's: {', '.join(CONFIGS)}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
+    parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs a network")
     parser.add_argument("--image", type=Path, help="the picture to time; default: a shipped one")
     parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
-    parser.add_argument("--candidates", type=int, default=200, help=CANDIDATES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
     options = parser.parse_args(arguments)
     comparison = COMPARISONS[options.table]
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
         device=options.device,
         precision=options.precision,
         rounds=options.rounds,
-        candidates=options.candidates,
+        backend=options.backend,
         base=config_of(options.model) if options.model else None,
         weights=tuple(options.weights),
     )
@@ -113,11 +113,11 @@ def _format(rows: Sequence[Measured]) -> str:
     values = {title: [getattr(row, name) for row in rows] for title, name in _COLUMNS.items()}
     columns = {t: column for t, column in values.items() if any(v is not None for v in column)}
     width = 2 + max(len(row.name) for row in rows)
-    lines = [" " * width + "".join(f"{title:>10}" for title in columns) + "  network, weights"]
+    lines = [" " * width + "".join(f"{title:>11}" for title in columns) + "  network, weights"]
     for i, row in enumerate(rows):
         numbers = (column[i] for column in columns.values())
         cells = ("-" if number is None else f"{number:.1f}" for number in numbers)
-        text = "".join(f"{cell:>10}" for cell in cells)
+        text = "".join(f"{cell:>11}" for cell in cells)
         what = f"{row.network}, {row.weights}" if row.network else "-"
         lines.append(f"{row.name:{width}}{text}  {what}")
     return "\n".join(lines)
@@ -130,11 +130,11 @@ def _remarks(setup: Setup, rows: Sequence[Measured]) -> list[str]:
     else:
         remarks = ["paper: its figures are not here, since they could not be checked"]
     remarks.append(
-        f"here: {choose_device(setup.device)}, milliseconds from one image of {width} x {height} "
-        f"pixels to full-size masks; median of {setup.rounds} rounds, rows take turns"
+        f"here: {choose_device(setup.device)}, {setup.backend}; milliseconds from one image of "
+        f"{width} x {height} pixels to full-size masks, median of {setup.rounds} rounds in turns"
     )
     if any(row.detection is not None for row in rows):
         remarks.append("detection: NMS and small masks, a part of the time")
     if any(row.weights == RANDOM for row in rows):
-        remarks.append(f"random weights: {setup.candidates} anchors pass for objects before NMS")
+        remarks.append("random weights: so made that as much is found as is kept at most")
     return remarks

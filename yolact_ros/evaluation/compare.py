@@ -6,23 +6,22 @@ import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
+from yolact_ros.benchmark.stages import stages_of
 from yolact_ros.benchmark.timing import measure
+from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
-from yolact_ros.detection import detect, make_instances
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.papers import Comparison, Row
-from yolact_ros.network import NetworkConfig, WeightsError, Yolact, build, config_of, save_weights
+from yolact_ros.network import NetworkConfig, WeightsError, config_of, save_weights
 
 Image = npt.NDArray[np.uint8]
 RANDOM = "random"
@@ -39,9 +38,8 @@ class Setup:
     rounds: int = 10
     warm_up: int = 3
     """Rounds before those, not counted."""
-    candidates: int = 200
-    """Anchors that a network with random weights takes for objects: with none there would be
-    nothing to suppress and no mask to make."""
+    backend: str = "torch"
+    """What runs the networks; all but PyTorch take some seconds to convert each."""
     base: NetworkConfig | None = None
     """Takes the place of the paper's network, and is that of weights that do not say theirs."""
     weights: tuple[str, ...] = ()
@@ -117,17 +115,12 @@ def compare(
 
 
 def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
-    """Time the stages of a network, in turns, and all of them together.
-
-    Raises ValueError for weights that are no PyTorch network, which has no stages to time.
-    """
+    """Time the stages of a network, in turns, and all of them together."""
     run = _run(Row("all"), comparison, setup)
-    if not isinstance(run.segmenter.runtime.run, Yolact):
-        raise ValueError(f"{run.weights} has no stages that could be timed one by one")
-    calls = _stages(run.segmenter, setup.image) | {"image to masks": run}
-    timings = measure(
-        calls, rounds=setup.rounds, warm_up=setup.warm_up, device=run.segmenter.device
-    )
+    calls: dict[str, Callable[[], object]] = {**stages_of(run.segmenter, [setup.image])}
+    calls["image to masks"] = run
+    device = run.segmenter.device
+    timings = measure(calls, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
     return [
         Measured(
             name,
@@ -140,41 +133,6 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
     ]
 
 
-@torch.no_grad()
-def _stages(segmenter: Segmenter, image: Image) -> dict[str, Callable[[], object]]:
-    """The stages by name, each with what the one before made of the image."""
-    net, config, runtime = segmenter.runtime.run, segmenter.config, segmenter.runtime
-    assert isinstance(net, Yolact)
-    tensor = torch.from_numpy(image).to(segmenter.device)
-    batch = preprocess([tensor], config).to(runtime.dtype)
-    features = net.backbone(batch)
-    pyramid = net.fpn(features)
-    predictions = net(batch)
-    detections = detect(predictions, runtime.anchors, segmenter.settings)
-    assemble = partial(
-        make_instances,
-        detections,
-        predictions.prototypes,
-        net.mask_iou,
-        [(image.shape[0], image.shape[1])],
-        segmenter.class_names,
-    )
-    (instances,) = assemble()
-    stages: dict[str, Callable[[], object]] = {
-        "preprocessing": partial(preprocess, [tensor], config),
-        "backbone": partial(net.backbone, batch),
-        "feature pyramid": partial(net.fpn, features),
-        "prediction head": partial(net.head, pyramid),
-    }
-    if net.protonet is not None:
-        stages["prototypes"] = partial(net.protonet, pyramid[0])
-    return stages | {
-        "NMS": partial(detect, predictions, runtime.anchors, segmenter.settings),
-        "small masks, scores": assemble,
-        "full-size masks": instances.to("cpu").regions,
-    }
-
-
 def _runnable(comparison: Comparison) -> list[Row]:
     return [row for row in comparison.rows if row.changes is not None]
 
@@ -185,7 +143,7 @@ def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
     options: dict[str, Any] = {
         "device": setup.device,
         "precision": setup.precision,
-        "backend": "torch",
+        "backend": setup.backend,
         "nms_method": row.nms,
         "score_threshold": 0.0,
     }
@@ -206,8 +164,7 @@ def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
         if named:
             raise ValueError(f"{weights} does not fit the row {row.name!r}: it has {wrong}")
     config = (setup.base or config_of(comparison.base)).replace(**changes)
-    segmenter = random_segmenter(config, setup.image, setup.candidates, **options)
-    return _Run(segmenter, RANDOM, setup.image)
+    return _Run(_random(config, setup.image, options), RANDOM, setup.image)
 
 
 def _load(weights: str, base: NetworkConfig | None, options: dict[str, Any]) -> Segmenter:
@@ -241,31 +198,10 @@ def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
     return None if masks is None else 100 * masks.overall.ap
 
 
-def random_segmenter(
-    config: NetworkConfig, image: Image, candidates: int, **options: Any
-) -> Segmenter:
-    """A segmenter with random weights that finds something in a BGR image [H, W, 3].
-
-    Its batch norms fit the image, since without that activations grow beyond what float16 holds,
-    and its threshold lets so many `candidates` among the anchors through. `options` are those of
-    `Segmenter`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = build(config)
-    batch = preprocess([torch.from_numpy(image)], config)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()
-            module.momentum = 1.0
-    with torch.no_grad():
-        net(batch)
-        scores = net.eval()(batch).class_logits.softmax(dim=-1)[0, :, 1:].amax(dim=-1)
-    count = min(candidates, len(scores) - 1)
-    threshold = float(scores.topk(count + 1).values[-1])
+def _random(config: NetworkConfig, image: Image, options: dict[str, Any]) -> Segmenter:
+    """Random weights that find as much in the image as is kept at most."""
+    net = random_network(config, preprocess([torch.from_numpy(image)], config))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.safetensors"
         save_weights(net, path)
-        segmenter = Segmenter(weights=path, **options)
-    segmenter.settings = dataclasses.replace(segmenter.settings, confidence_threshold=threshold)
-    return segmenter
+        return Segmenter(weights=path, **options)
