@@ -160,3 +160,22 @@ def test_standard_nms_has_no_fixed_shapes(small_segmenter):
     assert not batch.has_fixed_shapes
     with pytest.raises(ValueError, match="standard"):
         FixedPath(small_segmenter.runtime, batch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_graphs_on_cuda(pictures, precision):
+    segmenter = Segmenter(device="cuda", precision=precision, score_threshold=0.05, top_k=20)
+    single = [segmenter([picture])[0] for picture in pictures]  # each size for the first time
+    assert not any(isinstance(found.small_masks, PackedMasks) for found in single)
+    captured = [segmenter([picture])[0] for picture in pictures]
+    for ours, plain in zip(captured, single, strict=True):
+        assert isinstance(ours.small_masks, PackedMasks)
+        torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-2, atol=0.5)
+        assert (ours.regions().pixels != plain.regions().pixels).float().mean() < 0.01
+    # Two batches on their way at once, in the order in which they were given.
+    segmenter.warm_up((60, 90), batch_sizes=(2,))
+    waiting = [segmenter.submit([p, 255 - p]) for p in (pictures[0], pictures[1], pictures[0])]
+    first, second, third = (wait() for wait in waiting)
+    assert torch.equal(first[0].boxes, third[0].boxes)
+    assert not torch.equal(first[0].boxes, second[0].boxes)

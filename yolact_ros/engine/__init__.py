@@ -1,11 +1,14 @@
 """Images in, instances out: preprocessing, device, weights to download, pictures."""
 
 from yolact_ros.engine.download import DownloadError, fetch_weights
+from yolact_ros.engine.failures import DeviceLostError, DeviceMemoryError
 from yolact_ros.engine.overlay import draw_overlay
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.segmenter import Segmenter, StageTimes
 
 __all__ = [
+    "DeviceLostError",
+    "DeviceMemoryError",
     "DownloadError",
     "Segmenter",
     "StageTimes",

@@ -178,6 +178,7 @@ class Graphs:
         self._runtime, self._limit = runtime, limit
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[Batch, GraphedPath | None] = OrderedDict()
+        self._refused: set[Batch] = set()
 
     def of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
         """The graph for a batch. It is captured now, or when the batch comes a second time.
@@ -186,16 +187,29 @@ class Graphs:
         """
         seen = batch in self._graphs
         graph = self._graphs.pop(batch, None)
-        if graph is None and (capture or seen):
-            graph = GraphedPath(self._runtime, batch, self._pool, MASK_AREA)
+        if graph is None and (capture or seen) and batch not in self._refused:
+            graph = self._capture(batch, MASK_AREA)
         self._keep(batch, graph)
         return graph
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return sum(graph is not None for graph in self._graphs.values())
 
     def enlarge(self, batch: Batch) -> None:
         """Capture the graph of a batch again, with more room for masks."""
         graph = self._graphs.pop(batch, None)
         area = MASK_AREA if graph is None else graph.mask_area
-        self._keep(batch, GraphedPath(self._runtime, batch, self._pool, 4 * area))
+        self._keep(batch, self._capture(batch, 4 * area))
+
+    def _capture(self, batch: Batch, mask_area: float) -> GraphedPath | None:
+        """None, now and later, where there is too little memory for what a graph keeps."""
+        try:
+            return GraphedPath(self._runtime, batch, self._pool, mask_area)
+        except torch.cuda.OutOfMemoryError:
+            self._refused.add(batch)
+        torch.cuda.empty_cache()
+        return None
 
     def _keep(self, batch: Batch, graph: GraphedPath | None) -> None:
         self._graphs[batch] = graph

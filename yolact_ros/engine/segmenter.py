@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,6 +20,13 @@ from torch import Tensor
 from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
 from yolact_ros.engine import runtimes
 from yolact_ros.engine.download import fetch_weights
+from yolact_ros.engine.failures import (
+    DeviceMemoryError,
+    MemoryNeed,
+    allocated,
+    lost_devices_named,
+)
+from yolact_ros.engine.graphs import Batch, GraphedPath, Graphs
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.network import (
@@ -37,7 +46,7 @@ RANDOM_WEIGHTS = "random"
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Milliseconds that the stages of one call took."""
+    """Milliseconds that the stages of one call took; with a CUDA graph `network` is all of it."""
 
     preprocess: float
     network: float
@@ -112,6 +121,8 @@ class Segmenter:
             self.runtime = runtimes.run(net, backend, where, precision)
         self.settings = settings
         self.stages = StageTimes(0, 0, 0)
+        self._graphs = Graphs(self.runtime) if self.device.type == "cuda" else None
+        self._largest_batch = 0
 
     @property
     def settings(self) -> DetectionSettings:
@@ -152,32 +163,128 @@ class Segmenter:
     def __call__(self, images: Image | Tensor) -> Instances: ...
     @overload
     def __call__(self, images: Sequence[Image | Tensor]) -> list[Instances]: ...
-    @torch.no_grad()
     def __call__(self, images: Any) -> Instances | list[Instances]:
-        """Segment one image or several. Raises ValueError for what is no image."""
+        """Segment one image or several.
+
+        A batch that does not fit the device's memory is segmented in parts. Raises ValueError for
+        what is no image, DeviceMemoryError where not even one fits, and DeviceLostError.
+        """
         if not isinstance(images, list | tuple):
             return self([images])[0]
+        tensors = [_as_tensor(image) for image in images]
+        most = self._largest_batch or max(1, len(tensors))
+        parts = [tensors[at : at + most] for at in range(0, len(tensors), most)]
+        return list(itertools.chain.from_iterable(map(self._segment_within_memory, parts)))
+
+    def submit(self, images: Sequence[Image | Tensor]) -> Callable[[], list[Instances]]:
+        """Begin with a batch; what is returned waits for its `Instances` when it is called.
+
+        On CUDA, where the batch has its graph, the device works meanwhile: give it the next batch
+        before you ask for the last one's instances. Elsewhere all is done at once. Raises as a
+        call does, and torch.cuda.OutOfMemoryError for a batch that is too large.
+        """
+        tensors = [_as_tensor(image) for image in images]
+        with lost_devices_named(self.device):
+            return self._submit(tensors)
+
+    def warm_up(
+        self, image_size: tuple[int, int] = (480, 640), batch_sizes: Sequence[int] = (1,)
+    ) -> None:
+        """Segment black images of (height, width), so that the first real ones take no longer.
+
+        On CUDA the graphs for these sizes, and for the settings as they are, are captured.
+        """
+        for count in batch_sizes:
+            if self._graphs is not None:
+                batch = Batch((image_size,) * count, self.settings)
+                with lost_devices_named(self.device):
+                    self._graph_of(batch, capture=True)
+            self([np.zeros((*image_size, 3), np.uint8)] * count)
+
+    def _segment_within_memory(self, images: list[Tensor]) -> list[Instances]:
+        """A batch in as few parts as the device's memory allows."""
+        before = allocated(self.device)
+        try:
+            return self.submit(images)()
+        except torch.cuda.OutOfMemoryError as error:
+            need = MemoryNeed.of(error, len(images), self.device, before)
+        # Now that the error is gone, so is what its stack held.
+        if self._graphs is not None:
+            captured, self._graphs = len(self._graphs), Graphs(self.runtime)
+            torch.cuda.empty_cache()
+            if captured:  # they held memory of their own
+                return self._segment_within_memory(images)
+        config = self.config
+        if len(images) == 1:
+            raise DeviceMemoryError(
+                f"{self.device} has too little memory for {config.name}: {need}; try a smaller "
+                f"model, or one with image_size {need.image_size(config.image_size)}, not "
+                f"{config.image_size}"
+            )
+        self._largest_batch = half = (len(images) + 1) // 2
+        warnings.warn(
+            f"{self.device} has too little memory for batches of {len(images)}: {need}; batches "
+            f"have {half} images at most from now on",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        parts = (images[:half], images[half:])
+        return list(itertools.chain.from_iterable(map(self._segment_within_memory, parts)))
+
+    def _graph_of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
+        if self._graphs is None or not batch.has_fixed_shapes:
+            return None
+        return self._graphs.of(batch, capture)
+
+    def _submit(self, images: list[Tensor]) -> Callable[[], list[Instances]]:
+        started = time.perf_counter()
+        sizes = tuple((image.shape[0], image.shape[1]) for image in images)
+        batch = Batch(sizes, self.settings)
+        graph = self._graph_of(batch) if images else None
+        if graph is None:
+            instances = self._segment(images)
+            return lambda: instances
+        pending = graph.submit(images, self.class_names)
+        submitted = time.perf_counter()
+
+        def wait() -> list[Instances]:
+            with lost_devices_named(self.device):
+                instances = pending.wait()
+                done = time.perf_counter()
+                # A graph is one piece: its time counts as the network's.
+                self.stages = StageTimes(1e3 * (submitted - started), 1e3 * (done - submitted), 0)
+                if instances is None and self._graphs is not None:
+                    self._graphs.enlarge(batch)
+                return self._segment(images) if instances is None else instances
+
+        return wait
+
+    @torch.no_grad()
+    def _segment(self, images: list[Tensor]) -> list[Instances]:
+        """Stage by stage, in shapes that fit what is found."""
         if not images:
             return []
-        started = self._now()
-        tensors = [_as_tensor(image).to(self.device) for image in images]
-        batch = preprocess(tensors, self.config).to(self.runtime.dtype)
-        prepared = self._now()
-        output = self.runtime(batch)
-        computed = self._now()
-        if isinstance(output, Detected):
-            detections = output.select(self.settings)
-        else:
-            detections = detect(output, self.runtime.anchors, self.settings)
-        instances = make_instances(
-            detections,
-            output.prototypes,
-            self.runtime.mask_iou,
-            [(tensor.shape[0], tensor.shape[1]) for tensor in tensors],
-            self.class_names,
-        )
-        instances = [each.to("cpu") for each in instances]
-        times = (started, prepared, computed, self._now())
+        on_gpu = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
+            started = self._now()
+            tensors = [image.to(self.device) for image in images]
+            batch = preprocess(tensors, self.config, self.runtime.dtype)
+            prepared = self._now()
+            output = self.runtime(batch)
+            computed = self._now()
+            if isinstance(output, Detected):
+                detections = output.select(self.settings)
+            else:
+                detections = detect(output, self.runtime.anchors, self.settings)
+            instances = make_instances(
+                detections,
+                output.prototypes,
+                self.runtime.mask_iou,
+                [(image.shape[0], image.shape[1]) for image in images],
+                self.class_names,
+            )
+            instances = [each.to("cpu") for each in instances]
+            times = (started, prepared, computed, self._now())
         self.stages = StageTimes(*(1000 * (b - a) for a, b in itertools.pairwise(times)))
         return instances
 

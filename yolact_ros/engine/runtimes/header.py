@@ -133,7 +133,9 @@ class Header:
         if self.settings is not None:
             values["detection"] = json.dumps(dataclasses.asdict(self.settings))
         if self.mask_iou is not None:
-            tensors = {n: t.detach().cpu() for n, t in self.mask_iou.state_dict().items()}
+            tensors = {
+                n: t.detach().cpu().contiguous() for n, t in self.mask_iou.state_dict().items()
+            }
             values["mask_iou"] = base64.b64encode(safetensors.torch.save(tensors)).decode()
         return values
 

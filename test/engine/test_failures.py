@@ -1,0 +1,94 @@
+"""Too little memory, and devices that are gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter
+from yolact_ros.engine.failures import MemoryNeed, answers, lost_devices_named
+
+
+@pytest.fixture
+def pictures(reference_weights) -> list[np.ndarray]:
+    return [reference_weights.image(60, 60 + 10 * i, seed=i) for i in range(5)]
+
+
+def limit_batches(segmenter: Segmenter, most: int) -> list[int]:
+    """Make the network fail as CUDA does for larger batches; returns the sizes that it was given.
+
+    Only a GPU can run out of its memory: the error is PyTorch's own, and raised by the network.
+    """
+    given: list[int] = []
+
+    def check(images: torch.Tensor):
+        given.append(len(images))
+        if len(images) > most:
+            raise torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of …"
+            )
+        return run(images)
+
+    run = segmenter.runtime.run
+    segmenter.runtime = replace(segmenter.runtime, run=check)
+    return given
+
+
+def test_a_batch_too_large_is_segmented_in_parts(small_segmenter, pictures):
+    expected = small_segmenter(pictures)
+    given = limit_batches(small_segmenter, most=2)
+    with pytest.warns(RuntimeWarning, match="batches of 5: an image takes 307 MiB .* 3 images at"):
+        found = small_segmenter(pictures)
+    assert given == [5, 3, 2, 1, 2]
+    # From then on no batch is tried that is known not to fit.
+    given.clear()
+    again = small_segmenter(pictures)
+    assert given == [2, 2, 1]
+    for ours, theirs, alone in zip(found, again, expected, strict=True):
+        torch.testing.assert_close(ours.boxes, alone.boxes)
+        assert torch.equal(theirs.class_ids, alone.class_ids)
+
+
+def test_one_image_too_large(small_segmenter, pictures):
+    limit_batches(small_segmenter, most=0)
+    with pytest.raises(DeviceMemoryError, match=r"1536 MiB or more.*image_size \d+, not 96"):
+        small_segmenter(pictures[0])
+
+
+@pytest.mark.parametrize("free, size", [(1000, 544), (250, 256), (10, 64), (5000, 544)])
+def test_the_network_that_would_fit(free, size):
+    assert MemoryNeed(images=2, bytes=2 * 1000, free=free).image_size(550) == size
+
+
+def test_errors_of_a_device_that_answers_stay_what_they_are():
+    device = torch.device("cpu")
+    assert answers(device)
+    for error in (RuntimeError("a bug"), torch.cuda.OutOfMemoryError("full")):
+        with pytest.raises(type(error), match=str(error)), lost_devices_named(device):
+            raise error
+
+
+def test_a_lost_device(small_segmenter, pictures):
+    device = torch.device("cuda:7")  # no machine of the tests has so many
+    assert not answers(device)
+    with pytest.raises(DeviceLostError, match="cuda:7 is lost: CUDA error"):  # noqa: SIM117
+        with lost_devices_named(device):
+            raise RuntimeError("CUDA error: unspecified launch failure\nDevice-side …")
+    # As a segmenter finds it: the first thing it wants of the device fails.
+    small_segmenter.runtime = replace(small_segmenter.runtime, device=device)
+    with pytest.raises(DeviceLostError, match="cuda:7 is lost"):
+        small_segmenter(pictures[0])
+
+
+def test_warm_up_and_submit(small_segmenter, pictures):
+    given = limit_batches(small_segmenter, most=3)
+    small_segmenter.warm_up((48, 64), batch_sizes=(1, 3))
+    assert given == [1, 3]
+    waiting = [small_segmenter.submit(pictures[:2]), small_segmenter.submit(pictures[2:4])]
+    expected = small_segmenter(pictures[:2]) + small_segmenter(pictures[2:4])
+    for ours, theirs in zip(waiting[0]() + waiting[1](), expected, strict=True):
+        assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.masks, theirs.masks)
+    assert small_segmenter.submit([])() == []
