@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import cv2
@@ -56,7 +57,20 @@ def test_says_that_the_node_died(tmp_path: Path) -> None:
     assert "demo: the node yolact ended with status" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [("weights:=/no/such/file", "/no/such/file"), ("autostart:=false", "unconfigured")],
+)
+def test_says_at_once_that_the_node_does_not_run(tmp_path: Path, parameter, reason) -> None:
+    start = time.monotonic()
+    result = run(tmp_path, "--timeout", "1000", "--ros-args", "-p", parameter)
+    assert time.monotonic() - start < 120
+    assert result.returncode == 1
+    assert "demo: the node is unconfigured" in result.stderr and reason in result.stderr
+
+
 def test_says_that_nothing_arrives(tmp_path: Path) -> None:
-    result = run(tmp_path, "--timeout", "20", "--ros-args", "-p", "autostart:=false")
+    nowhere = ("--ros-args", "-p", "image_topic:=/nowhere")
+    result = run(tmp_path, "--timeout", "15", *nowhere)
     assert result.returncode == 1
     assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr

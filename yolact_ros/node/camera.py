@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import rclpy
+from numpy.typing import NDArray
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -53,9 +55,7 @@ def read_pictures(folder: Path) -> dict[str, Image]:
     """The pictures in `folder` as messages, by file name. Raises ValueError when there is none."""
     messages = {}
     for path in folder.glob("*.[jp][pn]g"):
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise ValueError(f"{path} is not a picture that can be read")
+        pixels = read_picture(path)
         height, width, _ = pixels.shape
         message = Image(height=height, width=width, encoding="bgr8", step=3 * width)
         message.header.frame_id = path.name
@@ -64,6 +64,14 @@ def read_pictures(folder: Path) -> dict[str, Image]:
     if not messages:
         raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
     return messages
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """The BGR pixels of a picture file. Raises ValueError for any other file."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{path} is not a picture that can be read")
+    return np.asarray(pixels, np.uint8)
 
 
 def main() -> int:

@@ -10,15 +10,14 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import cv2
 import rclpy
-from ament_index_python.packages import get_package_prefix
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.time import Time
@@ -27,6 +26,7 @@ from sensor_msgs.msg import Image
 from yolact_ros.masks import decode
 from yolact_ros.msg import Instance, InstanceArray
 from yolact_ros.node.images import bgr_of
+from yolact_ros.node.processes import Health, started
 
 RELIABLE = QoSProfile(depth=10)
 """Reliable, as profiles are by default: on a busy machine most images that are sent best effort get
@@ -53,6 +53,7 @@ class Viewer(Node):
         super().__init__("viewer")
         self.seen: dict[str, Seen] = {}
         self.overlays: dict[str, Image] = {}
+        self.health = Health(self, "/yolact")
         for message, topic, callback in (
             (InstanceArray, "/yolact/instances", self._keep_instances),
             (Image, "/yolact/overlay", self._keep_overlay),
@@ -70,21 +71,6 @@ class Viewer(Node):
         return set(self.seen) & set(self.overlays)
 
 
-@contextmanager
-def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """One of this package's nodes as a process of its own, ended at the end."""
-    path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
-    process = subprocess.Popen([sys.executable, str(path), "--ros-args", *ros_arguments])
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
 def watch(
     viewer: Viewer, names: set[str], processes: dict[str, subprocess.Popen[bytes]], timeout: float
 ) -> None:
@@ -99,6 +85,8 @@ def watch(
         for name, process in processes.items():
             if process.poll() is not None:
                 raise DemoError(f"the {name} ended with status {process.returncode}; see above")
+        if viewer.health.problem:
+            raise DemoError(viewer.health.problem)
         if time.monotonic() > end:
             missing = ", ".join(sorted(names - done))
             raise DemoError(f"nothing arrived for {missing} within {timeout:.0f} seconds")

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
@@ -56,10 +54,27 @@ class Decoded:
     """A frame with its pixels."""
 
     frame: Frame
-    picture: NDArray[np.uint8]
-    """BGR [H, W, 3]."""
+    picture: images.Picture
     stages: Mapping[str, float]
     """Milliseconds that each stage took so far."""
+
+
+def read_message(message: bytes, compressed: bool) -> SerializedImage | SerializedCompressedImage:
+    """A serialized Image or CompressedImage. Raises ImageError for what is visibly no image."""
+    if compressed:
+        compressed_image = read_compressed_image(message)
+        images.check_compressed(compressed_image)
+        return compressed_image
+    image = read_image(message)
+    images.check(image)
+    return image
+
+
+def picture_of(image: SerializedImage | SerializedCompressedImage) -> images.Picture:
+    """The pixels, BGR uint8 [H, W, 3]. Raises ImageError."""
+    if isinstance(image, SerializedCompressedImage):
+        return images.bgr_of_compressed(image)
+    return images.bgr_of(image)
 
 
 class Pipeline:
@@ -96,21 +111,12 @@ class Pipeline:
         arrived = time.monotonic()
         feed.statistics.arrived()
         try:
-            image = self._read(message)
+            image = read_message(message, self._compressed)
         except ImageError as error:
             self._refuse(feed, error)
             return
         if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
             feed.statistics.passed_over()
-
-    def _read(self, message: bytes) -> SerializedImage | SerializedCompressedImage:
-        if self._compressed:
-            compressed = read_compressed_image(message)
-            images.check_compressed(compressed)
-            return compressed
-        image = read_image(message)
-        images.check(image)
-        return image
 
     def _process(self, frames: list[Frame]) -> None:
         """Work of the network's thread: one image of each of some cameras, whatever they hold."""
@@ -135,10 +141,7 @@ class Pipeline:
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
         try:
-            if isinstance(frame.image, SerializedCompressedImage):
-                picture = images.bgr_of_compressed(frame.image)
-            else:
-                picture = images.bgr_of(frame.image)
+            picture = picture_of(frame.image)
         except ImageError as error:
             self._refuse(frame.feed, error)
             return None

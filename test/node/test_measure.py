@@ -1,0 +1,103 @@
+"""The measuring executable, for seconds instead of minutes."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from ament_index_python.packages import get_package_prefix
+
+from yolact_ros.node.measure.camera import ENCODINGS, CameraSettings
+from yolact_ros.node.measure.scaling import Load, plot
+from yolact_ros.node.measure.soak import Interval, Limits
+from yolact_ros.node.measure.stages import NETWORK, OWN
+from yolact_ros.node.pipeline import picture_of, read_message
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", "yolact_measure")
+    return subprocess.run(
+        [shutil.which("python3") or "python3", str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_stages_of_one_image(tmp_path, weights):
+    results = tmp_path / "stages.json"
+    # fmt: off
+    result = run(
+        "stages", "--frames", "3", "--rate", "40", "--instances", "7", "--encoding", "jpeg",
+        "--size", "160x120", "--weights", weights, "--json", str(results),
+    )
+    # fmt: on
+    assert result.returncode == 0, result.stderr
+    content = json.loads(results.read_text())
+    assert content["options"]["instances"] == 7 and content["machine"]["cores"] > 0
+    stages = {each["name"]: each for each in content["results"]}
+    assert list(stages) == [*OWN, *NETWORK, "the node's own work"]
+    assert all(0 < each["median"] <= each["percentile_99"] for each in stages.values())
+    least = max(stages[name]["median"] for name in OWN)
+    assert least < stages["the node's own work"]["median"]
+    assert all(name in result.stdout for name in stages)
+
+
+def test_a_short_soak(weights, tmp_path):
+    results = tmp_path / "soak.json"
+    # fmt: off
+    result = run(
+        "soak", "--seconds", "7.5", "--interval", "2.5", "--rate", "20", "--size", "160x120",
+        "--cameras", "2",
+        "--max-growth", "50", "--max-drift", "1000", "--json", str(results),
+        "--ros-args", "-p", f"weights:={weights}", "-p", "backend:=torch",
+    )
+    # fmt: on
+    assert result.returncode == 0, result.stdout + result.stderr
+    intervals = json.loads(results.read_text())["results"]
+    assert [each["start"] for each in intervals] == [0, 2.5, 5]
+    for each in intervals:
+        assert each["rate"] > 0 and 0 < each["median"] <= each["percentile_99"]
+        assert 50 < each["memory"] < 10_000
+    assert "steady" in result.stdout
+
+
+def test_the_cost_of_several_cameras_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra eval")
+    loads = [Load(n, 10.0, 10.0 / n, 100.0 * n, 150.0 * n) for n in (1, 2, 3)]
+    plot(loads, "cameras", tmp_path / "a.png")
+    assert cv2.imread(str(tmp_path / "a.png")).std() > 0
+
+
+def interval(memory, median):
+    return Interval(start=0, rate=1, median=median, percentile_99=median, memory=memory)
+
+
+def test_growth_and_drift_break_the_limits():
+    limits = Limits(growth=10, drift=0.2)
+    warm_up = interval(500, 900)
+    assert limits.broken([warm_up, interval(600, 100), interval(609, 119)]) == []
+    (reason,) = limits.broken([warm_up, interval(600, 100), interval(611, 100)])
+    assert "memory grew by 11.0 MiB" in reason
+    (reason,) = limits.broken([warm_up, interval(600, 100), interval(600, 125)])
+    assert "latency rose by 25%" in reason
+    with pytest.raises(ValueError, match="at least 3"):
+        limits.broken([warm_up, warm_up])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_measured_camera_sends_its_photographs(encoding):
+    from rclpy.serialization import serialize_message
+
+    settings = CameraSettings(96, 64, encoding, 1)
+    for message in settings.messages():
+        image = read_message(bytes(serialize_message(message)), settings.compressed)
+        picture = picture_of(image)
+        assert picture.shape == (64, 96, 3) and picture.std() > 10

@@ -1,0 +1,112 @@
+"""A graph to measure: cameras, the node, and this process, which receives the answers."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
+
+from yolact_ros.msg import InstanceArray
+from yolact_ros.node.cameras import cameras_of
+from yolact_ros.node.measure.camera import CameraSettings, beside, show
+from yolact_ros.node.processes import Health, started
+
+NAMESPACE = "/yolact_measure"
+START_TIMEOUT = 120.0
+"""Seconds until the first answer: loading a model takes some."""
+
+
+class MeasureError(Exception):
+    """What was to be measured did not happen; the message says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The instances of one image, as a subscriber receives them."""
+
+    camera: int
+    received: float
+    """time.monotonic() in seconds."""
+    latency: float
+    """Seconds from the stamp of the image, which the camera sets before it publishes."""
+
+
+class Graph:
+    """A running graph; `node` is the process of the node."""
+
+    def __init__(self, node: subprocess.Popen[bytes], cameras: Sequence[str]) -> None:
+        self.node = node
+        self._cameras = len(cameras)
+        self._answers: list[Answer] = []
+        self._listener = rclpy.create_node("listener")
+        for i, camera in enumerate(cameras_of(list(cameras))):
+            topic = camera.output("instances").replace("~", f"{NAMESPACE}/yolact", 1)
+            # Serialized, which costs the least beside the node that is measured.
+            keep = partial(self._keep, i)
+            self._listener.create_subscription(
+                InstanceArray, topic, keep, QoSProfile(depth=5), raw=True
+            )
+        self._health = Health(self._listener, f"{NAMESPACE}/yolact")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._listener)
+
+    def _keep(self, camera: int, message: bytes) -> None:
+        seconds, nanoseconds = struct.unpack_from("<iI", message, 4)
+        now = self._listener.get_clock().now().nanoseconds
+        latency = now / 1e9 - seconds - nanoseconds / 1e9
+        self._answers.append(Answer(camera, time.monotonic(), latency))
+
+    def watch(self, seconds: float) -> list[Answer]:
+        """The answers of the next seconds. Raises MeasureError when the node has ended."""
+        self._answers = []
+        self._spin(time.monotonic() + seconds)
+        return self._answers
+
+    def wait(self) -> None:
+        """Wait until every camera has been answered."""
+        end = time.monotonic() + START_TIMEOUT
+        while len({answer.camera for answer in self._answers}) < self._cameras:
+            if time.monotonic() > end:
+                raise MeasureError(f"no answer within {START_TIMEOUT:.0f} s")
+            self._spin(time.monotonic() + 0.2)
+
+    def _spin(self, end: float) -> None:
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=min(left, 0.5))
+            if self.node.poll() is not None:
+                raise MeasureError(f"the node ended with status {self.node.returncode}; see above")
+            if self._health.problem:
+                raise MeasureError(self._health.problem)
+
+
+@contextmanager
+def running(
+    settings: CameraSettings, cameras: int, ros_arguments: Sequence[str] = ()
+) -> Iterator[Graph]:
+    """A graph with some cameras, which answers already. `ros_arguments` are for the node."""
+    topics = [f"{NAMESPACE}/camera{i}/image_raw" for i in range(cameras)]
+    arguments = ["-r", f"__ns:={NAMESPACE}"]
+    for value in (
+        f"image_topic:={','.join(topics)}",
+        f"compressed:={str(settings.compressed).lower()}",
+        "qos.reliability:=reliable",
+    ):
+        arguments += ["-p", value]
+    rclpy.init(args=[])
+    try:
+        with ExitStack() as stack:
+            node = stack.enter_context(started("yolact_node", [*arguments, *ros_arguments]))
+            stack.enter_context(beside(show, settings, topics))
+            graph = Graph(node, topics)
+            graph.wait()
+            yield graph
+    finally:
+        rclpy.try_shutdown()

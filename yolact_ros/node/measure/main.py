@@ -1,0 +1,141 @@
+"""The executable `yolact_measure`: what the node costs, alone, over time, with several cameras."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rclpy.executors import ExternalShutdownException
+
+from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
+from yolact_ros.node.measure import camera, scaling, soak, stages
+from yolact_ros.node.measure.graph import MeasureError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 1 when something could not be measured or exceeds a limit."""
+    options = _parser().parse_args(arguments)
+    width, height = options.size
+    settings = camera.CameraSettings(width, height, options.encoding, options.rate)
+    try:
+        return int(options.command(settings, options))
+    except (MeasureError, ValueError) as error:
+        print(f"measure: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+
+
+def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    from yolact_ros.engine import Segmenter
+
+    segmenter = Segmenter(options.model, options.weights, device=options.device)
+    found = stages.measure(
+        settings, segmenter, options.instances, options.mask_encoding, options.frames
+    )
+    print(f"{'stage':22}{'median ms':>11}{'99 % ms':>11}")
+    for stage in found:
+        print(f"{stage.name:22}{stage.median:11.2f}{stage.percentile_99:11.2f}")
+    return _write(options, found)
+
+
+def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    limits = soak.Limits(options.max_growth, options.max_drift)
+    intervals: list[soak.Interval] = []
+    print(f"{'from s':>8}{'answers/s':>11}{'median ms':>11}{'99 % ms':>10}{'memory MiB':>12}")
+    for each in soak.soak(
+        settings, options.cameras, options.seconds, options.interval, options.ros_args
+    ):
+        intervals.append(each)
+        print(
+            f"{each.start:8.0f}{each.rate:11.1f}{each.median:11.1f}{each.percentile_99:10.1f}"
+            f"{each.memory:12.1f}",
+            flush=True,
+        )
+    broken = limits.broken(intervals)
+    print("\n".join(broken) or "steady: memory and latency stayed within the limits")
+    return _write(options, intervals) or bool(broken)
+
+
+def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    loads: list[scaling.Load] = []
+    print(f"{'cameras':>8}{'answers/s':>11}{'least/s':>9}{'median ms':>11}{'99 % ms':>10}")
+    for each in scaling.scaling(settings, options.cameras, options.seconds, options.ros_args):
+        loads.append(each)
+        print(
+            f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.median:11.1f}"
+            f"{each.percentile_99:10.1f}",
+            flush=True,
+        )
+    if options.plot:
+        title = f"{settings.width} x {settings.height} {settings.encoding} at {settings.rate:g} Hz"
+        scaling.plot(loads, title, options.plot)
+    return _write(options, loads)
+
+
+def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
+    """Write the results with all that they depend on, if asked to."""
+    if options.json:
+        kept = {k: v for k, v in vars(options).items() if k not in ("command", "json", "plot")}
+        machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        rows = [dataclasses.asdict(each) for each in results]
+        text = json.dumps({"options": kept, "machine": machine, "results": rows}, indent=2)
+        options.json.write_text(text + "\n")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    if min(width, height) < 1:
+        raise ValueError
+    return width, height
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolact_measure", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, run: Any, help_text: str, rate: float) -> argparse.ArgumentParser:
+        each = commands.add_parser(name, help=help_text, description=help_text)
+        each.set_defaults(command=run)
+        each.add_argument("--size", type=_size, default="640x480", help="of the images")
+        each.add_argument("--encoding", choices=camera.ENCODINGS, default="bgr8")
+        each.add_argument("--rate", type=float, default=rate, help="images a second of a camera")
+        each.add_argument("--json", type=Path, help="file to write the results to")
+        return each
+
+    one = command("stages", _stages, "The node's own work for one image, stage by stage.", 10)
+    one.add_argument("--instances", type=int, default=10, help="instances in each image")
+    one.add_argument("--mask-encoding", choices=MASK_ENCODINGS, default="rle")
+    one.add_argument("--frames", type=int, default=100, help="images to measure")
+    one.add_argument("--model", default="", help="as the node's parameter")
+    one.add_argument("--weights", default="", help="as the node's parameter")
+    one.add_argument("--device", default="auto", help="as the node's parameter")
+
+    several = [
+        command("soak", _soak, "Full rate for a while; fails when memory or latency grow.", 60),
+        command("cameras", _cameras, "Answers a second and latency by the number of cameras.", 30),
+    ]
+    several[0].add_argument("--cameras", type=int, default=1)
+    several[0].add_argument("--seconds", type=float, default=600, help="how long")
+    several[0].add_argument("--interval", type=float, default=60, help="seconds a line")
+    several[0].add_argument("--max-growth", type=float, default=20, help="MiB")
+    several[0].add_argument("--max-drift", type=float, default=0.2, help="share of the latency")
+    several[1].add_argument("--cameras", type=int, default=4, help="from one to so many")
+    several[1].add_argument("--seconds", type=float, default=15, help="for each number of cameras")
+    several[1].add_argument("--plot", type=Path, help="picture to draw; needs matplotlib")
+    for each in several:
+        each.add_argument(
+            "--ros-args",
+            nargs=argparse.REMAINDER,
+            default=[],
+            help="the rest is for the node, for example: --ros-args -p weights:=yolact_base",
+        )
+    return parser

@@ -1,0 +1,71 @@
+"""What several cameras cost: answers a second and latency by the number of cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yolact_ros.node.measure.camera import CameraSettings
+from yolact_ros.node.measure.graph import MeasureError, running
+
+
+@dataclass(frozen=True)
+class Load:
+    """How a node served a number of cameras."""
+
+    cameras: int
+    rate: float
+    """Answers a second, of all cameras together."""
+    least_rate: float
+    """Answers a second of the camera that got the fewest."""
+    median: float
+    """Milliseconds from an image's stamp to the receipt of its answer."""
+    percentile_99: float
+
+
+def scaling(
+    settings: CameraSettings, cameras: int, seconds: float, ros_arguments: Sequence[str]
+) -> Iterator[Load]:
+    """Serve 1 to `cameras` cameras for some seconds each. Raises MeasureError."""
+    for count in range(1, cameras + 1):
+        with running(settings, count, ros_arguments) as graph:
+            answers = graph.watch(seconds)
+        if not answers:
+            raise MeasureError(f"no answer in {seconds:.0f} s")
+        median, worst = np.percentile([1e3 * each.latency for each in answers], (50, 99))
+        numbers = np.bincount([each.camera for each in answers], minlength=count)
+        yield Load(
+            cameras=count,
+            rate=len(answers) / seconds,
+            least_rate=float(numbers.min()) / seconds,
+            median=float(median),
+            percentile_99=float(worst),
+        )
+
+
+def plot(loads: Sequence[Load], title: str, path: Path) -> None:
+    """Draw rate and latency over the number of cameras. Needs matplotlib (the extra `eval`)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    rates, latencies = figure.subplots(1, 2)
+    counts = [load.cameras for load in loads]
+    rates.plot(counts, [load.rate for load in loads], "o-", label="all cameras")
+    rates.plot(counts, [load.least_rate for load in loads], "s--", label="the least served camera")
+    rates.set_ylabel("answers a second")
+    latencies.plot(counts, [load.median for load in loads], "o-", label="median")
+    latencies.plot(counts, [load.percentile_99 for load in loads], "s--", label="99 %")
+    latencies.set_ylabel("latency from stamp to answer, ms")
+    for axes in (rates, latencies):
+        axes.set_xlabel("cameras")
+        axes.set_xticks(counts)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=120)

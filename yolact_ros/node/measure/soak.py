@@ -1,0 +1,86 @@
+"""The node at full rate for a while: does memory grow, do answers come later and later?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yolact_ros.node.measure.camera import CameraSettings
+from yolact_ros.node.measure.graph import MeasureError, running
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What happened in one interval."""
+
+    start: float
+    """Seconds since the first answer."""
+    rate: float
+    """Answers a second."""
+    median: float
+    """Milliseconds from an image's stamp to the receipt of its answer."""
+    percentile_99: float
+    memory: float
+    """MiB that the node holds at the end of the interval."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a soak may show at most, from the first interval after the warm-up to the last one."""
+
+    growth: float
+    """MiB."""
+    drift: float
+    """Share of the median latency."""
+
+    def broken(self, intervals: Sequence[Interval]) -> list[str]:
+        """What exceeds the limits, in words. The first interval is the warm-up and does not count.
+
+        Raises ValueError for fewer than three intervals.
+        """
+        if len(intervals) < 3:
+            raise ValueError(f"{len(intervals)} intervals say nothing: at least 3 are needed")
+        first, last = intervals[1], intervals[-1]
+        growth, drift = last.memory - first.memory, last.median / first.median - 1
+        reasons = []
+        if growth > self.growth:
+            reasons.append(f"memory grew by {growth:.1f} MiB; at most {self.growth} are allowed")
+        if drift > self.drift:
+            reasons.append(f"latency rose by {drift:.0%}; at most {self.drift:.0%} are allowed")
+        return reasons
+
+
+def soak(
+    settings: CameraSettings,
+    cameras: int,
+    seconds: float,
+    interval: float,
+    ros_arguments: Sequence[str],
+) -> Iterator[Interval]:
+    """Run a graph and tell about each interval when it is over. Raises MeasureError."""
+    with running(settings, cameras, ros_arguments) as graph:
+        for i in range(round(seconds / interval)):
+            answers = graph.watch(interval)
+            if not answers:
+                raise MeasureError(f"no answer in {interval:.0f} s")
+            median, worst = np.percentile([1e3 * each.latency for each in answers], (50, 99))
+            yield Interval(
+                start=i * interval,
+                rate=len(answers) / interval,
+                median=float(median),
+                percentile_99=float(worst),
+                memory=_resident(graph.node) / MEBIBYTE,
+            )
+
+
+def _resident(process: subprocess.Popen[bytes]) -> int:
+    """Bytes that a process holds."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,120 @@
+"""The node's own work for one image, stage by stage, beside that of the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+
+from yolact_ros.engine import Segmenter
+from yolact_ros.msg import InstanceArray
+from yolact_ros.node.cameras import Camera
+from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
+from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
+from yolact_ros.node.outputs import Outputs
+from yolact_ros.node.parameters import Parameters
+from yolact_ros.node.pipeline import picture_of, read_message
+
+OWN = ("receive", "check", "decode", "publish")
+"""The node's own stages: the executor's turn with rclpy's copy of the message, reading and checking
+the message, its pixels as BGR, and masks, message and rclpy's publishing."""
+NETWORK = ("preprocessing", "network", "detection")
+"""The stages of the segmenter."""
+
+WARM_UP = 5
+"""Images that are not measured."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Milliseconds that a stage takes."""
+
+    name: str
+    median: float
+    percentile_99: float
+
+
+def measure(
+    settings: CameraSettings, segmenter: Segmenter, instances: int, encoding: str, frames: int
+) -> list[Stage]:
+    """Measure all stages for `frames` images with exactly so many instances each.
+
+    Everything is real: a camera and a subscriber in processes of their own, rclpy's executor, the
+    node's own functions. Raises MeasureError.
+    """
+    # Every candidate is as good as another: there are as many as are asked for.
+    segmenter.settings = replace(
+        segmenter.settings,
+        score_threshold=0.0,
+        confidence_threshold=0.0,
+        nms_iou_threshold=1.0,
+        top_k=instances,
+    )
+    topic = settings.topic(f"{NAMESPACE}/camera0")
+    parameters = Parameters(mask_encoding=encoding, overlay_enabled=False)
+    rclpy.init(args=[])
+    try:
+        node = LifecycleNode("yolact", namespace=NAMESPACE)
+        outputs = Outputs(node, Camera(topic, ""), with_markers=False)
+        node.trigger_configure()
+        node.trigger_activate()
+        received: list[bytes] = []
+        node.create_subscription(settings.kind, topic, received.append, NEWEST, raw=True)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        times: dict[str, list[float]] = {name: [] for name in (*OWN, *NETWORK)}
+        with (
+            beside(show, settings, [f"{NAMESPACE}/camera0"]),
+            beside(_listen, f"{NAMESPACE}/yolact/instances"),
+        ):
+            for frame in range(-WARM_UP, frames):
+                clock = [_receive(executor, received, 2 / settings.rate)]
+                clock.append(time.perf_counter())
+                message = read_message(received.pop(), settings.compressed)
+                clock.append(time.perf_counter())
+                picture = picture_of(message)
+                clock.append(time.perf_counter())
+                found = segmenter(picture)
+                if len(found) != instances:
+                    raise MeasureError(f"the model finds {len(found)} instances, not {instances}")
+                clock.append(time.perf_counter())
+                outputs.publish(message.header, picture, found, None, parameters)
+                clock.append(time.perf_counter())
+                if frame < 0:
+                    continue
+                spent = 1e3 * np.diff(clock)
+                network = segmenter.stages
+                for name, value in zip(
+                    (*OWN, *NETWORK),
+                    (*spent[:3], spent[4], network.preprocess, network.network, network.detection),
+                    strict=True,
+                ):
+                    times[name].append(value)
+    finally:
+        rclpy.try_shutdown()
+    own = np.sum([times[name] for name in OWN], axis=0)
+    rows = {**times, "the node's own work": own}
+    return [Stage(name, *np.percentile(row, (50, 99)).tolist()) for name, row in rows.items()]
+
+
+def _receive(executor: SingleThreadedExecutor, received: Sequence[bytes], pause: float) -> float:
+    """Let an image arrive, then take it. Returns when taking it began."""
+    end = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < end:
+        time.sleep(pause)  # the image waits in the middleware now
+        started = time.perf_counter()
+        executor.spin_once(timeout_sec=0)
+        if received:
+            return started
+    raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")
+
+
+def _listen(topic: str) -> None:
+    node = rclpy.create_node("listener", namespace=NAMESPACE)
+    node.create_subscription(InstanceArray, topic, lambda _: None, 5, raw=True)
+    rclpy.spin(node)

@@ -1,0 +1,49 @@
+"""This package's nodes as processes of their own, for demonstrations and measurements."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ament_index_python.packages import get_package_prefix
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.node import Node
+
+
+@contextmanager
+def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """An executable of this package with arguments after --ros-args, ended at the end."""
+    path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
+    process = subprocess.Popen([sys.executable, str(path), "--ros-args", *ros_arguments])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Health:
+    """What the diagnostics say about a node `yolact` that should run by itself.
+
+    `problem` is the reason for which it does not; empty as long as there is none.
+    """
+
+    def __init__(self, observer: Node, name: str) -> None:
+        self.problem = ""
+        self._status = f"{name}: model"
+        observer.create_subscription(DiagnosticArray, "/diagnostics", self._read, 10)
+
+    def _read(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            state = next((pair.value for pair in status.values if pair.key == "state"), "")
+            if status.name == self._status and (
+                status.level == DiagnosticStatus.ERROR or state == "unconfigured"
+            ):
+                self.problem = f"the node is {state}: {status.message}"
