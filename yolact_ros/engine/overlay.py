@@ -65,16 +65,23 @@ def _draw_masks(
     image: Image, label_image: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8], alpha: float
 ) -> None:
     """Blend each instance's colour in, and draw its outline."""
-    background = np.zeros((1, 3), np.uint8)
-    layer = np.concatenate((background, colours))[label_image]
-    inside = label_image > 0
+    labels = label_image.astype(np.uint16)
+    x, y, width, height = cv2.boundingRect((labels > 0).view(np.uint8))
+    # With a frame of background, where there is any, which outlines are told by.
+    window = np.s_[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
+    image, labels = image[window], labels[window]
+    # A colour is looked up as one number of four bytes, the fourth of which is not used.
+    palette = np.zeros((1 + len(colours), 4), np.uint8)
+    palette[1:, :3] = colours
+    four = palette.view(np.uint32)[:, 0].take(labels).view(np.uint8)
+    layer = cv2.cvtColor(four.reshape(*labels.shape, 4), cv2.COLOR_BGRA2BGR)
     blended = cv2.addWeighted(image, 1 - alpha, layer, alpha, 0)
-    np.copyto(image, blended, where=inside[..., None])
+    inside = labels > 0
     # An outline is where the smallest and the largest label around a pixel differ.
-    labels = label_image.astype(np.float32)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    outline = cv2.erode(labels, cross) != cv2.dilate(labels, cross)
-    np.copyto(image, layer, where=(outline & inside)[..., None])
+    outline = (cv2.erode(labels, cross) != cv2.dilate(labels, cross)) & inside
+    cv2.copyTo(blended, inside.view(np.uint8), image)
+    cv2.copyTo(layer, outline.view(np.uint8), image)
 
 
 def _draw_label(
