@@ -8,11 +8,12 @@ there gathers the samples itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
 
@@ -50,8 +51,7 @@ class DeformableConv2d(nn.Module):
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
         # torchvision's kernels know no bfloat16.
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
-        convolve = _gather_and_convolve if _is_inference_on_cpu(x) else deform_conv2d
-        return convolve(
+        return _operator(x)(
             x.to(dtype),
             offsets.to(dtype),
             self.weight.to(dtype),
@@ -62,9 +62,13 @@ class DeformableConv2d(nn.Module):
         ).to(x.dtype)
 
 
-def _is_inference_on_cpu(x: Tensor) -> bool:
+def _operator(x: Tensor) -> Callable[..., Tensor]:
     recorded = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_exporting()
-    return x.device.type == "cpu" and not recorded
+    if x.device.type == "cpu" and not recorded:
+        return _gather_and_convolve
+    from torchvision.ops import deform_conv2d  # more than a second to import, and rarely needed
+
+    return cast(Callable[..., Tensor], deform_conv2d)
 
 
 def _gather_and_convolve(
