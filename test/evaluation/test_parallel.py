@@ -7,6 +7,8 @@ import pytest
 from yolact_ros.cli import main
 from yolact_ros.data import read_json
 
+CPU = ["--device", "cpu", "--backend", "torch"]
+
 
 def test_two_processes_give_the_same_numbers(shared, tmp_path):
     source = shared / "data" / "pennfudan" / "val.json"
@@ -20,7 +22,7 @@ def test_two_processes_give_the_same_numbers(shared, tmp_path):
     few.write_text(json.dumps(content))
     for devices in ("1", "2"):
         command = ["eval", f"{few}:{source.parent / 'images'}", "--output"]
-        options = ["--devices", devices, "--device", "cpu", "--worst", "0"]
+        options = ["--devices", devices, "--worst", "0", *CPU]
         assert main([*command, str(tmp_path / devices), *options]) == 0
     for name in ("masks.json", "boxes.json"):
         alone, together = (json.loads((tmp_path / n / name).read_text()) for n in ("1", "2"))
@@ -38,7 +40,7 @@ def test_errors_of_a_process_come_back(shared, tmp_path, capsys):
     source = shared / "data" / "pennfudan" / "val.json"
     if not source.exists():
         pytest.skip(f"needs {source}")
-    assert main(["eval", f"{source}:{tmp_path}", "--devices", "2"]) == 1
+    assert main(["eval", f"{source}:{tmp_path}", "--devices", "2", *CPU]) == 1
     assert "is missing or is not a picture" in capsys.readouterr().err
     assert main(["eval", str(source), "--devices", "0"]) == 1
     assert "devices=0" in capsys.readouterr().err
