@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any
 from unittest import mock
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -91,6 +92,8 @@ def ultralytics(
     `score` is the least score of an instance; 0: so that what it reports for `image`, 100
     instances at most, is all that passes. Raises ModuleNotFoundError without the package.
     """
+    # Its import and its first call take threads from everything else in the process.
+    threads, threads_of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     with tempfile.TemporaryDirectory() as folder:
         quiet = {
             "YOLO_OFFLINE": "true",
@@ -114,7 +117,9 @@ def ultralytics(
         masks = torch.zeros(0, *image.shape[:2]) if result.masks is None else result.masks.data
         return Found(boxes.xyxy.cpu(), boxes.conf.cpu(), boxes.cls.cpu().long(), masks.cpu())
 
-    if score == 0:
-        found = net.predict(image, conf=1e-9, **options)[0].boxes.conf
-        score = float(found.min()) * 0.999 if len(found) else 0.0
+    found = net.predict(image, conf=1e-9, **options)[0].boxes.conf
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads_of_opencv)
+    if score == 0 and len(found):
+        score = float(found.min()) * 0.999
     return Contender(model, segment, "Ultralytics, random weights")

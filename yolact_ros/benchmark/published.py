@@ -89,7 +89,7 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
             scores = scores[0]
         return Found(boxes.cpu(), scores.cpu(), ids.cpu(), masks.cpu())
 
-    return Contender(f"published {name}", segment)
+    return Contender(f"published {name}", segment, "the same weights")
 
 
 def check_checkout(folder: Path) -> None:

@@ -108,6 +108,13 @@ class _Model:
     def name(self) -> str:
         return f"{self.config.name}, {self.segmenter.runtime.name}"
 
+    @property
+    def description(self) -> str:
+        runtime = self.segmenter.runtime
+        precision = str(runtime.dtype).removeprefix("torch.")
+        weights = self.note or Path(self.options["weights"]).name or "embedded weights"
+        return f"{self.name}, {precision} on {runtime.device}, {weights}"
+
 
 def run(settings: Settings, command: str, say: Callable[[str], None] = print) -> Report:
     """Measure everything that `settings` name. `say` is told what is under way.
@@ -214,7 +221,7 @@ def _measure_model(
     work = count_work(segmenter.config, 1, segmenter.runtime.dtype)
     return ModelReport(
         name=model.name,
-        description=segmenter.description + (f" ({model.note})" if model.note else ""),
+        description=model.description,
         instances=len(segmenter(image)),
         single=reports[1],
         best=reports[best],
@@ -294,20 +301,22 @@ def _side_by_side(
         device=models[0].segmenter.device,
     )
     theirs = {
-        each.name: found.get(f"published {model.config.name}")
+        each.name: f"published {model.config.name}"
         for each, model in zip(ours, models, strict=True)
     }
-    return tuple(
-        ContenderReport(
+
+    def report(each: Contender) -> ContenderReport:
+        same = theirs.get(each.name, "")
+        return ContenderReport(
             name=each.name,
             note=each.note,
             timing=timings[each.name],
             instances=len(found[each.name].scores),
-            agreement=None if other is None else compare(found[each.name], other),
+            speed_up=timings[same].median / timings[each.name].median if same in timings else None,
+            agreement=compare(found[each.name], found[same]) if same in found else None,
         )
-        for each in (*ours, *others)
-        for other in (theirs.get(each.name),)
-    )
+
+    return tuple(report(each) for each in (*ours, *others))
 
 
 def node_can_run() -> bool:
