@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
@@ -99,5 +100,5 @@ def test_the_measured_camera_sends_its_photographs(encoding):
     settings = CameraSettings(96, 64, encoding, 1)
     for message in settings.messages():
         image = read_message(bytes(serialize_message(message)), settings.compressed)
-        picture = picture_of(image)
+        picture = picture_of(image, torch.device("cpu"))
         assert picture.shape == (64, 96, 3) and picture.std() > 10

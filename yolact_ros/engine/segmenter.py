@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 import warnings
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -42,6 +43,9 @@ from yolact_ros.network import (
 
 Image = npt.NDArray[np.uint8]
 RANDOM_WEIGHTS = "random"
+
+# Images are only read, so memory that must not be written to, such as a message's, will do.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
 @dataclass(frozen=True)
@@ -344,8 +348,7 @@ def _embedded_weights() -> Path:
 
 def _as_tensor(image: Image | Tensor) -> Tensor:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        # PyTorch takes neither negative strides nor memory that it may not write to.
-        if not image.flags.writeable or min(image.strides, default=0) < 0:
+        if min(image.strides, default=0) < 0:  # PyTorch does not take them
             image = image.copy()
         image = torch.from_numpy(image)
     if not isinstance(image, Tensor) or image.dtype != torch.uint8:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Picture = NDArray[np.uint8]
 
@@ -280,6 +283,23 @@ def bgr_of_compressed(image: CompressedImageMessage) -> Picture:
     if picture is None:
         raise ImageError("data", f"a compressed image of {data.size} bytes that cannot be decoded")
     return np.asarray(picture, np.uint8)
+
+
+def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Tensor | None:
+    """The picture of a JPEG message, decoded by nvJPEG on a CUDA device: BGR uint8 [H, W, 3] there.
+
+    None for what nvJPEG does not take, such as a PNG. Raises ImageError.
+    """
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    check_compressed(image)
+    data = torch.from_numpy(np.frombuffer(image.data, np.uint8))
+    try:
+        rgb = decode_jpeg(data, ImageReadMode.RGB, device=device)
+    except RuntimeError:  # not a JPEG, or one of a kind that only the CPU decodes
+        return None
+    return rgb.flip(0).permute(1, 2, 0).contiguous()
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNodeMixin
 from sensor_msgs.msg import CompressedImage, Image
@@ -41,7 +42,7 @@ class Outputs:
     def publish(
         self,
         header: Header,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | torch.Tensor,
         instances: Instances,
         positions: Positions | None,
         parameters: Parameters,
@@ -63,7 +64,7 @@ class Outputs:
     def _publish_overlay(
         self,
         header: Header,
-        picture: NDArray[np.uint8],
+        picture: NDArray[np.uint8] | torch.Tensor,
         instances: Instances,
         parameters: Parameters,
     ) -> None:
@@ -71,6 +72,8 @@ class Outputs:
         compressed = self._compressed.get_subscription_count() > 0
         if not raw and not compressed:
             return
+        if isinstance(picture, torch.Tensor):
+            picture = picture.cpu().numpy()
         overlay = draw_overlay(
             picture,
             instances,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
@@ -54,7 +55,8 @@ class Decoded:
     """A frame with its pixels."""
 
     frame: Frame
-    picture: images.Picture
+    picture: images.Picture | torch.Tensor
+    """BGR uint8 [H, W, 3]."""
     stages: Mapping[str, float]
     """Milliseconds that each stage took so far."""
 
@@ -70,11 +72,14 @@ def read_message(message: bytes, compressed: bool) -> SerializedImage | Serializ
     return image
 
 
-def picture_of(image: SerializedImage | SerializedCompressedImage) -> images.Picture:
-    """The pixels, BGR uint8 [H, W, 3]. Raises ImageError."""
-    if isinstance(image, SerializedCompressedImage):
-        return images.bgr_of_compressed(image)
-    return images.bgr_of(image)
+def picture_of(
+    image: SerializedImage | SerializedCompressedImage, device: torch.device
+) -> images.Picture | torch.Tensor:
+    """The pixels, BGR uint8 [H, W, 3]; of a JPEG on the device, if CUDA. Raises ImageError."""
+    if not isinstance(image, SerializedCompressedImage):
+        return images.bgr_of(image)
+    on_gpu = images.bgr_on_gpu(image, device) if device.type == "cuda" else None
+    return images.bgr_of_compressed(image) if on_gpu is None else on_gpu
 
 
 class Pipeline:
@@ -141,7 +146,7 @@ class Pipeline:
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
         try:
-            picture = picture_of(frame.image)
+            picture = picture_of(frame.image, self._segmenter.device)
         except ImageError as error:
             self._refuse(frame.feed, error)
             return None

@@ -77,7 +77,7 @@ def measure(
                 clock.append(time.perf_counter())
                 message = read_message(received.pop(), settings.compressed)
                 clock.append(time.perf_counter())
-                picture = picture_of(message)
+                picture = picture_of(message, segmenter.device)
                 clock.append(time.perf_counter())
                 found = segmenter(picture)
                 if len(found) != instances:
