@@ -58,6 +58,6 @@ def _draw_side_by_side(axes: Axes, contenders: tuple[ContenderReport, ...]) -> N
     colours = ["tab:blue" if each.name.startswith("ours") else "tab:gray" for each in ranked]
     bars = axes.barh([each.name for each in ranked], medians, color=colours)
     axes.bar_label(bars, [f"{each:.0f} ms" for each in medians], padding=4, fontsize=8)
-    axes.set(xlabel="ms an image, to masks of its size, median", xlim=(0, 1.12 * max(medians)))
+    axes.set(xlabel="ms an image, to masks of its size, median", xlim=(0, 1.15 * max(medians)))
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)

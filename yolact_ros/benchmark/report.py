@@ -183,8 +183,8 @@ def _limit_table(models: Sequence[ModelReport]) -> list[str]:
     return [
         *_table(header, rows),
         "",
-        "Limit: plain convolutions at the ceilings, layer by layer. Algorithms with fewer "
-        "multiplications, such as Winograd's, can be faster.",
+        "Limit: plain convolutions at the ceilings, layer by layer. A backend whose kernels beat "
+        "PyTorch's matrix product, or need fewer multiplications (Winograd), goes below it.",
     ]
 
 
