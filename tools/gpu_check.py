@@ -192,7 +192,8 @@ def describe(device: torch.device) -> dict[str, str]:
 def check_precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
     """Half precision and float32, with the weights that the tests compare implementations with.
 
-    The benchmark's random weights multiply rounding errors from layer to layer, unlike trained ones.
+    The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
+    not.
     """
     path = ROOT / "test" / "reference" / "weights.py"
     fill = runpy.run_path(str(path))["fill"]
@@ -229,7 +230,7 @@ def check_model(setup: Setup, config: NetworkConfig, ceilings: Ceilings) -> dict
         "deformable": extra_time(setup, net, dcn_variant="none"),
         "limit": work.limit(ceilings),
         "share_of_matrix_rate": work.flops * rate / ceilings.flops,
-        "memory": dataclasses.asdict(memory_of(setup)),
+        "memory": dataclasses.asdict(memory_of(setup)) if setup.device.type == "cuda" else None,
     }
 
 
