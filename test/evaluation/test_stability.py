@@ -140,3 +140,13 @@ def test_unfit_sequences_are_refused(photo, tmp_path, capsys):
     assert "frame 1 has the shape (200, 640, 3)" in capsys.readouterr().err
     assert run(tmp_path / "none.mp4") == 1
     assert "none.mp4 is not a folder or a video" in capsys.readouterr().err
+
+
+def test_a_sequence_without_instances(tmp_path, capsys):
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((90, 120, 3), 128, np.uint8))
+    output = tmp_path / "out"
+    assert run(tmp_path, "--output", output) == 0
+    assert "mean IoU -; flicker - (0 instances" in capsys.readouterr().out
+    found = json.loads((output / "stability.json").read_text())
+    assert found["iou"] is found["flicker"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,16 +32,22 @@ def run(arguments: Sequence[str]) -> None:
     print(segmenter.description)
     frames = read_frames(options.path)
     result = measure_stability(segmenter, tqdm(frames, "frames", disable=None))
-    steps = result.steps
+    kept, vanished, appeared = (
+        sum(getattr(step, name) for step in result.steps)
+        for name in ("kept", "vanished", "appeared")
+    )
     print(
-        f"{len(steps) + 1} frames, {sum(step.kept for step in steps)} masks in two frames running: "
-        f"mean IoU {result.iou:.3f}; flicker {result.flicker:.1%} "
-        f"({sum(step.vanished for step in steps)} instances vanished, "
-        f"{sum(step.appeared for step in steps)} appeared)"
+        f"{len(result.steps) + 1} frames, {kept} masks in two frames running: mean IoU "
+        f"{_text(result.iou, '.3f')}; flicker {_text(result.flicker, '.1%')} "
+        f"({vanished} instances vanished, {appeared} appeared)"
     )
     if options.output is not None:
         write_stability(result, options.output)
         print(f"results: {options.output}")
+
+
+def _text(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def read_frames(path: Path) -> Iterator[Image]:

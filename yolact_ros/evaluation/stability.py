@@ -184,7 +184,7 @@ def _plot(stability: Stability, path: Path) -> None:
     frames = np.arange(1, len(steps) + 1)
     figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (2, 1)})
     above.plot(frames, [step.iou for step in steps], marker=".", color="tab:blue")
     above.axhline(stability.iou, linestyle="--", color="grey", label=f"mean {stability.iou:.3f}")
     above.set(ylabel="IoU with the frame before", ylim=(0, 1.02))
@@ -193,7 +193,7 @@ def _plot(stability: Stability, path: Path) -> None:
     below.bar(frames, [-s.vanished for s in steps], color="tab:red", label="vanished")
     below.axhline(0, color="black", linewidth=0.8)
     below.set(xlabel="frame", ylabel="instances")
-    below.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    below.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=2, frameon=False)
     below.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
     for axis in (below.xaxis, below.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
