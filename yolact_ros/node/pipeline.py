@@ -11,7 +11,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.node import images
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.cdr import (
@@ -86,7 +86,8 @@ class Pipeline:
     """Segments the newest image of each camera, in a thread of its own, until `stop` is called.
 
     `configured` are the parameters that the node was configured with; `current` returns the ones
-    that hold at the moment, for those that take effect at once.
+    that hold at the moment, for those that take effect at once. `on_lost` is called, in that
+    thread, when the device is lost.
     """
 
     def __init__(
@@ -96,11 +97,13 @@ class Pipeline:
         depth: DepthImages | None,
         configured: Parameters,
         current: Callable[[], Parameters],
+        on_lost: Callable[[DeviceLostError], None],
         logger: RcutilsLogger,
     ) -> None:
         self._segmenter = segmenter
         self._depth = depth
         self._current = current
+        self._on_lost = on_lost
         self._logger = logger
         self._compressed = configured.compressed
         self._worker: Worker[Camera, Frame] = Worker(
@@ -133,6 +136,8 @@ class Pipeline:
         except Exception as error:  # must not end the node
             for each in decoded:
                 self._fail(each.frame.feed, error)
+            if isinstance(error, DeviceLostError):
+                self._on_lost(error)
             return
         stages = self._segmenter.stages
         computing = {

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -20,7 +19,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.depth import DepthImages
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
@@ -53,12 +52,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._configured = self._wanted  # the values that the node was last configured with
         self._state = "unconfigured"
         self._problem = ""
+        self._device_lost = False
         self._segmenter: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._statistics = self._new_statistics()
         self._pipeline: Pipeline | None = None
         self._inputs: list[Subscription[Any]] = []
         self._settings_lock = threading.Lock()
+        self._give_up = self.create_guard_condition(self._deactivate, transitions)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Timers of the steady clock: simulated time may stand still.
@@ -92,7 +93,7 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and create the publishers; on failure stay unconfigured."""
-        self._state, self._problem = "configuring", ""
+        self._state, self._problem, self._device_lost = "configuring", "", False
         self._configured = parameters = self._wanted
         self._statistics = self._new_statistics()
         try:
@@ -125,10 +126,10 @@ class YolactNode(LifecycleNodeMixin, Node):
             backbone=parameters.backbone,
             dcn_variant=parameters.dcn_variant,
         )
+        segmenter.settings = parameters.detection_settings(segmenter.class_names)
         # The first images take longer than others, and show whether there is memory enough.
-        picture = np.zeros((480, 640, 3), np.uint8)
-        for count in sorted({1, min(len(parameters.cameras()), parameters.max_batch)}):
-            segmenter([picture] * count)
+        batches = sorted({1, min(len(parameters.cameras()), parameters.max_batch)})
+        segmenter.warm_up(batch_sizes=batches)
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
             self.get_logger().info(OFFICIAL_MODELS_HINT)
@@ -161,7 +162,13 @@ class YolactNode(LifecycleNodeMixin, Node):
         depth_topic, info_topic = parameters.depth_topics()
         depth = DepthImages() if depth_topic else None
         self._pipeline = pipeline = Pipeline(
-            self._segmenter, feeds, depth, parameters, lambda: self._wanted, self.get_logger()
+            self._segmenter,
+            feeds,
+            depth,
+            parameters,
+            lambda: self._wanted,
+            self._on_device_lost,
+            self.get_logger(),
         )
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -201,8 +208,20 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._stop_receiving()
         for outputs in self._outputs.values():
             outputs.clear()
+        if self._device_lost:
+            return TransitionCallbackReturn.ERROR
         self._state = "inactive"
         return super().on_deactivate(state)
+
+    def _deactivate(self) -> None:
+        self.trigger_deactivate()
+
+    def _on_device_lost(self, error: DeviceLostError) -> None:
+        """Go to error processing; called in the network's thread, which that will wait for."""
+        self._device_lost = True
+        self._problem = f"{error}; restart the node to use it again"
+        self.get_logger().fatal(self._problem)
+        self._give_up.trigger()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the model and the publishers."""
@@ -217,9 +236,11 @@ class YolactNode(LifecycleNodeMixin, Node):
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After an unforeseen error in a transition: back to unconfigured."""
+        """After a lost device, or an unforeseen error in a transition: back to unconfigured."""
         self._release()
-        self._state, self._problem = "unconfigured", "a transition failed; see the log"
+        self._state = "unconfigured"
+        if not self._device_lost:
+            self._problem = "a transition failed; see the log"
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
@@ -234,7 +255,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         while self._outputs:
             self._outputs.popitem()[1].destroy()
         self._segmenter = None
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not self._device_lost:
             torch.cuda.empty_cache()
 
     # Parameters
@@ -268,7 +289,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             state=self._state,
             problem=self._problem,
             model="" if segmenter is None else segmenter.description,
-            device="" if segmenter is None else str(segmenter.device),
+            device="" if segmenter is None or self._device_lost else str(segmenter.device),
             image_timeout=self._wanted.image_timeout,
         )
         cameras = [

@@ -1,0 +1,37 @@
+"""A device that is lost while the node works."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import Image
+from yolact_ros.msg import InstanceArray
+
+
+def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_message):
+    node = graph.start(weights=weights, score_threshold=0.0)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    publisher = graph.client.create_publisher(Image, "/image_raw", 1)
+    graph.wait_until(publisher.get_subscription_count, "the subscription")
+    graph.see(publisher.publish, image_message(picture), received)
+    # No machine of the tests has so many: PyTorch refuses it as it refuses one that fell out.
+    segmenter = node._segmenter
+    segmenter.runtime = replace(segmenter.runtime, device=torch.device("cuda:7"))
+    publisher.publish(image_message(picture))
+    graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
+    assert node._segmenter is None and node._pipeline is None
+    diagnostics.clear()
+    graph.wait_until(lambda: diagnostics, "new diagnostics")
+    status = diagnostics[-1].status[0]
+    assert status.level == DiagnosticStatus.ERROR
+    assert "cuda:7 is lost" in status.message and "restart the node" in status.message
+    # The node is still there, and runs on a device that works.
+    assert graph.transition("configure") and graph.transition("activate")
+    graph.wait_until(publisher.get_subscription_count, "the subscription")
+    graph.see(publisher.publish, image_message(picture), received)
