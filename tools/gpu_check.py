@@ -34,7 +34,7 @@ from gpu_report import to_markdown  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from yolact_ros import kernels  # noqa: E402
-from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates  # noqa: E402
+from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates, parts  # noqa: E402
 from yolact_ros.benchmark.memory import measure_memory  # noqa: E402
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless  # noqa: E402
 from yolact_ros.benchmark.published import published  # noqa: E402
@@ -127,6 +127,8 @@ def print_estimates() -> None:
     )
     for board in BOARDS:
         print(f"- {board.name}: {board.source}")
+    print()
+    print(parts("yolact_plus_resnet50", BOARDS[0], (480, 640)))
 
 
 def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) -> Setup:

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from yolact_ros.benchmark.work import Ceilings, count_work
+from yolact_ros.benchmark.work import Ceilings, Work, count_work, layers_of
 from yolact_ros.network import config_of
+from yolact_ros.network.anchors import feature_sizes
+from yolact_ros.network.yolact import MaskIoUNet
 
 REACHED = 0.4
 """An assumption, not a measurement: a network without its own compiler reaches so much of the
 limit. Single images on large GPUs reach less, for their layers do not fill the chip."""
+
+
+PCI_EXPRESS = 50e9
+"""Bytes a second, of the 63e9 that 16 lanes of the fifth generation have."""
 
 
 @dataclass(frozen=True)
@@ -78,4 +84,49 @@ def estimates(models: Sequence[str], batch: int = 1) -> str:
         limits = [work.limit(board.ceilings) / batch for work in works.values()]
         cells = [f"{ms:.2f} ({1000 * REACHED / ms:.0f})" for ms in limits]
         lines.append(f"| {board.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parts(model: str, board: Board, image_size: tuple[int, int], detections: int = 100) -> str:
+    """A Markdown table: least microseconds of the parts of one image on a board, in float16.
+
+    What is not counted: launches, and that small layers do not fill the chip.
+    """
+    config = config_of(model)
+    network = count_work(config, 1, torch.float16)
+    cells = sum(side**2 for side in feature_sizes(config.image_size))
+    anchors = cells * config.anchors_per_cell
+    side = 2 * feature_sizes(config.image_size)[0]
+    height, width = image_size
+    with torch.device("meta"):
+        layers = layers_of(MaskIoUNet(config.num_classes), torch.empty(detections, 1, side, side))
+    rescoring = Work(tuple(layers), 2)
+    plain = count_work(config.replace(dcn_variant="none"), 1, torch.float16)
+    memory, product = board.ceilings.bytes, board.ceilings.flops
+    scores = anchors * (config.num_classes + 1)
+    masks = detections * side**2
+    packed = 8 * height * (width + 7) // 8  # as much room as the graph keeps
+    rows = {
+        "preprocessing: image in, network input out": (
+            (3 * height * width + 2 * 3 * config.image_size**2) / memory
+        ),
+        f"network, {len(network.layers)} layers": network.limit(board.ceilings) / 1000,
+        "of it deformable convolutions, beyond plain ones": (
+            (network.limit(board.ceilings) - plain.limit(board.ceilings)) / 1000
+        ),
+        "NMS: class scores read in float16, written and read twice in float32": (
+            (2 + 4 + 2 * 4) * scores / memory
+        ),
+        "masks: prototypes in, cropped masks out": max(
+            2 * masks * config.num_prototypes / product,
+            2 * (masks + config.num_prototypes * side**2) / memory,
+        ),
+        "re-scoring" if config.mask_rescoring else "": rescoring.limit(board.ceilings) / 1000,
+        "packing: masks in, bits out": (2 * masks + packed) / memory,
+        f"copies over PCI Express at {PCI_EXPRESS / 1e9:.0f} GB/s": (
+            (3 * height * width + packed) / PCI_EXPRESS
+        ),
+    }
+    lines = [f"| {model}, one image of {width} x {height}, {board.name} | us |", "|---|---:|"]
+    lines += [f"| {name} | {1e6 * seconds:.1f} |" for name, seconds in rows.items() if name]
     return "\n".join(lines)
