@@ -26,11 +26,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float16 on CUDA and float32 on a CPU, which computes in float32 only.
+    """ "auto" is float16 on CUDA and float32 on a CPU, which knows no float16.
 
     Raises ValueError for what the device cannot do.
     """
-    allowed = ["auto", *(_PRECISIONS if device.type == "cuda" else ["float32"])]
+    allowed = ["auto", *(_PRECISIONS if device.type == "cuda" else ["float32", "bfloat16"])]
     if name not in allowed:
         raise ValueError(
             f"precision={name!r} is not allowed on {device.type}: one of {', '.join(allowed)}"

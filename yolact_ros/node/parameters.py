@@ -65,7 +65,7 @@ class Parameters:
     precision: str = parameter(
         "auto",
         "Numbers that the network computes in: auto is float16 on a GPU and float32 on a CPU, "
-        "which takes no other but, with OpenVINO, bfloat16 where it can.",
+        "which takes bfloat16 too (faster where it has instructions for it), not float16.",
         "configure",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
