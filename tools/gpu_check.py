@@ -41,12 +41,12 @@ from yolact_ros.benchmark.published import published  # noqa: E402
 from yolact_ros.benchmark.timing import measure  # noqa: E402
 from yolact_ros.benchmark.weights import random_network  # noqa: E402
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings  # noqa: E402
-from yolact_ros.detection import DetectionSettings, detect  # noqa: E402
+from yolact_ros.detection import Detections, DetectionSettings, detect  # noqa: E402
 from yolact_ros.detection.instances import image_scales, place  # noqa: E402
 from yolact_ros.detection.masks import make_masks, rescore  # noqa: E402
 from yolact_ros.detection.results import Results  # noqa: E402
 from yolact_ros.engine import Segmenter, preprocess  # noqa: E402
-from yolact_ros.engine.graphs import Batch  # noqa: E402
+from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist  # noqa: E402
 from yolact_ros.network import (  # noqa: E402
     PUBLISHED,
     NetworkConfig,
@@ -268,7 +268,12 @@ def stage_times(setup: Setup, segmenter: Segmenter) -> dict[str, float]:
     batch = preprocess(image, runtime.config, runtime.dtype)
     predictions = runtime(batch)
     assert isinstance(predictions, Predictions)
-    detections = detect(predictions, runtime.anchors, settings, fixed_shapes=True)
+
+    def find() -> Detections:
+        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
+        return detect(chosen, anchors, settings, fixed_shapes=True)
+
+    detections = find()
     grids = make_masks(detections, predictions.prototypes, None)
     assert grids is not None
     placed = place(detections, grids, scales)
@@ -277,7 +282,7 @@ def stage_times(setup: Setup, segmenter: Segmenter) -> dict[str, float]:
     calls: dict[str, Callable[[], object]] = {
         "preprocessing": lambda: preprocess(image, runtime.config, runtime.dtype),
         "network": lambda: runtime(batch),
-        "NMS": lambda: detect(predictions, runtime.anchors, settings, fixed_shapes=True),
+        "NMS": find,
         "masks": lambda: make_masks(detections, predictions.prototypes, None),
         "packing": lambda: results.write(place(detections, grids, scales), scales),
     }

@@ -19,7 +19,7 @@ from yolact_ros.network import build, official_name, save_weights
 def run(path: FixedPath, images: list[Tensor], names: tuple[str, ...]) -> list[Instances]:
     path.inputs.copy_(torch.cat([image.flatten() for image in images]))
     path.run()
-    assert path.results.missing_bytes() == 0
+    assert path.results.missing_bytes() == 0 and path.results.is_complete()
     return path.results.instances(path.batch.image_sizes, names)
 
 
@@ -124,6 +124,26 @@ def test_every_kind_of_network(small_config, reference_weights, pictures, change
             torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-5, atol=1e-3)
         else:
             assert_same(ours, plain)
+
+
+def test_a_shortlist_is_enough_or_says_so(small_segmenter, pictures):
+    small_segmenter.settings = replace(small_segmenter.settings, top_k=2)
+    batch = Batch(((60, 90), (71, 58)), small_segmenter.settings)
+    images = [pictures[0], pictures[2]]
+    plain = small_segmenter(images)
+    enough = FixedPath(small_segmenter.runtime, batch, mask_area=20, candidates=60)
+    for ours, theirs in zip(run(enough, images, ("cat", "dog", "person")), plain, strict=True):
+        assert_same(ours, theirs)
+    few = FixedPath(small_segmenter.runtime, batch, mask_area=20, candidates=1)
+    few.inputs.copy_(enough.inputs)
+    few.run()
+    assert not few.results.is_complete()
+    # All that could be seen was seen: no other anchor passes the threshold.
+    strict = replace(small_segmenter.settings, score_threshold=float(plain[0].scores.max()) + 1e-4)
+    one = FixedPath(small_segmenter.runtime, Batch(((60, 90),), strict), candidates=3)
+    one.inputs.copy_(pictures[0].flatten())
+    one.run()
+    assert one.results.is_complete() and not one.results.table[..., 7].any()
 
 
 def test_too_little_room_is_told(small_segmenter, pictures):

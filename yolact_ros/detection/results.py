@@ -11,8 +11,9 @@ from torch import Tensor
 from yolact_ros.detection.instances import Instances, Placed
 from yolact_ros.detection.regions import PackedMasks, pack, packed_sizes, pixel_rectangles
 
-_COLUMNS = 12
-"""Box (4), score, mask score: bits of float32; class id, validity, rectangle of the mask (4)."""
+_COLUMNS = 13
+"""Box (4), score, mask score: bits of float32; class id, validity, rectangle of the mask (4), and
+whether the image's results are complete."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,11 @@ class Results:
         images, count = self.shape
         return self.memory[4 * images * count * _COLUMNS :]
 
-    def write(self, placed: Placed, scales: Tensor) -> None:
-        """Take what was placed with `scales` [B, 1, 4]; nothing of it is read by the host."""
+    def write(self, placed: Placed, scales: Tensor, complete: Tensor | None = None) -> None:
+        """Take what was placed with `scales` [B, 1, 4]; nothing of it is read by the host.
+
+        `complete` [B] bool says of each image whether that is all that there is; None: of all.
+        """
         rectangles = torch.zeros_like(placed.boxes, dtype=torch.int64)
         if placed.grids is not None:
             values, cells = placed.grids.values, placed.grids.cells
@@ -74,12 +78,19 @@ class Results:
             placed.class_ids.unsqueeze(-1).int(),
             placed.valid.unsqueeze(-1).int(),
             rectangles.int(),
+            torch.ones_like(placed.class_ids[..., None], dtype=torch.int32)
+            if complete is None
+            else complete[:, None, None].expand(*self.shape, 1).int(),
         )
         torch.cat(columns, dim=-1, out=self.table)
 
+    def is_complete(self) -> bool:
+        """Whether all images' results are. To be asked on the CPU."""
+        return bool(self.table[..., 12].all())
+
     def missing_bytes(self) -> int:
         """How many more bytes the masks need than there is room for. To be asked on the CPU."""
-        needed = int(packed_sizes(self.table[..., 8:]).sum(dtype=torch.int64))
+        needed = int(packed_sizes(self.table[..., 8:12]).sum(dtype=torch.int64))
         return max(0, needed - len(self.bits))
 
     def instances(
@@ -87,7 +98,7 @@ class Results:
     ) -> list[Instances]:
         """The valid ones of each image, copied. To be asked on the CPU, with room for all masks."""
         table = self.table
-        rectangles = table[..., 8:].long()
+        rectangles = table[..., 8:12].long()
         ends = packed_sizes(rectangles).flatten().cumsum(0).view(self.shape)
         starts = ends - packed_sizes(rectangles)
         counts = table[..., 7].sum(dim=1).tolist()

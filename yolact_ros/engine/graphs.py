@@ -29,6 +29,10 @@ MASK_AREA = 8
 """Room for masks: so many times the image's area. Where that is too little, the plain path makes
 the masks of those images, and there is more room from the next on."""
 
+CANDIDATES = 2048
+"""Anchors of an image that detection looks at: those of the best scores. Where others could have
+changed what is found, the plain path takes over; so many never matter in photographs."""
+
 WARM_UP_RUNS = 2
 """Eager runs before a capture: libraries choose their kernels and take their memory in them."""
 
@@ -64,28 +68,67 @@ class FixedPath:
     """Images in `inputs`, uint8 and flat, to `results`, on the device of a runtime that gives
     `Predictions`."""
 
-    def __init__(self, runtime: Runtime, batch: Batch, mask_area: float = MASK_AREA) -> None:
-        self.runtime, self.batch = runtime, batch
+    def __init__(
+        self,
+        runtime: Runtime,
+        batch: Batch,
+        mask_area: float = MASK_AREA,
+        candidates: int = CANDIDATES,
+    ) -> None:
+        self.runtime, self.batch, self._candidates = runtime, batch, candidates
         device = runtime.device
         self.inputs = torch.zeros(batch.image_bytes, dtype=torch.uint8, device=device)
         self._scales = torch.tensor(
             image_scales(batch.image_sizes), dtype=torch.float32, device=device
         )
-        self.results = Results.allocate(self._place(), batch.mask_bytes(mask_area))
+        self.results = Results.allocate(self._place()[0], batch.mask_bytes(mask_area))
 
     def run(self) -> None:
         """From `inputs` to `results`; every step has the same shapes whatever the images show."""
-        self.results.write(self._place(), self._scales)
+        placed, complete = self._place()
+        self.results.write(placed, self._scales, complete)
 
     @torch.no_grad()
-    def _place(self) -> Placed:
-        runtime = self.runtime
+    def _place(self) -> tuple[Placed, Tensor]:
+        """What is found, and for each image whether it is what all anchors would have given."""
+        runtime, settings = self.runtime, self.batch.settings
         images = preprocess(self.batch.views(self.inputs), runtime.config, runtime.dtype)
         predictions = runtime(images)
         assert isinstance(predictions, Predictions)
-        detections = detect(predictions, runtime.anchors, self.batch.settings, fixed_shapes=True)
+        chosen, anchors, rest = shortlist(predictions, runtime.anchors, self._candidates)
+        detections = detect(chosen, anchors, settings, fixed_shapes=True)
         grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
-        return place(detections, grids, self._scales)
+        # Anchors that were left out come after all of a better score, and suppress none of them.
+        threshold = max(settings.score_threshold, settings.confidence_threshold)
+        complete = rest <= threshold
+        if detections.scores.shape[1] == settings.top_k:
+            complete |= detections.scores[:, -1] >= rest
+        return place(detections, grids, self._scales), complete
+
+
+def shortlist(
+    predictions: Predictions, anchors: Tensor, count: int
+) -> tuple[Predictions, Tensor, Tensor]:
+    """The `count` anchors of each image whose best classes score highest.
+
+    Returns their predictions, the anchors [B, N, 4], and the best score [B] of all others.
+    """
+    scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:].amax(dim=-1).nan_to_num(-1)
+    count = min(count, scores.shape[1] - 1)
+    best, index = scores.topk(count + 1)
+    rows = index[:, :count, None]
+
+    def take(values: Tensor) -> Tensor:
+        return values.gather(1, rows.expand(-1, -1, values.shape[-1]))
+
+    coefficients = predictions.coefficients
+    chosen = Predictions(
+        class_logits=take(predictions.class_logits),
+        box_offsets=take(predictions.box_offsets),
+        coefficients=None if coefficients is None else take(coefficients),
+        prototypes=predictions.prototypes,
+    )
+    return chosen, anchors[index[:, :count]], best[:, count]
 
 
 class Slot:
@@ -105,16 +148,20 @@ class Pending:
     def __init__(self, slot: Slot, batch: Batch, class_names: tuple[str, ...]) -> None:
         self._slot, self._batch, self._class_names = slot, batch, class_names
         self._instances: list[Instances] | None = None
+        self.needs_room = False
+        """After `wait`: whether there was too little for the masks."""
 
     def wait(self) -> list[Instances] | None:
-        """Instances on the CPU, when they are there; None where masks found too little room."""
+        """Instances on the CPU, when they are there; None where only the plain path finds all."""
         slot = self._slot
         if slot.pending is self:
             slot.done.synchronize()
             slot.pending = None
-            if not slot.results.missing_bytes():
+            results = slot.results
+            self.needs_room = results.missing_bytes() > 0
+            if results.is_complete() and not self.needs_room:
                 sizes = self._batch.image_sizes
-                self._instances = slot.results.instances(sizes, self._class_names)
+                self._instances = results.instances(sizes, self._class_names)
         return self._instances
 
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import time
 import warnings
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -89,7 +88,7 @@ class Segmenter:
                 a .pt2 holds machine code that is run, so load it only if you trust its origin.
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto" (float32 on a CPU, float16 on CUDA), "float32", "float16" or
-                "bfloat16". A CPU computes in float32; in bfloat16 with OpenVINO, where it can.
+                "bfloat16". A CPU knows no float16; OpenVINO takes bfloat16 where it is fast.
             backend: "torch"; "openvino" or "onnxruntime", which need these extras, are for CPUs
                 and take some seconds to convert the network; or "auto": what measures best of
                 those installed, which is OpenVINO, then PyTorch, on a CPU, and PyTorch on CUDA.
@@ -257,7 +256,7 @@ class Segmenter:
                 done = time.perf_counter()
                 # A graph is one piece: its time counts as the network's.
                 self.stages = StageTimes(1e3 * (submitted - started), 1e3 * (done - submitted), 0)
-                if instances is None and self._graphs is not None:
+                if pending.needs_room and self._graphs is not None:
                     self._graphs.enlarge(batch)
                 return self._segment(images) if instances is None else instances
 
