@@ -17,7 +17,7 @@ import runpy
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,6 +59,7 @@ from yolact_ros.network import (  # noqa: E402
 )
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
+PARTS = ("kernels", "precision", "models")
 SCORE = 0.05
 NO_DEVICE = 3
 
@@ -95,6 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("gpu_check"), help="folder to write")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the tool")
     parser.add_argument("--quick", action="store_true", help="one small network, few rounds")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all)"
+    )
     parser.add_argument("--estimate", action="store_true", help="from data sheets; no GPU needed")
     options = parser.parse_args(arguments)
     if options.estimate:
@@ -107,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         setup = make_setup(options, device, Path(folder))
-        report = check(setup)
+        report = check(setup, options.parts)
     report["seconds"] = time.perf_counter() - started
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gpu_check.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -155,24 +159,29 @@ def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) 
     )
 
 
-def check(setup: Setup) -> dict[str, Any]:
-    say("ceilings")
+def check(setup: Setup, parts: Sequence[str]) -> dict[str, Any]:
+    """All numbers, as they are written."""
     quick = len(setup.configs) == 1
-    ceilings = measure_ceilings(setup.device, setup.dtype, size=256 if quick else 0)
-    say("kernels")
     report: dict[str, Any] = {
         "machine": describe(setup.device),
-        "ceilings": dataclasses.asdict(ceilings),
-        "kernels": check_kernels(setup.device, small=quick),
+        "kernels": {},
         "precision": {},
         "models": {},
     }
+    if "kernels" in parts:
+        say("kernels")
+        report["kernels"] = check_kernels(setup.device, small=quick)
     for config in setup.configs if quick else PUBLISHED.values():
-        say(f"precision of {config.name}")
-        report["precision"][config.name] = check_precision(setup, config)
-    for config in setup.configs:
-        say(config.name)
-        report["models"][config.name] = check_model(setup, config, ceilings)
+        if "precision" in parts:
+            say(f"precision of {config.name}")
+            report["precision"][config.name] = check_precision(setup, config)
+    if "models" in parts:
+        say("ceilings")
+        ceilings = measure_ceilings(setup.device, setup.dtype, size=256 if quick else 0)
+        report["ceilings"] = dataclasses.asdict(ceilings)
+        for config in setup.configs:
+            say(config.name)
+            report["models"][config.name] = check_model(setup, config, ceilings)
     return report
 
 

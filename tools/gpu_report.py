@@ -9,20 +9,16 @@ Report = dict[str, Any]
 
 
 def to_markdown(report: Report) -> str:
-    ceilings = report["ceilings"]
-    lines = [
-        ", ".join(f"{name}: {value}" for name, value in report["machine"].items()) + ".",
-        f"Ceilings: {ceilings['flops'] / 1e12:.1f} TFLOP/s, {ceilings['bytes'] / 1e9:.0f} GB/s. "
-        f"All took {report['seconds']:.0f} s.",
-        "",
-        *_table(("aim", "figure", "reached"), aims(report)),
-        "",
-        *_models(report["models"]),
-        "",
-        *_precision(report["precision"]),
-        "",
-        *_kernels(report["kernels"]),
-    ]
+    machine = ", ".join(f"{name}: {value}" for name, value in report["machine"].items())
+    lines = [f"{machine}; all took {report['seconds']:.0f} s."]
+    if "ceilings" in report:
+        ceilings = report["ceilings"]
+        flops, moved = ceilings["flops"] / 1e12, ceilings["bytes"] / 1e9
+        lines.append(f"Ceilings: {flops:.1f} TFLOP/s, {moved:.0f} GB/s.")
+    lines += ["", *_table(("aim", "figure", "reached"), aims(report))]
+    for name, part in (("models", _models), ("precision", _precision), ("kernels", _kernels)):
+        if report[name]:
+            lines += ["", *part(report[name])]
     return "\n".join(lines)
 
 
