@@ -134,16 +134,17 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         say("ceilings")
         machine = describe_machine(device, runtime.dtype)
         others = _others(models, settings, device)
-        reports = []
-        for model in models:
-            say(f"stages of {model.name}")
-            reports.append(_measure_model(model, machine, settings, folder))
-        say("side by side")
-        side_by_side = _side_by_side(models, others, settings)
         node = None
         if settings.node and node_can_run():
             say("the node")
             node = _measure_node(models[0], settings.image, folder)
+        reports = []
+        for model in models:
+            say(f"stages of {model.name}")
+            reports.append(_measure_model(model, machine, settings, folder))
+        if others:
+            say("side by side")
+        side_by_side = _side_by_side(models, others, settings)
     return Report(
         command=command,
         machine=machine,
@@ -334,7 +335,8 @@ def _measure_node(model: _Model, image: Image, folder: Path) -> dict[str, dict[s
     command = [
         *(sys.executable, "-c", "from yolact_ros.node.measure.main import main; exit(main())"),
         *("stages", "--size", f"{width}x{height}", "--json", str(output)),
-        *("--instances", str(NODE_INSTANCES), "--device", model.options["device"]),
+        *("--instances", str(NODE_INSTANCES), "--frames", "50"),
+        *("--device", model.options["device"]),
         *("--model", model.options["model"], "--weights", model.options["weights"]),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
