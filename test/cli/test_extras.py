@@ -24,6 +24,7 @@ def run(code, *names):
         ("train", "jsonargparse", "train"),
         ("eval", "faster_coco_eval", "eval"),
         ("data", "faster_coco_eval", "eval"),
+        ("bench", "matplotlib", "bench"),
     ],
 )
 def test_a_missing_extra_is_named(command, package, extra):
