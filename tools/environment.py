@@ -74,7 +74,7 @@ class Environment:
 
     @property
     def requirements(self) -> list[Path]:
-        names = ["core", "train", "eval", "dev", "colcon"]
+        names = ["core", "train", "eval", "export", "openvino", "dev", "colcon"]
         return [REQUIREMENTS / f"{name}.txt" for name in names] + (
             [] if self.sourced else [REQUIREMENTS / f"ros-{self.distro}.txt"]
         )

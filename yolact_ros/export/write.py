@@ -48,7 +48,13 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
         _write(net, header, made)
-        exported = Segmenter(weights=made, device="cpu")
+        settings = segmenter.settings
+        exported = Segmenter(
+            weights=made,
+            device="cpu",
+            nms_method=settings.nms_method,
+            nms_iou_threshold=settings.nms_iou_threshold,
+        )
         checked = check(exported, segmenter, pictures)
         if checked.problems:
             raise ExportError(

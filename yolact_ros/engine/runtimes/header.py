@@ -105,7 +105,10 @@ class Header:
         return Detected(detections, prototypes)
 
     def check_settings(self, settings: DetectionSettings) -> None:
-        """Raise ValueError for settings that the detection stage in the graph cannot follow."""
+        """Raise ValueError for settings that the detection stage in the graph cannot follow.
+
+        It gives no more instances than it was exported for, whatever `top_k` is.
+        """
         baked = self.settings
         if baked is None:
             return
@@ -121,11 +124,6 @@ class Header:
                     f"{name}={wanted!r} is not allowed: the exported network has the detection "
                     f"stage inside, with {allowed!r}"
                 )
-        if settings.top_k > baked.top_k:
-            raise ValueError(
-                f"top_k={settings.top_k} is not allowed: the exported network has the detection "
-                f"stage inside, which gives at most {baked.top_k}"
-            )
 
     def to_metadata(self) -> dict[str, str]:
         """Plain text by key; inverse of `from_metadata`."""

@@ -1,0 +1,72 @@
+"""Which backend runs, and that all of them find the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from yolact_ros.engine import Segmenter
+from yolact_ros.engine.runtimes import choose
+
+
+def test_auto_is_what_is_installed_and_fastest():
+    installed = importlib.util.find_spec("openvino") is not None
+    assert choose("auto", "cpu") == ("openvino" if installed else "torch", torch.device("cpu"))
+    assert choose("torch", "cpu") == ("torch", torch.device("cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_auto_on_cuda_is_pytorch():
+    assert choose("auto", "auto") == ("torch", torch.device("cuda:0"))
+    assert choose("openvino", "auto") == ("openvino", torch.device("cpu"))
+    with pytest.raises(ValueError, match="backend='openvino' is not allowed on cuda:0"):
+        choose("openvino", "cuda")
+
+
+def test_unknown_backends_are_refused(small_config):
+    message = "backend='tensorrt' is not allowed: one of auto, torch, openvino, onnxruntime"
+    with pytest.raises(ValueError, match=message):
+        Segmenter(small_config, "random", backend="tensorrt")
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_backends_find_the_same(small_file, small_segmenter, reference_weights, backend):
+    pytest.importorskip(backend)
+    pytest.importorskip({"openvino": "openvino", "onnxruntime": "onnxscript"}[backend])
+    options = {"weights": small_file, "device": "cpu", "score_threshold": 0.2, "top_k": 10}
+    segmenter = Segmenter(**options, backend=backend)
+    assert f"on cpu, {backend}, float32" in segmenter.description
+    images = [reference_weights.image(60, 90, seed=1), reference_weights.image(96, 80, seed=2)]
+    for ours, theirs in zip(segmenter(images), small_segmenter(images), strict=True):
+        assert len(ours) == len(theirs) > 0
+        torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=0.01)
+        torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+        assert torch.equal(ours.class_ids, theirs.class_ids)
+    again = segmenter(images[0])  # nothing of an earlier call is written over
+    torch.testing.assert_close(again.boxes, small_segmenter(images[0]).boxes, rtol=0, atol=0.01)
+    for precision in ("float16", "int8"):
+        with pytest.raises(ValueError, match=rf"precision='{precision}' is not allowed for"):
+            Segmenter(**options, backend=backend, precision=precision)
+
+
+@pytest.mark.parametrize(
+    "backend, package, extra",
+    [("openvino", "openvino", "openvino"), ("onnxruntime", "onnxruntime", "export")],
+)
+def test_a_missing_backend_is_named(small_file, backend, package, extra):
+    pytest.importorskip("onnxscript")
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from yolact_ros.cli import main
+arguments = ["predict", sys.argv[1], "--weights", sys.argv[2], "--backend", {backend!r}]
+sys.exit(main(arguments))
+"""
+    command = [sys.executable, "-c", code, __file__, str(small_file)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"needs {package}: pip install 'yolact_ros[{extra}]'" in result.stderr

@@ -1,0 +1,227 @@
+"""Exported files find what PyTorch finds, wherever they are given as weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolact_ros.cli import main
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.export import ExportError, check, export
+
+KINDS = [
+    ("small", ".onnx", False),
+    ("small", ".xml", False),
+    ("small", ".pt2", False),
+    ("plus", ".onnx", True),
+]
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def pair(request, exported, segmenters):
+    """An exported network, and the one that it was made from."""
+    name, ending, detection = request.param
+    original = segmenters[name]
+    weights = exported(name, ending, detection)
+    return Segmenter(weights=weights, score_threshold=0.2, top_k=10), original
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=0, atol=0.01)
+    torch.testing.assert_close(ours.scores, theirs.scores, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.mask_scores, theirs.mask_scores, rtol=0, atol=1e-4)
+    assert torch.equal(ours.class_ids, theirs.class_ids)
+    assert (ours.masks != theirs.masks).float().mean() < 1e-3
+
+
+def test_every_kind_finds_what_pytorch_finds(pair, pictures):
+    exported, original = pair
+    assert exported.config == original.config and exported.class_names == original.class_names
+    assert exported.runtime.name != "torch" and exported.runtime.name in exported.description
+    if original.config.mask_rescoring:
+        found = original(list(pictures.values()))
+        assert any((each.mask_scores != each.scores).any() for each in found)
+    for image in pictures.values():  # one at a time, then together
+        assert_same(exported(image), original(image))
+    images = list(pictures.values())
+    for ours, theirs in zip(exported(images), original(images), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_settings_change_between_calls(pair, pictures):
+    exported, original = pair
+    image = next(iter(pictures.values()))
+    before = original.settings
+    for changes in ({"top_k": 3}, {"score_threshold": 0.4}, {"class_ids": (1,)}):
+        try:
+            exported.settings = original.settings = dataclasses.replace(before, **changes)
+            ours, theirs = exported(image), original(image)
+        finally:
+            original.settings = before
+        if "class_ids" in changes:  # a detection stage inside has taken its ten best before
+            assert set(ours.class_ids.tolist()) == {1}
+            theirs = theirs[: len(ours)]
+        assert_same(ours, theirs)
+
+
+def test_settings_that_are_inside_are_refused(exported):
+    segmenter = Segmenter(weights=exported("plus", ".onnx", True))
+    for changes, message in (
+        ({"nms_iou_threshold": 0.7}, "nms_iou_threshold=0.7 is not allowed: .* with 0.5"),
+        ({"nms_method": "standard"}, "nms_method='standard' is not allowed: .* with 'fast'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            segmenter.settings = dataclasses.replace(segmenter.settings, **changes)
+    with pytest.raises(ValueError, match=r"nms_method='cross_class' is not allowed"):
+        Segmenter(weights=exported("plus", ".onnx", True), nms_method="cross_class")
+
+
+def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures):
+    """What docs/export.md promises to those who run the file without this package."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(exported("plus", ".onnx", True)))
+    names = [output.name for output in session.get_outputs()]
+    assert names == [
+        "boxes",
+        "scores",
+        "class_ids",
+        "counts",
+        "coefficients",
+        "prototypes",
+        "mask_scores",
+    ]
+    image = next(iter(pictures.values()))
+    batch = preprocess([torch.from_numpy(image)], segmenters["plus"].config).numpy()
+    found = dict(zip(names, session.run(None, {"images": batch}), strict=True))
+    expected = segmenters["plus"](image)
+    count = len(expected)
+    assert found["counts"][0] >= count
+    np.testing.assert_allclose(found["scores"][0, :count], expected.scores, atol=1e-4)
+    np.testing.assert_allclose(found["mask_scores"][0, :count], expected.mask_scores, atol=1e-4)
+
+
+def test_the_command(tmp_path, capsys, repository):
+    pytest.importorskip("openvino")
+    photo = repository / "yolact_ros/demo/photos/riders.jpg"
+    target = tmp_path / "person.xml"
+    assert main(["export", str(target), "--images", str(photo)]) == 0
+    printed = capsys.readouterr().out
+    assert "riders.jpg" in printed and f"{target} finds what PyTorch finds" in printed
+    found = Segmenter(weights=target)(cv2.imread(str(photo)))
+    assert found.names == ["person"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["person.bin", "person.xml"]
+
+
+def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
+    other = Segmenter(weights=exported("small", ".onnx", False), score_threshold=0.2, top_k=10)
+    original = segmenters["small"]
+    same = check(other, original, pictures)
+    assert same.problems == [] and sum(p.agreement.matched for p in same.pictures) >= 30
+    run = other.runtime.run
+
+    def wrong(images):
+        predictions = run(images)
+        return dataclasses.replace(predictions, class_logits=predictions.class_logits.flip(1))
+
+    other.runtime = dataclasses.replace(other.runtime, run=wrong)
+    different = check(other, original, pictures)
+    assert any("have no partner" in problem for problem in different.problems)
+    assert any("an output differs" in problem for problem in different.problems)
+
+
+def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    module = importlib.import_module("yolact_ros.export.check")
+    monkeypatch.setattr(module, "OUTPUT", 0.0)  # not even rounding is allowed
+    path = tmp_path / "net.xml"
+    with pytest.raises(ExportError, match=r"net.xml was not written.*an output differs by"):
+        export(segmenters["small"], path, pictures)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("net.engine", r"must end in .onnx, .xml, .pt2"),
+        ("nowhere/net.onnx", "there is no folder .*nowhere"),
+    ],
+)
+def test_bad_targets(segmenters, pictures, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        export(segmenters["small"], tmp_path / name, pictures)
+
+
+def test_no_picture_to_check_with(segmenters, tmp_path):
+    with pytest.raises(ValueError, match="there is no picture to check with"):
+        export(segmenters["small"], tmp_path / "net.onnx", {})
+
+
+def test_standard_nms_has_no_graph(segmenters, pictures, tmp_path):
+    segmenter = Segmenter(device="cpu", backend="torch", nms_method="standard")
+    with pytest.raises(ValueError, match=r"nms_method='standard'.* is not allowed in a graph"):
+        export(segmenter, tmp_path / "net.onnx", pictures, detection=True)
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("harm", ["truncated", "text", "empty", "gone"])
+def test_damaged_files_are_named(exported, tmp_path, ending, harm):
+    whole = exported("small", ending, False)
+    path = tmp_path / f"net{ending}"
+    if harm != "gone":
+        content = whole.read_bytes()
+        path.write_bytes(
+            {"truncated": content[: len(content) // 2], "text": b"text"}.get(harm, b"")
+        )
+    if ending == ".xml":
+        shutil.copy(whole.with_suffix(".bin"), path.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=rf"net{ending}"):
+        Segmenter(weights=path)
+
+
+def test_openvino_needs_both_files(exported, tmp_path):
+    whole = exported("small", ".xml", False)
+    path = tmp_path / "net.xml"
+    shutil.copy(whole, path)
+    with pytest.raises(ValueError, match=r"there is no exported network .*net.bin"):
+        Segmenter(weights=path)
+    content = whole.with_suffix(".bin").read_bytes()
+    path.with_suffix(".bin").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"net.xml is not a whole OpenVINO model"):
+        Segmenter(weights=path)
+
+
+def test_foreign_files_are_refused(tmp_path, exported):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(exported("small", ".onnx", False)))
+    del model.metadata_props[:]
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(ValueError, match=r"foreign.onnx was not made by `yolact export`"):
+        Segmenter(weights=path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "yolact_base"},
+        {"backend": "torch"},
+        {"backbone": "resnet101"},
+        {"device": "cuda"},
+        {"precision": "float16"},
+    ],
+    ids=str,
+)
+def test_what_an_export_has_decided_cannot_be_chosen(exported, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name}=.* is not allowed"):
+        Segmenter(weights=exported("small", ".onnx", False), **options)
