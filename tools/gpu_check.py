@@ -48,12 +48,15 @@ from yolact_ros.detection.results import Results  # noqa: E402
 from yolact_ros.engine import Segmenter, preprocess  # noqa: E402
 from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist  # noqa: E402
 from yolact_ros.network import (  # noqa: E402
+    CONFIGS,
+    EMBEDDED,
     PUBLISHED,
     NetworkConfig,
     Predictions,
     Yolact,
     build,
     config_of,
+    load_weights,
     official_name,
     save_weights,
 )
@@ -138,7 +141,7 @@ def print_estimates() -> None:
 def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) -> Setup:
     photo = cv2.imread(str(ROOT / "yolact_ros" / "demo" / "photos" / "riders.jpg"))
     assert photo is not None
-    size = (64, 48) if options.quick else (640, 480)
+    size = (160, 120) if options.quick else (640, 480)
     configs = tuple(map(config_of, MODELS))
     if options.quick:
         small = {"image_size": 256, "fpn_channels": 16, "class_names": ("cat", "dog")}
@@ -171,7 +174,7 @@ def check(setup: Setup, parts: Sequence[str]) -> dict[str, Any]:
     if "kernels" in parts:
         say("kernels")
         report["kernels"] = check_kernels(setup.device, small=quick)
-    for config in setup.configs if quick else PUBLISHED.values():
+    for config in (*setup.configs, EMBEDDED) if quick else CONFIGS.values():
         if "precision" in parts:
             say(f"precision of {config.name}")
             report["precision"][config.name] = check_precision(setup, config)
@@ -201,16 +204,18 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def check_precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
-    """Half precision and float32, with the weights that the tests compare implementations with.
+    """Half precision and float32: trained weights of the embedded model, else those of the tests.
 
     The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
-    not.
+    not, nor do those that the tests compare implementations with.
     """
-    path = ROOT / "test" / "reference" / "weights.py"
-    fill = runpy.run_path(str(path))["fill"]
     net = build(config)
-    for name, tensor in net.state_dict().items():
-        tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
+    if config == EMBEDDED:
+        load_weights(net, ROOT / "yolact_ros" / "weights" / f"{config.name}.safetensors")
+    else:
+        fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
+        for name, tensor in net.state_dict().items():
+            tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
     settings = DetectionSettings(score_threshold=SCORE)
     found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
     return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}

@@ -145,7 +145,7 @@ def _kernel(*tensors: Tensor, tiles: Any = None) -> Tensor:
 
 
 def _deformable(device: torch.device, small: bool) -> list[Case]:
-    shapes = {"small": (6, 16)} if small else DEFORMABLE
+    shapes = {"small": (4, 16)} if small else DEFORMABLE
     cases = []
     for (name, shape), batch in itertools.product(shapes.items(), (1,) if small else (1, 16)):
         tensors = _layer(device, batch, *shape)
@@ -165,7 +165,7 @@ def sweep_tiles(device: torch.device, small: bool) -> dict[str, dict[str, float]
     """Milliseconds of the deformable convolution by how its work is cut, to choose tiles by."""
     from yolact_ros.kernels.deformable import Tiles
 
-    shapes = {"small": (6, 16)} if small else DEFORMABLE
+    shapes = {"small": (4, 16)} if small else DEFORMABLE
     sizes = [(16, 16, 16)] if small else [(32, 64, 64), (64, 64, 32), (64, 128, 32), (128, 128, 32)]
     found = {}
     for (name, shape), batch in itertools.product(shapes.items(), (1,) if small else (1, 16)):

@@ -39,8 +39,9 @@ def test_everything_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert model["stages"].keys() == stages and min(model["stages"].values()) > 0
     assert model["instances"] > 0 and model["limit"] > 0
     assert model["images_per_second"].keys() == {"1", "2"}
-    (precision,) = report["precision"].values()
-    assert precision["harmless"] and precision["instances"] > 0
+    assert len(report["precision"]) == 2
+    for precision in report["precision"].values():
+        assert precision["harmless"] and precision["instances"] > 0
     text = (tmp_path / "gpu_check.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| yolact_plus_resnet50: under 2 ms an image |" in text
@@ -77,7 +78,12 @@ def test_kernels_are_compared_under_the_interpreter(repository: Path):
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=repository,
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{repository}:tools"},
+        env={
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{repository}:tools",
+        },
         capture_output=True,
         text=True,
         check=True,

@@ -21,10 +21,13 @@ def agreements(repository: Path):
     photo = cv2.imread(str(folder / "demo" / "photos" / "riders.jpg"))
     images = [torch.from_numpy(cv2.resize(photo, (160, 120)))]
     settings = DetectionSettings(score_threshold=0.15, top_k=20)
-    return {
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small layers on several threads mostly wait for each other
+    yield {
         dtype: compare_precisions(net, images, settings, dtype, torch.device("cpu"))
         for dtype in (torch.float16, torch.bfloat16)
     }
+    torch.set_num_threads(threads)
 
 
 def test_half_precision_changes_nothing_that_matters(agreements):

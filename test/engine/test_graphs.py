@@ -38,6 +38,15 @@ def assert_same(ours: Instances, plain: Instances) -> None:
     assert found.pixels.any()
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small layers on several threads of a busy machine mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def photos(repository: Path) -> list[Tensor]:
     """Two of the demonstration's photographs, at a quarter of their resolution."""

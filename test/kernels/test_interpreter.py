@@ -34,7 +34,7 @@ def test_twins_under_the_interpreter(repository):
             "error",
         ],
         cwd=repository,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
