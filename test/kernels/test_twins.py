@@ -209,3 +209,36 @@ def test_packing_stops_at_the_end_of_its_room(device):
     masks.pack(*tensors, beyond[:100])
     assert ends[-1] > 100 and torch.equal(part, whole[:100]) and torch.equal(beyond[:100], part)
     assert (beyond[100:] == 0x5A).all()
+
+
+def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
+    from yolact_ros.detection import DetectionSettings
+    from yolact_ros.engine.graphs import Batch, FixedPath
+    from yolact_ros.engine.runtimes.pytorch import run_network
+    from yolact_ros.kernels import deformable, masks
+    from yolact_ros.kernels import preprocess as preprocessing
+    from yolact_ros.network import EMBEDDED, build
+    from yolact_ros.network.deformable import DeformableConv2d
+
+    used = []
+
+    def watch(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, **kw: (used.append(name), function(*args, **kw))[1]
+        )
+
+    watch(preprocessing, "resize_and_normalise")
+    watch(masks, "assemble")
+    watch(masks, "pack")
+    watch(deformable, "deform_conv2d")
+    config = EMBEDDED.replace(name="small", image_size=64, fpn_channels=8, num_prototypes=8)
+    with torch.enable_grad():  # as a user calls it
+        settings = DetectionSettings(score_threshold=0.1, top_k=3)
+        runtime = run_network(build(config), device, torch.float32)
+        path = FixedPath(runtime, Batch(((24, 32),), settings))
+        used.clear()
+        path.run()
+    assert used == ["resize_and_normalise", "assemble", "pack"]
+    DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))
+    assert used[-1] == "deform_conv2d"

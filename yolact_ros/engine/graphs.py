@@ -68,6 +68,7 @@ class FixedPath:
     """Images in `inputs`, uint8 and flat, to `results`, on the device of a runtime that gives
     `Predictions`."""
 
+    @torch.no_grad()
     def __init__(
         self,
         runtime: Runtime,
@@ -83,12 +84,12 @@ class FixedPath:
         )
         self.results = Results.allocate(self._place()[0], batch.mask_bytes(mask_area))
 
+    @torch.no_grad()
     def run(self) -> None:
         """From `inputs` to `results`; every step has the same shapes whatever the images show."""
         placed, complete = self._place()
         self.results.write(placed, self._scales, complete)
 
-    @torch.no_grad()
     def _place(self) -> tuple[Placed, Tensor]:
         """What is found, and for each image whether it is what all anchors would have given."""
         runtime, settings = self.runtime, self.batch.settings
