@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,13 +165,22 @@ class Pending:
         return self._instances
 
 
+class Lane:
+    """What the graphs of a device share. They follow each other: no two compute at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.compute, self.upload = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+        """Memory of what graphs make on their way."""
+
+
 class GraphedPath:
     """A `FixedPath` as a CUDA graph, with memory for two batches: one computes, one is prepared."""
 
-    def __init__(self, runtime: Runtime, batch: Batch, pool: Any, mask_area: float) -> None:
+    def __init__(self, runtime: Runtime, batch: Batch, lane: Lane, mask_area: float) -> None:
         device = runtime.device
         self.mask_area = mask_area
-        self._compute, self._upload = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._compute, self._upload = lane.compute, lane.upload
         with (
             torch.cuda.device(device),
             torch.cuda.stream(self._compute),
@@ -185,7 +193,7 @@ class GraphedPath:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(
                 self._graph,
-                pool=pool,
+                pool=lane.pool,
                 stream=self._compute,
                 capture_error_mode="thread_local",  # other threads may use the device meanwhile
             ):
@@ -220,11 +228,11 @@ class GraphedPath:
 
 
 class Graphs:
-    """Graphs of one runtime: at most `limit`, those used last. They share one pool of memory."""
+    """Graphs of one runtime: at most `limit`, those used last."""
 
     def __init__(self, runtime: Runtime, limit: int = 8) -> None:
         self._runtime, self._limit = runtime, limit
-        self._pool = torch.cuda.graph_pool_handle()
+        self._lane = Lane(runtime.device)
         self._graphs: OrderedDict[Batch, GraphedPath | None] = OrderedDict()
         self._refused: set[Batch] = set()
 
@@ -253,7 +261,7 @@ class Graphs:
     def _capture(self, batch: Batch, mask_area: float) -> GraphedPath | None:
         """None, now and later, where there is too little memory for what a graph keeps."""
         try:
-            return GraphedPath(self._runtime, batch, self._pool, mask_area)
+            return GraphedPath(self._runtime, batch, self._lane, mask_area)
         except torch.cuda.OutOfMemoryError:
             self._refused.add(batch)
         torch.cuda.empty_cache()
