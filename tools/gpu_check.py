@@ -23,7 +23,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -343,6 +342,8 @@ def extra_time(setup: Setup, net: Yolact, **changes: Any) -> float:
 
 
 def memory_of(setup: Setup) -> Any:
+    # In a process of its own, which must find the package where it is not installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     picture = setup.folder / "picture.png"
     cv2.imwrite(str(picture), setup.image.numpy())
     weights = str(setup.folder / "weights.safetensors")
