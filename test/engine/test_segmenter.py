@@ -148,7 +148,9 @@ def test_devices_that_are_not_there(small_config, device):
 
 @pytest.mark.parametrize("precision", ["float16", "int8", ""])
 def test_precisions_that_a_cpu_cannot_do(small_config, precision):
-    with pytest.raises(ValueError, match=rf"precision='{precision}'.*cpu: one of auto, float32, bfloat16"):
+    with pytest.raises(
+        ValueError, match=rf"precision='{precision}'.*cpu: one of auto, float32, bfloat16"
+    ):
         Segmenter(small_config, "random", device="cpu", backend="torch", precision=precision)
 
 
