@@ -51,6 +51,15 @@ def test_stages_of_one_image(tmp_path, weights):
     assert all(name in result.stdout for name in stages)
 
 
+def test_the_way_of_an_image(tmp_path):
+    results = tmp_path / "transport.json"
+    result = run("transport", "--frames", "5", "--size", "160x120", "--json", str(results))
+    assert result.returncode == 0, result.stderr
+    (stage,) = json.loads(results.read_text())["results"]
+    assert 0 < stage["median"] <= stage["percentile_99"] < 60_000
+    assert f"{stage['median']:.2f}" in result.stdout
+
+
 def test_a_short_soak(weights, tmp_path):
     results = tmp_path / "soak.json"
     # fmt: off

@@ -15,7 +15,7 @@ from typing import Any
 from rclpy.executors import ExternalShutdownException
 
 from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
-from yolact_ros.node.measure import camera, scaling, soak, stages
+from yolact_ros.node.measure import camera, scaling, soak, stages, transport
 from yolact_ros.node.measure.graph import MeasureError
 
 
@@ -40,6 +40,14 @@ def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int
     found = stages.measure(
         settings, segmenter, options.instances, options.mask_encoding, options.frames
     )
+    return _report(options, found)
+
+
+def _transport(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    return _report(options, [transport.transport(settings, options.frames)])
+
+
+def _report(options: argparse.Namespace, found: Sequence[stages.Stage]) -> int:
     print(f"{'stage':22}{'median ms':>11}{'99 % ms':>11}")
     for stage in found:
         print(f"{stage.name:22}{stage.median:11.2f}{stage.percentile_99:11.2f}")
@@ -118,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--model", default="", help="as the node's parameter")
     one.add_argument("--weights", default="", help="as the node's parameter")
     one.add_argument("--device", default="auto", help="as the node's parameter")
+
+    way = command("transport", _transport, "From a camera's stamp to another process.", 15)
+    way.add_argument("--frames", type=int, default=100, help="images to measure")
 
     several = [
         command("soak", _soak, "Full rate for a while; fails when memory or latency grow.", 60),

@@ -1,0 +1,42 @@
+"""How long the middleware takes to bring an image from one process to another."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import rclpy
+from rclpy.time import Time
+
+from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
+from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
+from yolact_ros.node.measure.stages import WARM_UP, Stage
+from yolact_ros.node.pipeline import read_message
+
+
+def transport(settings: CameraSettings, frames: int) -> Stage:
+    """From the stamp, just before `publish`, until a subscriber in this process has the bytes.
+
+    Raises MeasureError when images stay away.
+    """
+    name = f"{NAMESPACE}/camera0"
+    rclpy.init(args=[])
+    try:
+        node = rclpy.create_node("receiver", namespace=NAMESPACE)
+        taken: list[float] = []
+
+        def take(message: bytes) -> None:
+            now = node.get_clock().now()
+            stamp = Time.from_msg(read_message(message, settings.compressed).header.stamp)
+            taken.append((now.nanoseconds - stamp.nanoseconds) / 1e6)
+
+        node.create_subscription(settings.kind, settings.topic(name), take, NEWEST, raw=True)
+        with beside(show, settings, [name]):
+            end = time.monotonic() + START_TIMEOUT + 2 * (frames + WARM_UP) / settings.rate
+            while len(taken) < frames + WARM_UP:
+                rclpy.spin_once(node, timeout_sec=1)
+                if time.monotonic() > end:
+                    raise MeasureError(f"only {len(taken)} images arrived; the others were lost")
+    finally:
+        rclpy.try_shutdown()
+    return Stage("transport", *np.percentile(taken[WARM_UP:], (50, 99)).tolist())
