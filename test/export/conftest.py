@@ -78,6 +78,8 @@ def exported(
         needed = {".onnx": ("onnxruntime", "onnxscript"), ".xml": ("openvino",), ".pt2": ()}
         for module in needed[ending]:
             pytest.importorskip(module)
+        if (name, ending) == ("plus", ".onnx"):
+            pytest.importorskip("onnxruntime", "1.25", "no deformable convolution before")
         key = (name, ending, detection)
         if key not in made:
             path = folder / f"{name}{'-detection' if detection else ''}{ending}"

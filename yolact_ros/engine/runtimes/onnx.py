@@ -12,6 +12,7 @@ from yolact_ros.engine.runtimes.files import check_file, check_precision, missin
 from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
+from yolact_ros.network import WeightsError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -69,6 +70,11 @@ def _run(source: str | bytes, where: object) -> Runtime:
             source, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # of many types, all of them its own
+        if "Could not find an implementation for DeformConv" in str(error):
+            raise WeightsError(
+                f"{where} has deformable convolutions: ONNX Runtime {onnxruntime.__version__} "
+                "cannot run them, 1.25 and newer can, from Python 3.11 on"
+            ) from error
         raise unreadable(where, "ONNX model", error) from error
     header = Header.from_metadata(session.get_modelmeta().custom_metadata_map, where)
 
