@@ -23,11 +23,15 @@ from yolact_ros.training.train import LAST_CHECKPOINT, train
 
 
 def losses(output):
-    """The loss of each iteration, from the log files of all runs in a folder."""
+    """The loss of each iteration, from the log files of all runs in a folder.
+
+    Files of runs that were killed may end within a line, or have nothing but the first columns.
+    """
     found = {}
     for path in sorted(Path(output).glob("version_*/metrics.csv")):
-        for row in csv.DictReader(path.open()):
-            if row["loss"]:
+        whole_lines = path.read_text().rpartition("\n")[0].splitlines()
+        for row in csv.DictReader(whole_lines):
+            if row.get("loss"):
                 found[int(row["step"])] = float(row["loss"])
     return found
 
