@@ -65,7 +65,7 @@ def test_each_camera_is_answered_in_its_own_namespace(
         return {status.name: status for status in diagnostics[-1].status}
 
     expected = {"/yolact: model", *(f"/yolact: images {name}" for name in NAMES)}
-    assert set(statuses()) == expected
+    graph.wait_until(lambda: diagnostics and set(statuses()) == expected, "a status of each camera")
     graph.wait_until(
         lambda: all(
             int(pair.value) >= 2

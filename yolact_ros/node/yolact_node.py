@@ -128,8 +128,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         )
         segmenter.settings = parameters.detection_settings(segmenter.class_names)
         # The first images take longer than others, and show whether there is memory enough.
-        batches = sorted({1, min(len(parameters.cameras()), parameters.max_batch)})
-        segmenter.warm_up(batch_sizes=batches)
+        most = min(len(parameters.cameras()), parameters.max_batch)
+        segmenter.warm_up(batch_sizes=range(1, most + 1))
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
             self.get_logger().info(OFFICIAL_MODELS_HINT)
