@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataSource, read_json
 from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
@@ -83,19 +82,10 @@ def test_weights_for_no_row_are_refused(image, tmp_path):
         compare(few, quick(image, base=TINY, weights=(f"8={path}",)))
 
 
-def test_both_ways_of_suppression_are_measured_on_data(shared, repository, image, tmp_path):
-    path = shared / "data" / "pennfudan" / "val.json"
-    if not path.exists():
-        pytest.skip(f"needs {path}")
-    content = read_json(path)
-    content["images"] = content["images"][:4]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-    few = tmp_path / "few.json"
-    few.write_text(json.dumps(content))
+def test_both_ways_of_suppression_are_measured_on_data(some_people, repository, image):
     weights = repository / "yolact_ros" / "weights" / "yolact_person_lite.safetensors"
     setup = quick(image, weights=(str(weights),))
-    standard, fast, *_ = compare(COMPARISONS["2a"], setup, DataSource(few, path.parent / "images"))
+    standard, fast, *_ = compare(COMPARISONS["2a"], setup, some_people(4))
     assert standard.weights == fast.weights == str(weights)
     assert fast.ap > 20 and fast.ap == pytest.approx(standard.ap, abs=5)
 

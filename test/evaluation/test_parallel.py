@@ -5,23 +5,14 @@ import json
 import pytest
 
 from yolact_ros.cli import main
-from yolact_ros.data import read_json
 
 CPU = ["--device", "cpu", "--backend", "torch"]
 
 
-def test_two_processes_give_the_same_numbers(shared, tmp_path):
-    source = shared / "data" / "pennfudan" / "val.json"
-    if not source.exists():
-        pytest.skip(f"needs {source}")
-    content = read_json(source)
-    content["images"] = content["images"][:3]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-    few = tmp_path / "few.json"
-    few.write_text(json.dumps(content))
+def test_two_processes_give_the_same_numbers(some_people, tmp_path):
+    source = some_people(3)
     for devices in ("1", "2"):
-        command = ["eval", f"{few}:{source.parent / 'images'}", "--output"]
+        command = ["eval", f"{source.annotations}:{source.images}", "--output"]
         options = ["--devices", devices, "--worst", "0", *CPU]
         assert main([*command, str(tmp_path / devices), *options]) == 0
     for name in ("masks.json", "boxes.json"):
