@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from yolact_ros import kernels
@@ -65,18 +67,23 @@ class SmallMasks:
         rectangles = pixel_rectangles(self.extents, self.cells, self.values, limits)
         areas = (rectangles[:, 2] - rectangles[:, 0]) * (rectangles[:, 3] - rectangles[:, 1])
         offsets = torch.nn.functional.pad(areas.cumsum(0), (1, 0))
-        pixels = torch.empty(int(offsets[-1]), dtype=torch.bool, device=self.values.device)
-        # Masks of prototypes all cover the same: the whole image. They share their weights.
-        weights: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
-        placed = zip(self.extents.tolist(), self.cells.tolist(), rectangles.tolist(), strict=True)
-        masks = zip(self.values.unbind(), placed, pixels.split(areas.tolist()), strict=True)
-        for grid, (extent, cells, rectangle), mask in masks:
+        grids, pixels = self.values.cpu().float().numpy(), np.empty(int(offsets[-1]), np.bool_)
+        # Masks of prototypes all cover the same, the whole image, and share their taps.
+        taps: dict[tuple[float, ...], tuple[_Taps, _Taps]] = {}
+        spans = itertools.pairwise(offsets.tolist())
+        placed = zip(self.extents.tolist(), rectangles.tolist(), spans, strict=True)
+        for grid, (extent, (x1, y1, x2, y2), span) in zip(grids, placed, strict=True):
             key = tuple(extent)
-            if key not in weights:
-                weights[key] = _weights(grid, key, height, width)
-            values = _sample(grid, cells, rectangle, *weights[key])
-            torch.gt(values, 0.5, out=mask.view(values.shape))
-        return MaskRegions(rectangles, pixels, offsets)
+            if key not in taps:
+                left, top, right, bottom = extent
+                taps[key] = (
+                    _Taps.of(height, (top, bottom), grid.shape[0]),
+                    _Taps.of(width, (left, right), grid.shape[1]),
+                )
+            rows, columns = taps[key]
+            mask = pixels[slice(*span)].reshape(y2 - y1, x2 - x1)
+            _sample(grid, rows.cut(y1, y2), columns.cut(x1, x2), mask)
+        return MaskRegions(rectangles, torch.from_numpy(pixels).to(self.values.device), offsets)
 
 
 @dataclass(frozen=True)
@@ -197,38 +204,58 @@ def pack_plain(
     out.copy_((((value > 0.5) & inside).long() << (7 - bit)).sum(dim=1))
 
 
-def _weights(
-    grid: Tensor, extent: tuple[float, ...], height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """How a grid [h, w] over `extent` (x1, y1, x2, y2) is interpolated in a height x width image.
+@dataclass(frozen=True)
+class _Taps:
+    """Linear interpolation along one axis: the two cells that each pixel lies between."""
 
-    Bilinear interpolation is linear along each axis: two matrices, [height, h] and [w, width].
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    fraction: NDArray[np.float32]
+    """Share of the second cell, in 0..1."""
+
+    @classmethod
+    def of(cls, length: int, extent: tuple[float, float], count: int) -> _Taps:
+        """For `length` pixels of an axis, of which `count` cells divide `extent`."""
+        low, high = extent
+        scale = count / max(high - low, 1e-6)
+        positions = (np.arange(length) + (0.5 - low)) * scale - 0.5
+        positions = positions.clip(0, count - 1).astype(np.float32)
+        first = positions.astype(np.int64)
+        fraction = positions - first.astype(np.float32)
+        return cls(first, np.minimum(first + 1, count - 1), fraction)
+
+    def cut(self, start: int, stop: int) -> _Taps:
+        """For some of the pixels."""
+        span = slice(start, stop)
+        return _Taps(self.first[span], self.second[span], self.fraction[span])
+
+
+def _sample(grid: NDArray[np.float32], rows: _Taps, columns: _Taps, out: NDArray[np.bool_]) -> None:
+    """Write where a grid [h, w], interpolated, exceeds one half, to `out` [rows, columns].
+
+    Few pixels need arithmetic: where the grid rows above and beneath a pixel are on the same side
+    of one half, so is the pixel.
     """
-    x1, y1, x2, y2 = extent
-    rows = _axis_weights(height, (y1, y2), grid.shape[0]).to(grid)
-    columns = _axis_weights(width, (x1, x2), grid.shape[1]).to(grid)
-    return rows, columns.mT
-
-
-def _axis_weights(length: int, extent: tuple[float, float], count: int) -> Tensor:
-    """Weights [length, count] of the cells that divide `extent` of an axis at each of its pixels.
-
-    A cell's weight is 1 at its centre and falls to 0 at the centres beside it.
-    """
-    low, high = extent
-    scale = count / max(high - low, 1e-6)
-    positions = ((torch.arange(length) + (0.5 - low)) * scale - 0.5).clamp_(0, count - 1)
-    distances = positions.unsqueeze(1) - torch.arange(count)
-    return (1 - distances.abs_()).clamp_(min=0)
-
-
-def _sample(
-    grid: Tensor, cells: list[int], rectangle: list[int], rows: Tensor, columns: Tensor
-) -> Tensor:
-    """Values of a grid at the pixels of `rectangle`, where cells but `cells` are 0."""
-    left, top, right, bottom = cells
-    x1, y1, x2, y2 = rectangle
-    # Twice as fast as slices, for most masks are small.
-    rows = rows.narrow(0, y1, y2 - y1).narrow(1, top, bottom - top)
-    columns = columns.narrow(0, left, right - left).narrow(1, x1, x2 - x1)
-    return rows @ grid.narrow(0, top, bottom - top).narrow(1, left, right - left) @ columns
+    if not out.size:
+        return
+    top, bottom = rows.first[0], rows.second[-1] + 1
+    lines, right = (grid[top:bottom].take(taps, axis=1) for taps in (columns.first, columns.second))
+    right -= lines
+    right *= columns.fraction
+    lines += right  # [bottom - top, columns]
+    above = lines > 0.5
+    line = rows.first - top
+    above.take(line, axis=0, out=out, mode="clip")
+    # Pixels between lines on different sides: for each such place, those of one column.
+    width = out.shape[1]
+    places = np.flatnonzero(above[1:] != above[:-1])
+    ends = np.searchsorted(line, np.arange(len(lines)))
+    crossed = places // width
+    counts = (ends[1:] - ends[:-1])[crossed]
+    place = np.repeat(np.arange(len(places)), counts)
+    within = np.arange(len(place)) - np.repeat(counts.cumsum() - counts, counts)
+    y = ends[crossed][place] + within
+    values, steps = lines.reshape(-1)[places], lines.reshape(-1)[places + width]
+    steps -= values
+    inside = values[place] + steps[place] * rows.fraction[y] > 0.5
+    out.reshape(-1)[y * width + (places % width)[place]] = inside
