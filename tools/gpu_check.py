@@ -259,15 +259,14 @@ def throughput(setup: Setup, segmenter: Segmenter, size: int) -> float:
     """Images a second in batches, each given before the results of the one before are taken."""
     images = [setup.image] * size
     segmenter.warm_up((setup.image.shape[0], setup.image.shape[1]), (size,))
-    waiting = segmenter.submit(images)
-    waiting()
+    segmenter(images)
     started, done = time.perf_counter(), 0
     waiting = segmenter.submit(images)
     while done < 2 * setup.rounds and time.perf_counter() < started + setup.seconds:
         following = segmenter.submit(images)
-        waiting()
+        waiting.result()
         waiting, done = following, done + 1
-    waiting()
+    waiting.result()
     return size * (done + 1) / (time.perf_counter() - started)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter
+from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter, StageTimes
 from yolact_ros.engine.failures import MemoryNeed, answers, lost_devices_named
 
 
@@ -87,8 +87,39 @@ def test_warm_up_and_submit(small_segmenter, pictures):
     given = limit_batches(small_segmenter, most=3)
     small_segmenter.warm_up((48, 64), batch_sizes=(1, 3))
     assert given == [1, 3]
-    waiting = [small_segmenter.submit(pictures[:2]), small_segmenter.submit(pictures[2:4])]
+    submitted = [small_segmenter.submit(pictures[:2]), small_segmenter.submit(pictures[2:4])]
+    assert given == [1, 3, 2, 2]  # on a CPU all is done at once
     expected = small_segmenter(pictures[:2]) + small_segmenter(pictures[2:4])
-    for ours, theirs in zip(waiting[0]() + waiting[1](), expected, strict=True):
+    assert all(each.done() for each in submitted)
+    found = [each for batch in submitted for each in batch.result().instances]
+    for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.masks, theirs.masks)
-    assert small_segmenter.submit([])() == []
+    assert small_segmenter.submit([]).result().instances == []
+
+
+def test_a_submitted_batch_that_is_too_large_comes_in_parts(small_segmenter, pictures):
+    expected = small_segmenter(pictures)
+    given = limit_batches(small_segmenter, most=2)
+    with pytest.warns(RuntimeWarning, match="batches of 5"):
+        first = small_segmenter.submit(pictures)
+    second = small_segmenter.submit(pictures)
+    assert given == [5, 3, 2, 1, 2, 2, 2, 1]
+    for submitted in (second, first):
+        found, stages = submitted.result()
+        assert [len(each) for each in found] == [len(each) for each in expected]
+        assert min(stages.preprocess, stages.network, stages.detection) > 0
+    with pytest.raises(DeviceMemoryError, match="image_size"):
+        limit_batches(small_segmenter, most=0)
+        small_segmenter.submit(pictures[:1])
+
+
+def test_stages_belong_to_their_batch(small_segmenter, pictures):
+    """However many were submitted since; a call's own are kept."""
+    submitted = small_segmenter.submit(pictures[:1])
+    assert small_segmenter.stages == StageTimes(0, 0, 0)
+    small_segmenter(pictures[1])
+    called = small_segmenter.stages
+    assert called.network > 0
+    stages = submitted.result().stages
+    assert stages.network > 0 and stages != called
+    assert small_segmenter.stages == called

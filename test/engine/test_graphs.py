@@ -204,7 +204,9 @@ def test_graphs_on_cuda(pictures, precision):
         assert (ours.regions().pixels != plain.regions().pixels).float().mean() < 0.01
     # Two batches on their way at once, in the order in which they were given.
     segmenter.warm_up((60, 90), batch_sizes=(2,))
-    waiting = [segmenter.submit([p, 255 - p]) for p in (pictures[0], pictures[1], pictures[0])]
-    first, second, third = (wait() for wait in waiting)
+    submitted = [segmenter.submit([p, 255 - p]) for p in (pictures[0], pictures[1], pictures[0])]
+    (first, times), (second, _), (third, _) = (each.result() for each in submitted)
+    assert all(each.done() for each in submitted)
+    assert times.network > 0 == times.detection
     assert torch.equal(first[0].boxes, third[0].boxes)
     assert not torch.equal(first[0].boxes, second[0].boxes)

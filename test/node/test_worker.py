@@ -1,9 +1,10 @@
 """The thread that takes only the newest item of each source."""
 
 import itertools
+import queue
 import threading
 
-from yolact_ros.node.worker import Worker
+from yolact_ros.node.worker import Begun, Worker
 
 
 class Work:
@@ -89,3 +90,112 @@ def test_stop_waits_for_the_item_in_work_and_drops_the_waiting_one():
 def test_stop_without_any_item():
     worker = Worker(lambda items: None, ["camera"], 1, "test")
     worker.stop()
+
+
+class Device:
+    """Works by itself on what `begin` gives it, until `complete`; records what happens to it."""
+
+    def __init__(self, workers=1):
+        self.happened = queue.Queue()
+        self._completed = threading.Semaphore(0)
+        self._done = set()
+
+    def begin(self, items):
+        self.happened.put(("begun", *items))
+        return Begun(lambda: items[0] in self._done, lambda: self._finish(items))
+
+    def _finish(self, items):
+        self.happened.put(("awaited", *items))
+        assert self._completed.acquire(timeout=60)
+        self.happened.put(("finished", *items))
+
+    def complete(self, *items):
+        """It is done with these, whether they are waited for or not."""
+        self._done.update(items)
+        self._completed.release(len(items))
+
+    def next(self, count):
+        return [self.happened.get(timeout=60) for _ in range(count)]
+
+
+def test_what_nothing_waits_behind_is_finished_at_once():
+    device = Device()
+    worker = Worker(device.begin, ["camera"], 1, "test")
+    for i in range(3):
+        worker.put("camera", i)
+        assert device.next(2) == [("begun", i), ("awaited", i)]
+        device.complete(i)
+        assert device.next(1) == [("finished", i)]
+    worker.stop()
+    assert device.happened.empty()
+
+
+def test_the_next_items_are_begun_with_while_the_device_works():
+    device, entered, leave = Device(), threading.Event(), threading.Event()
+
+    def begin(items):
+        entered.set()
+        assert leave.wait(60)
+        return device.begin(items)
+
+    worker = Worker(begin, ["camera"], 1, "test")
+    worker.put("camera", 0)
+    assert entered.wait(60)
+    worker.put("camera", 1)  # is there before the device has 0
+    leave.set()
+    # Two are begun, never three, and they are finished in their order.
+    assert device.next(3) == [("begun", 0), ("begun", 1), ("awaited", 0)]
+    assert [worker.put("camera", i) for i in (2, 3)] == [None, 2]
+    device.complete(0)
+    assert device.next(3) == [("finished", 0), ("begun", 3), ("awaited", 1)]
+    worker.put("camera", 4)
+    # With 3 done there is something to finish: 4 has to wait.
+    device.complete(1, 3)
+    assert device.next(4) == [("finished", 1), ("awaited", 3), ("finished", 3), ("begun", 4)]
+    device.complete(4)
+    worker.stop()
+    assert device.next(2) == [("awaited", 4), ("finished", 4)]
+
+
+def test_what_is_done_at_once_waits_for_nothing():
+    device, entered, leave = Device(), threading.Event(), threading.Event()
+
+    def begin(items):
+        entered.set()
+        assert leave.wait(60)
+        device.complete(*items)
+        return device.begin(items)
+
+    worker = Worker(begin, "ab", 1, "test")
+    worker.put("a", 0)
+    assert entered.wait(60)
+    worker.put("b", 1)
+    leave.set()
+    steps = ("begun", "awaited", "finished")
+    assert device.next(6) == [(step, i) for i in (0, 1) for step in steps]
+    worker.stop()
+
+
+def test_stop_finishes_all_that_the_device_has():
+    device, entered, leave = Device(), threading.Event(), threading.Event()
+
+    def begin(items):
+        entered.set()
+        assert leave.wait(60)
+        return device.begin(items)
+
+    worker = Worker(begin, ["camera"], 1, "test")
+    worker.put("camera", 0)
+    assert entered.wait(60)
+    worker.put("camera", 1)
+    leave.set()
+    assert device.next(3) == [("begun", 0), ("begun", 1), ("awaited", 0)]
+    worker.put("camera", 2)
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    while worker.put("camera", 2) is not None:  # until what waited is dropped
+        pass
+    device.complete(0, 1)
+    stopping.join(60)
+    assert device.next(3) == [("finished", 0), ("awaited", 1), ("finished", 1)]
+    assert device.happened.empty()

@@ -4,14 +4,17 @@ from yolact_ros.engine.download import DownloadError, fetch_weights
 from yolact_ros.engine.failures import DeviceLostError, DeviceMemoryError
 from yolact_ros.engine.overlay import draw_overlay
 from yolact_ros.engine.preprocess import preprocess
-from yolact_ros.engine.segmenter import Segmenter, StageTimes
+from yolact_ros.engine.segmenter import Segmenter
+from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
 
 __all__ = [
     "DeviceLostError",
     "DeviceMemoryError",
     "DownloadError",
+    "Segmented",
     "Segmenter",
     "StageTimes",
+    "Submitted",
     "draw_overlay",
     "fetch_weights",
     "preprocess",

@@ -138,7 +138,8 @@ class Slot:
         self.images = torch.empty(path.batch.image_bytes, dtype=torch.uint8, pin_memory=True)
         self.staged = torch.empty_like(path.inputs)
         self.results = path.results.on_host()
-        self.uploaded, self.taken, self.done = (torch.cuda.Event() for _ in range(3))
+        self.uploaded, self.taken = torch.cuda.Event(), torch.cuda.Event()
+        self.begun, self.done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.pending: Pending | None = None
 
 
@@ -150,6 +151,17 @@ class Pending:
         self._instances: list[Instances] | None = None
         self.needs_room = False
         """After `wait`: whether there was too little for the masks."""
+        self.milliseconds = 0.0
+        """After `wait`: how long the device computed."""
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return, or raise, at once."""
+        if self._slot.pending is not self:
+            return True
+        try:
+            return self._slot.done.query()
+        except RuntimeError:  # the device is lost
+            return True
 
     def wait(self) -> list[Instances] | None:
         """Instances on the CPU, when they are there; None where only the plain path finds all."""
@@ -157,6 +169,7 @@ class Pending:
         if slot.pending is self:
             slot.done.synchronize()
             slot.pending = None
+            self.milliseconds = slot.begun.elapsed_time(slot.done)
             results = slot.results
             self.needs_room = results.missing_bytes() > 0
             if results.is_complete() and not self.needs_room:
@@ -218,6 +231,7 @@ class GraphedPath:
             slot.uploaded.record()
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(slot.uploaded)
+            slot.begun.record()
             path.inputs.copy_(slot.staged)
             slot.taken.record()
             self._graph.replay()
@@ -252,11 +266,20 @@ class Graphs:
         """How many there are."""
         return sum(graph is not None for graph in self._graphs.values())
 
-    def enlarge(self, batch: Batch) -> None:
-        """Capture the graph of a batch again, with more room for masks."""
-        graph = self._graphs.pop(batch, None)
-        area = MASK_AREA if graph is None else graph.mask_area
-        self._keep(batch, self._capture(batch, 4 * area))
+    def enlarge(self, batch: Batch, mask_area: float) -> None:
+        """Capture a batch's graph again, if there is one, with more room for masks than that."""
+        graph = self._graphs.get(batch)
+        if graph is not None and graph.mask_area <= mask_area:
+            larger = self._capture(batch, 4 * mask_area)
+            torch.cuda.synchronize(self._runtime.device)  # a batch may be using the old one
+            self._keep(batch, larger)
+
+    def clear(self) -> None:
+        """Give up all graphs, and their memory. What they were given is still done."""
+        torch.cuda.synchronize(self._runtime.device)
+        self._graphs.clear()
+        self._lane = Lane(self._runtime.device)
+        torch.cuda.empty_cache()
 
     def _capture(self, batch: Batch, mask_area: float) -> GraphedPath | None:
         """None, now and later, where there is too little memory for what a graph keeps."""

@@ -6,8 +6,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, overload
@@ -29,6 +28,7 @@ from yolact_ros.engine.failures import (
 from yolact_ros.engine.graphs import Batch, GraphedPath, Graphs
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
+from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
 from yolact_ros.network import (
     EMBEDDED,
     PUBLISHED,
@@ -45,15 +45,6 @@ RANDOM_WEIGHTS = "random"
 
 # Images are only read, so memory that must not be written to, such as a message's, will do.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Milliseconds that the stages of one call took; with a CUDA graph `network` is all of it."""
-
-    preprocess: float
-    network: float
-    detection: float
 
 
 class Segmenter:
@@ -124,6 +115,7 @@ class Segmenter:
             self.runtime = runtimes.run(net, backend, where, precision)
         self.settings = settings
         self.stages = StageTimes(0, 0, 0)
+        """Of the last call; those of a batch that was submitted come with its instances."""
         self._graphs = Graphs(self.runtime) if self.device.type == "cuda" else None
         self._largest_batch = 0
 
@@ -159,7 +151,7 @@ class Segmenter:
         shown = ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
         return (
             f"{self.config.name} ({self._source}) on {self.device}, {self.runtime.name}, "
-            f"{str(self.runtime.dtype).removeprefix('torch.')}, classes: {shown}"
+            f"{self.runtime.precision}, classes: {shown}"
         )
 
     @overload
@@ -174,21 +166,26 @@ class Segmenter:
         """
         if not isinstance(images, list | tuple):
             return self([images])[0]
-        tensors = [_as_tensor(image) for image in images]
-        most = self._largest_batch or max(1, len(tensors))
-        parts = [tensors[at : at + most] for at in range(0, len(tensors), most)]
-        return list(itertools.chain.from_iterable(map(self._segment_within_memory, parts)))
+        instances, self.stages = self.submit(images).result()
+        return instances
 
-    def submit(self, images: Sequence[Image | Tensor]) -> Callable[[], list[Instances]]:
-        """Begin with a batch; what is returned waits for its `Instances` when it is called.
+    def submit(self, images: Sequence[Image | Tensor]) -> Submitted:
+        """Begin with a batch.
 
         On CUDA, where the batch has its graph, the device works meanwhile: give it the next batch
-        before you ask for the last one's instances. Elsewhere all is done at once. Raises as a
-        call does, and torch.cuda.OutOfMemoryError for a batch that is too large.
+        before you take the last one's instances. Elsewhere all is done at once. Raises as a call
+        does.
         """
         tensors = [_as_tensor(image) for image in images]
+        most = self._largest_batch or max(1, len(tensors))
         with lost_devices_named(self.device):
-            return self._submit(tensors)
+            parts = [self._submit(tensors[at : at + most]) for at in range(0, len(tensors), most)]
+
+        def result() -> Segmented:
+            with lost_devices_named(self.device):
+                return Segmented.joined(part.result() for part in parts)
+
+        return Submitted(lambda: all(part.done() for part in parts), result)
 
     def warm_up(
         self, image_size: tuple[int, int] = (480, 640), batch_sizes: Sequence[int] = (1,)
@@ -204,19 +201,42 @@ class Segmenter:
                     self._graph_of(batch, capture=True)
             self([np.zeros((*image_size, 3), np.uint8)] * count)
 
-    def _segment_within_memory(self, images: list[Tensor]) -> list[Instances]:
+    def _submit(self, images: list[Tensor]) -> Submitted:
+        started = time.perf_counter()
+        batch = Batch(tuple((len(image), image.shape[1]) for image in images), self.settings)
+        graph = self._graph_of(batch)
+        if graph is None:
+            segmented = self._segment_within_memory(images)
+            return Submitted(lambda: True, lambda: segmented)
+        pending, mask_area = graph.submit(images, self.class_names), graph.mask_area
+        submitting = 1e3 * (time.perf_counter() - started)
+
+        def result() -> Segmented:
+            instances = pending.wait()
+            if pending.needs_room and self._graphs is not None:
+                self._graphs.enlarge(batch, mask_area)
+            if instances is None:
+                return self._segment_within_memory(images)
+            return Segmented(instances, StageTimes(submitting, pending.milliseconds, 0))
+
+        return Submitted(pending.is_done, result)
+
+    def _graph_of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
+        if self._graphs is None or not batch.has_fixed_shapes:
+            return None
+        return self._graphs.of(batch, capture)
+
+    def _segment_within_memory(self, images: list[Tensor]) -> Segmented:
         """A batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
-            return self.submit(images)()
+            return self._segment(images)
         except torch.cuda.OutOfMemoryError as error:
             need = MemoryNeed.of(error, len(images), self.device, before)
         # Now that the error is gone, so is what its stack held.
-        if self._graphs is not None:
-            captured, self._graphs = len(self._graphs), Graphs(self.runtime)
-            torch.cuda.empty_cache()
-            if captured:  # they held memory of their own
-                return self._segment_within_memory(images)
+        if self._graphs is not None and len(self._graphs):  # they hold memory of their own
+            self._graphs.clear()
+            return self._segment_within_memory(images)
         config = self.config
         if len(images) == 1:
             raise DeviceMemoryError(
@@ -231,42 +251,11 @@ class Segmenter:
             RuntimeWarning,
             stacklevel=3,
         )
-        parts = (images[:half], images[half:])
-        return list(itertools.chain.from_iterable(map(self._segment_within_memory, parts)))
-
-    def _graph_of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
-        if self._graphs is None or not batch.has_fixed_shapes:
-            return None
-        return self._graphs.of(batch, capture)
-
-    def _submit(self, images: list[Tensor]) -> Callable[[], list[Instances]]:
-        started = time.perf_counter()
-        sizes = tuple((image.shape[0], image.shape[1]) for image in images)
-        batch = Batch(sizes, self.settings)
-        graph = self._graph_of(batch) if images else None
-        if graph is None:
-            instances = self._segment(images)
-            return lambda: instances
-        pending = graph.submit(images, self.class_names)
-        submitted = time.perf_counter()
-
-        def wait() -> list[Instances]:
-            with lost_devices_named(self.device):
-                instances = pending.wait()
-                done = time.perf_counter()
-                # A graph is one piece: its time counts as the network's.
-                self.stages = StageTimes(1e3 * (submitted - started), 1e3 * (done - submitted), 0)
-                if pending.needs_room and self._graphs is not None:
-                    self._graphs.enlarge(batch)
-                return self._segment(images) if instances is None else instances
-
-        return wait
+        return Segmented.joined(map(self._segment_within_memory, (images[:half], images[half:])))
 
     @torch.no_grad()
-    def _segment(self, images: list[Tensor]) -> list[Instances]:
+    def _segment(self, images: list[Tensor]) -> Segmented:
         """Stage by stage, in shapes that fit what is found."""
-        if not images:
-            return []
         on_gpu = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
             started = self._now()
@@ -288,8 +277,9 @@ class Segmenter:
             )
             instances = [each.to("cpu") for each in instances]
             times = (started, prepared, computed, self._now())
-        self.stages = StageTimes(*(1000 * (b - a) for a, b in itertools.pairwise(times)))
-        return instances
+        return Segmented(
+            instances, StageTimes(*(1000 * (b - a) for a, b in itertools.pairwise(times)))
+        )
 
     def _now(self) -> float:
         """Seconds, when the device has done what it was given."""

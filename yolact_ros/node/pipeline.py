@@ -11,7 +11,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
-from yolact_ros.engine import DeviceLostError, Segmenter
+from yolact_ros.engine import DeviceLostError, Segmenter, Submitted
 from yolact_ros.node import images
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.cdr import (
@@ -25,7 +25,7 @@ from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
 from yolact_ros.node.statistics import FrameStatistics
-from yolact_ros.node.worker import Worker
+from yolact_ros.node.worker import Begun, Worker
 
 LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
@@ -85,8 +85,9 @@ def picture_of(
 class Pipeline:
     """Segments the newest image of each camera, in a thread of its own, until `stop` is called.
 
+    Where the device works by itself, the next images are decoded and given to it meanwhile.
     `configured` are the parameters that the node was configured with; `current` returns the ones
-    that hold at the moment, for those that take effect at once. `on_lost` is called, in that
+    that hold at the moment, for those that take effect at once. `on_lost` is called once, in that
     thread, when the device is lost.
     """
 
@@ -103,11 +104,11 @@ class Pipeline:
         self._segmenter = segmenter
         self._depth = depth
         self._current = current
-        self._on_lost = on_lost
+        self._on_lost: Callable[[DeviceLostError], None] | None = on_lost
         self._logger = logger
         self._compressed = configured.compressed
         self._worker: Worker[Camera, Frame] = Worker(
-            self._process, [feed.camera for feed in feeds], configured.max_batch, "network"
+            self._begin, [feed.camera for feed in feeds], configured.max_batch, "network"
         )
 
     def stop(self) -> None:
@@ -126,20 +127,24 @@ class Pipeline:
         if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
             feed.statistics.passed_over()
 
-    def _process(self, frames: list[Frame]) -> None:
+    def _begin(self, frames: list[Frame]) -> Begun | None:
         """Work of the network's thread: one image of each of some cameras, whatever they hold."""
         decoded = [each for frame in frames if (each := self._decode(frame)) is not None]
         if not decoded:
-            return
+            return None
         try:
-            found = self._segmenter([each.picture for each in decoded])
+            submitted = self._segmenter.submit([each.picture for each in decoded])
         except Exception as error:  # must not end the node
-            for each in decoded:
-                self._fail(each.frame.feed, error)
-            if isinstance(error, DeviceLostError):
-                self._on_lost(error)
+            self._fail_all(decoded, error)
+            return None
+        return Begun(submitted.done, lambda: self._finish(decoded, submitted))
+
+    def _finish(self, decoded: Sequence[Decoded], submitted: Submitted) -> None:
+        try:
+            found, stages = submitted.result()
+        except Exception as error:  # must not end the node
+            self._fail_all(decoded, error)
             return
-        stages = self._segmenter.stages
         computing = {
             "preprocessing": stages.preprocess,
             "network": stages.network,
@@ -147,6 +152,13 @@ class Pipeline:
         }
         for each, instances in zip(decoded, found, strict=True):
             self._publish(each, instances, computing)
+
+    def _fail_all(self, decoded: Sequence[Decoded], error: Exception) -> None:
+        for each in decoded:
+            self._fail(each.frame.feed, error)
+        if isinstance(error, DeviceLostError) and self._on_lost is not None:
+            self._on_lost(error)
+            self._on_lost = None  # batches that follow find the same
 
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
