@@ -48,3 +48,14 @@ def test_nothing_and_something(found):
     nothing = Found(*(each[:0] for each in found))
     assert compare(nothing, found).matched == compare(found, nothing).matched == 0
     assert compare(nothing, nothing).instances == 0
+
+
+def test_what_scores_too_little_is_left_out(found):
+    less = found._replace(scores=torch.tensor([0.9, 0.2, 0.4]))
+    assert compare(less, less, 0.5).instances == 1
+    # One of the two is sure of it: its partner may score a little less.
+    result = compare(found, less, 0.5)
+    assert (result.instances, result.matched) == (3, 3)
+    assert result.score_difference == pytest.approx(0.6)
+    nothing = Found(*(each[:0] for each in found))
+    assert compare(less, nothing, 0.3).instances == compare(nothing, less, 0.3).instances == 2

@@ -14,6 +14,7 @@ import torch
 from yolact_ros.cli import main
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.export import ExportError, check, export
+from yolact_ros.export.check import FLOAT
 
 KINDS = [
     ("small", ".onnx", False),
@@ -138,8 +139,8 @@ def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
 
 def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
-    module = importlib.import_module("yolact_ros.export.check")
-    monkeypatch.setattr(module, "OUTPUT", 0.0)  # not even rounding is allowed
+    module = importlib.import_module("yolact_ros.export.write")
+    monkeypatch.setattr(module, "FLOAT", dataclasses.replace(FLOAT, output=0.0))  # no rounding
     path = tmp_path / "net.xml"
     with pytest.raises(ExportError, match=r"net.xml was not written.*an output differs by"):
         export(segmenters["small"], path, pictures)

@@ -27,8 +27,12 @@ class Agreement:
     """The largest between edges of a pair, in pixels."""
 
 
-def compare(a: Found, b: Found) -> Agreement:
-    """Pair each instance of `a`, by falling score, with the instance of `b` that overlaps most."""
+def compare(a: Found, b: Found, least: float = 0.0) -> Agreement:
+    """Pair each instance of `a`, by falling score, with the instance of `b` that overlaps most.
+
+    Instances count whose score, or whose partner's score, is at least `least`. Give more than
+    those, so that one that lies a little below has not lost its partner.
+    """
     overlaps = iou(a.boxes.float(), b.boxes.float())
     overlaps[a.class_ids.unsqueeze(1) != b.class_ids.unsqueeze(0)] = 0
     pairs = []
@@ -37,15 +41,21 @@ def compare(a: Found, b: Found) -> Agreement:
             j = int(overlaps[i].argmax())
             overlaps[:, j] = 0
             pairs.append((i, j))
+    lone = max(_lone(a, {i for i, _ in pairs}, least), _lone(b, {j for _, j in pairs}, least))
+    pairs = [(i, j) for i, j in pairs if max(float(a.scores[i]), float(b.scores[j])) >= least]
     ious = [_mask_iou(a, i, b, j) for i, j in pairs] or [1.0]
     return Agreement(
-        instances=max(len(a.scores), len(b.scores)),
+        instances=len(pairs) + lone,
         matched=len(pairs),
         score_difference=max((abs(float(a.scores[i] - b.scores[j])) for i, j in pairs), default=0),
         mask_iou=min(ious),
         mean_mask_iou=sum(ious) / len(ious),
         box_difference=max((_edge_difference(a, i, b, j) for i, j in pairs), default=0),
     )
+
+
+def _lone(found: Found, paired: set[int], least: float) -> int:
+    return sum(score >= least and i not in paired for i, score in enumerate(found.scores.tolist()))
 
 
 def _mask_iou(a: Found, i: int, b: Found, j: int) -> float:

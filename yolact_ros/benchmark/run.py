@@ -78,6 +78,8 @@ class Settings:
     rounds: int = 20
     seconds: float = 60.0
     """The most that the rounds of one comparison take."""
+    keep: Path | None = None
+    """Folder where random weights are kept, and taken from when they are there."""
 
     def __post_init__(self) -> None:
         """Raises ValueError and FileNotFoundError before anything has run."""
@@ -106,14 +108,13 @@ class _Model:
 
     @property
     def name(self) -> str:
-        return f"{self.config.name}, {self.segmenter.runtime.name}"
+        runtime = self.segmenter.runtime
+        return f"{self.config.name}, {runtime.name}, {runtime.precision}"
 
     @property
     def description(self) -> str:
-        runtime = self.segmenter.runtime
-        precision = str(runtime.dtype).removeprefix("torch.")
         weights = self.note or Path(self.options["weights"]).name or "embedded weights"
-        return f"{self.name}, {precision} on {runtime.device}, {weights}"
+        return f"{self.name} on {self.segmenter.device}, {weights}"
 
 
 def run(settings: Settings, command: str, say: Callable[[str], None] = print) -> Report:
@@ -185,7 +186,8 @@ def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> _Mode
     model, _, weights = spec.partition("=")
     note = ""
     if not weights and model in PUBLISHED:
-        model, weights, note = "", _random_weights(model, settings.image, folder), "random weights"
+        weights = _random_weights(model, settings.image, settings.keep or folder)
+        model, note = "", "random weights"
     elif not weights and model != EMBEDDED.name:
         model, weights = "", model
     options: dict[str, Any] = {

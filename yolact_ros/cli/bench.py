@@ -43,6 +43,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--score", type=float, default=0.0, help="least score of an instance")
     parser.add_argument("--rounds", type=int, default=20, help="how often each thing is timed")
     parser.add_argument("--seconds", type=float, default=60, help="the most for one comparison")
+    parser.add_argument(
+        "--keep-weights",
+        action="store_true",
+        help="keep random weights in the output folder, to export them; those there are used again",
+    )
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--no-node", action="store_true", help="do not measure the ROS node")
     group = parser.add_argument_group("side by side")
@@ -69,9 +74,10 @@ def run(arguments: Sequence[str]) -> None:
         node=not options.no_node,
         rounds=options.rounds,
         seconds=options.seconds,
+        keep=options.output if options.keep_weights else None,
     )
-    report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
     options.output.mkdir(parents=True, exist_ok=True)
+    report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
     table = to_markdown(report)
     print(table)
     (options.output / "benchmark.md").write_text(table + "\n")

@@ -14,8 +14,8 @@ import numpy as np
 from yolact_ros.cli.predict import find_files
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Segmenter
-from yolact_ros.export import export
-from yolact_ros.export.check import Image
+from yolact_ros.export import PRECISIONS, export
+from yolact_ros.export.check import INT8, Image
 from yolact_ros.network import CONFIGS
 
 
@@ -32,6 +32,28 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--model", default="", help=f"as the weights say, or {', '.join(CONFIGS)}")
     parser.add_argument(
         "--images", nargs="+", type=Path, help="to check with; default: the package's photographs"
+    )
+    parser.add_argument(
+        "--keep-anyway",
+        action="store_true",
+        help="keep a file that finds something else, for example to time random weights",
+    )
+    group = parser.add_argument_group("precision")
+    group.add_argument(
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help=f"int8: convolutions in 8 bits, in an .xml; kept if {INT8.matched:.0%}% of the "
+        f"instances that score {INT8.confident} are found and their masks' mean IoU is "
+        f"{INT8.mask_iou}",
+    )
+    group.add_argument(
+        "--calibrate",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="pictures or folders for int8, of what the network will see; 100 to 300 are best",
     )
     group = parser.add_argument_group("detection stage")
     group.add_argument("--detection", action="store_true", help="include it, for other languages")
@@ -51,9 +73,20 @@ def run(arguments: Sequence[str]) -> None:
     )
     print(segmenter.description)
     pictures = _pictures(options.images)
-    checked = export(segmenter, options.file, pictures, detection=options.detection)
-    print(checked.table())
-    print(f"{options.file} finds what PyTorch finds")
+    checked = export(
+        segmenter,
+        options.file,
+        pictures,
+        detection=options.detection,
+        precision=options.precision,
+        calibration=[file for path in options.calibrate for file in find_files(path)],
+        keep_anyway=options.keep_anyway,
+    )
+    print(f"{checked.table()}\n{checked.summary()}")
+    if checked.problems:
+        print(f"{options.file} is kept, but: {'; '.join(checked.problems)}")
+    else:
+        print(f"{options.file} finds what PyTorch finds")
 
 
 def _pictures(paths: Sequence[Path] | None) -> dict[str, Image]:

@@ -17,10 +17,28 @@ from yolact_ros.network import Predictions
 
 Image = npt.NDArray[np.uint8]
 
-SCORE_THRESHOLD = 0.1
-"""Of the instances that are compared. Far below what is used, so that more is compared."""
-# Rounding moves a score in its sixth digit; an instance at a threshold may come or go.
-MATCHED, SCORE, BOX, MASK_IOU, OUTPUT = 0.98, 0.005, 1.0, 0.99, 1e-3
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an exported network may be from PyTorch."""
+
+    confident: float
+    """Least score of what is compared, in either of the two."""
+    matched: float
+    """Least share of the instances that have a partner."""
+    mask_iou: float
+    """Least mean over all pairs."""
+    score: float
+    """Largest difference in any pair."""
+    box: float | None = None
+    """Largest difference of any edge in pixels; None: boxes are not judged, masks show them."""
+    output: float | None = None
+    """Largest difference of a raw output, relative to the largest; None: not judged."""
+
+
+# Rounding moves a score in its sixth digit. What is compared scores far less than what is used.
+FLOAT = Limits(confident=0.1, matched=0.98, mask_iou=0.99, score=0.005, box=1.0, output=1e-3)
+INT8 = Limits(confident=0.3, matched=0.9, mask_iou=0.9, score=0.2)
 
 
 @dataclass(frozen=True)
@@ -33,61 +51,95 @@ class PictureCheck:
     """The largest between raw outputs, relative to the largest output; None where the detection
     stage is inside."""
 
-    @property
-    def problems(self) -> list[str]:
-        """What is beyond rounding, in words."""
-        a = self.agreement
-        wrong = {
-            f"{a.instances - a.matched} of {a.instances} instances have no partner": (
-                a.matched < MATCHED * a.instances
-            ),
-            f"a score differs by {a.score_difference:.4f}": a.score_difference > SCORE,
-            f"an edge of a box differs by {a.box_difference:.1f} pixels": a.box_difference > BOX,
-            f"the masks' mean IoU is {a.mean_mask_iou:.3f}": a.mean_mask_iou < MASK_IOU,
-            f"an output differs by {self.output_difference}": (
-                self.output_difference is not None and not self.output_difference <= OUTPUT
-            ),
-        }
-        return [f"{self.name}: {text}" for text, is_wrong in wrong.items() if is_wrong]
-
 
 @dataclass(frozen=True)
 class Checked:
     """What was compared on all pictures."""
 
     pictures: tuple[PictureCheck, ...]
+    limits: Limits
+
+    @property
+    def instances(self) -> int:
+        """How many were compared."""
+        return sum(each.agreement.instances for each in self.pictures)
+
+    @property
+    def matched(self) -> int:
+        """How many of them have a partner."""
+        return sum(each.agreement.matched for each in self.pictures)
+
+    @property
+    def mean_mask_iou(self) -> float:
+        """Over all pairs; 1 without any."""
+        parts = [each.agreement for each in self.pictures]
+        total = sum(each.mean_mask_iou * each.matched for each in parts)
+        return total / self.matched if self.matched else 1.0
 
     @property
     def problems(self) -> list[str]:
         """Why the two are not the same; empty when they are."""
-        found = [problem for each in self.pictures for problem in each.problems]
-        compared = sum(each.agreement.instances for each in self.pictures)
-        if not compared and any(each.output_difference is None for each in self.pictures):
-            found.append(f"nothing scores more than {SCORE_THRESHOLD}, so nothing was compared")
-        return found
+        limits, found = self.limits, []
+        if not self.instances and (limits.output is None or self._without_outputs):
+            found.append(f"nothing scores {limits.confident}, so nothing was compared")
+        if self.matched < limits.matched * self.instances:
+            lone = self.instances - self.matched
+            found.append(f"{lone} of {self.instances} instances have no partner")
+        if self.mean_mask_iou < limits.mask_iou:
+            found.append(f"the masks' mean IoU is {self.mean_mask_iou:.3f}")
+        return found + [text for each in self.pictures for text in _problems(each, limits)]
+
+    @property
+    def _without_outputs(self) -> bool:
+        return any(each.output_difference is None for each in self.pictures)
 
     def table(self) -> str:
         """One line for each picture."""
         width = max(len(each.name) for each in self.pictures)
-        titles = "instances  matched  score diff.  box diff.  mask IoU  output diff."
+        titles = "instances  matched  score diff.   box diff.  mask IoU  output diff."
         lines = [f"{'picture':{width}}  {titles}"]
         for each in self.pictures:
             a, output = each.agreement, each.output_difference
             lines.append(
                 f"{each.name:{width}}  {a.instances:9}  {a.matched:7}  {a.score_difference:11.1e}  "
-                f"{a.box_difference:6.3f} px  {a.mean_mask_iou:8.4f}  "
+                f"{a.box_difference:7.3f} px  {a.mean_mask_iou:8.4f}  "
                 + ("           -" if output is None else f"{output:12.1e}")
             )
         return "\n".join(lines)
 
+    def summary(self) -> str:
+        """All pictures in one line."""
+        return (
+            f"{self.matched} of {self.instances} instances that score {self.limits.confident} or "
+            f"more are matched, mean mask IoU {self.mean_mask_iou:.4f}"
+        )
 
-def check(exported: Segmenter, reference: Segmenter, pictures: Mapping[str, Image]) -> Checked:
+
+def _problems(picture: PictureCheck, limits: Limits) -> list[str]:
+    """What is beyond the limits on one picture, in words."""
+    a, output, found = picture.agreement, picture.output_difference, []
+    if a.score_difference > limits.score:
+        found.append(f"a score differs by {a.score_difference:.4f}")
+    if limits.box is not None and a.box_difference > limits.box:
+        found.append(f"an edge of a box differs by {a.box_difference:.1f} pixels")
+    if limits.output is not None and output is not None and not output <= limits.output:  # or nan
+        found.append(f"an output differs by {output}")
+    return [f"{picture.name}: {text}" for text in found]
+
+
+def check(
+    exported: Segmenter,
+    reference: Segmenter,
+    pictures: Mapping[str, Image],
+    limits: Limits = FLOAT,
+) -> Checked:
     """Compare an exported network with its original on BGR pictures [H, W, 3], by name.
 
     Both find with the reference's settings, but a low threshold. All pictures are given in one
     batch, too, so that batches are known to work.
     """
-    settings = replace(reference.settings, score_threshold=SCORE_THRESHOLD)
+    # An instance at the threshold may come or go, but not one of twice that score.
+    settings = replace(reference.settings, score_threshold=limits.confident / 2)
     before = exported.settings, reference.settings
     exported.settings = reference.settings = settings
     try:
@@ -95,13 +147,15 @@ def check(exported: Segmenter, reference: Segmenter, pictures: Mapping[str, Imag
         ours, theirs = exported(images), [reference(image) for image in images]
         results = [
             PictureCheck(
-                name, compare(_found(a), _found(b)), _difference(exported, reference, image)
+                name,
+                compare(_found(a), _found(b), limits.confident),
+                _difference(exported, reference, image),
             )
             for (name, image), a, b in zip(pictures.items(), ours, theirs, strict=True)
         ]
     finally:
         exported.settings, reference.settings = before
-    return Checked(tuple(results))
+    return Checked(tuple(results), limits)
 
 
 def _found(instances: Instances) -> Found:

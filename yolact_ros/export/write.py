@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
 from yolact_ros.engine.runtimes.graph import trace
-from yolact_ros.export.check import Checked, Image, check
+from yolact_ros.export.check import FLOAT, INT8, Checked, Image, check
+from yolact_ros.export.quantise import import_nncf, quantise
 from yolact_ros.network import Yolact
+
+PRECISIONS = ("float32", "int8")
 
 
 class ExportError(RuntimeError):
@@ -18,7 +21,14 @@ class ExportError(RuntimeError):
 
 
 def export(
-    segmenter: Segmenter, path: Path, pictures: Mapping[str, Image], *, detection: bool = False
+    segmenter: Segmenter,
+    path: Path,
+    pictures: Mapping[str, Image],
+    *,
+    detection: bool = False,
+    precision: str = "float32",
+    calibration: Sequence[Path] = (),
+    keep_anyway: bool = False,
 ) -> Checked:
     """Write the network of `segmenter`, which runs on PyTorch on the CPU, to `path`.
 
@@ -28,6 +38,9 @@ def export(
 
     Args:
         detection: Include the detection stage, with the segmenter's settings.
+        precision: "float32", or for .xml "int8", which is held to the limits `INT8` of `check`.
+        calibration: Picture files like those that the network will see, for "int8".
+        keep_anyway: Keep the file even if it finds something else, which `problems` say then.
 
     Raises:
         ExportError: The exported network finds something else.
@@ -41,13 +54,14 @@ def export(
         raise ValueError(f"there is no folder {path.parent}")
     if not pictures:
         raise ValueError("there is no picture to check with")
+    _check_precision(precision, path, calibration)
     net = segmenter.runtime.run
     if not isinstance(net, Yolact) or segmenter.device.type != "cpu":
         raise ValueError(f"{segmenter.description} is not allowed: it must be PyTorch on the CPU")
     header = Header.of(net, segmenter.settings if detection else None)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
-        _write(net, header, made)
+        _write(net, header, made, calibration)
         settings = segmenter.settings
         exported = Segmenter(
             weights=made,
@@ -55,8 +69,9 @@ def export(
             nms_method=settings.nms_method,
             nms_iou_threshold=settings.nms_iou_threshold,
         )
-        checked = check(exported, segmenter, pictures)
-        if checked.problems:
+        limits = INT8 if precision == "int8" else FLOAT
+        checked = check(exported, segmenter, pictures, limits)
+        if checked.problems and not keep_anyway:
             raise ExportError(
                 f"{path} was not written, since it does not find what PyTorch finds: "
                 f"{'; '.join(checked.problems)}\n{checked.table()}"
@@ -66,11 +81,28 @@ def export(
     return checked
 
 
-def _write(net: Yolact, header: Header, path: Path) -> None:
+def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) -> None:
+    """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is not allowed: one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and path.suffix != ".xml":
+        raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
+    if precision == "int8" and not calibration:
+        raise ValueError("int8 needs pictures to calibrate with, like those that it will see")
+    if precision != "int8" and calibration:
+        raise ValueError(f"pictures to calibrate with are for int8, not for {precision}")
+    if precision == "int8":
+        import_nncf()  # before the graph is made, which takes a while
+
+
+def _write(net: Yolact, header: Header, path: Path, calibration: Sequence[Path]) -> None:
     program = trace(net, header)
     if path.suffix == ".onnx":
         onnx.to_program(program, header).save(path)
     elif path.suffix == ".xml":
-        openvino.save(openvino.to_model(program, header), path)
+        model = openvino.to_model(program, header)
+        if calibration:
+            model = quantise(model, header.config, calibration)
+        openvino.save(model, path)
     else:
         compiled.save(program, header, path)

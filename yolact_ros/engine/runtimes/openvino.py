@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _KEY = "yolact_ros"  # of the header in a model's rt_info
+
+# OpenVINO and NNCF report over the network that they are used, but do without this module.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def _library() -> Any:
@@ -41,7 +45,7 @@ def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
 
 
 def save(model: openvino.Model, path: Path) -> None:
-    """Write `path`, which ends in .xml, and its weights, in float32, beside it as .bin."""
+    """Write `path`, which ends in .xml, and its weights, as they are, beside it as .bin."""
     _library().save_model(model, path, compress_to_fp16=False)
 
 
@@ -97,4 +101,5 @@ def run_model(model: openvino.Model, header: Header, precision: str = "auto") ->
         return [torch.from_numpy(results[i]) for i in range(len(header.outputs))]
 
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return runtime_of_graph("openvino", header, run, dtype)
+    is_quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+    return runtime_of_graph("openvino", header, run, dtype, is_quantised)

@@ -27,6 +27,13 @@ class Runtime:
     dtype: torch.dtype
     anchors: Tensor
     """[P, 4], float32, on the device."""
+    is_quantised: bool = False
+    """Whether the convolutions compute in 8 bits; images and outputs are of `dtype` anyway."""
+
+    @property
+    def precision(self) -> str:
+        """What it mostly computes in, for people."""
+        return "int8" if self.is_quantised else str(self.dtype).removeprefix("torch.")
 
     @property
     def config(self) -> NetworkConfig:
@@ -46,6 +53,7 @@ def runtime_of_graph(
     header: Header,
     run: Callable[[Tensor], Sequence[Tensor]],
     dtype: torch.dtype = torch.float32,
+    is_quantised: bool = False,
 ) -> Runtime:
     """A graph that runs on the CPU and gives the outputs that its header names, in their order."""
 
@@ -53,4 +61,5 @@ def runtime_of_graph(
         return header.read_outputs(run(images))
 
     anchors = make_anchors(header.config)
-    return Runtime(name, header, read_outputs, torch.device("cpu"), dtype, anchors)
+    device = torch.device("cpu")
+    return Runtime(name, header, read_outputs, device, dtype, anchors, is_quantised)

@@ -1,0 +1,91 @@
+"""Networks in 8 bits: what they find, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import pytest
+
+from yolact_ros.cli import main
+from yolact_ros.engine import Segmenter
+from yolact_ros.engine.runtimes import MissingExtraError
+from yolact_ros.export import check, export
+from yolact_ros.export.check import FLOAT, INT8
+from yolact_ros.export.quantise import quantise
+from yolact_ros.network import EMBEDDED
+
+
+@pytest.fixture(scope="module")
+def person():
+    """The embedded model at a smaller size. With random weights rounding changes what is found."""
+    return Segmenter(EMBEDDED.replace(image_size=256), device="cpu", backend="torch")
+
+
+@pytest.fixture(scope="module")
+def photos(repository):
+    return sorted((repository / "yolact_ros/demo/photos").glob("*.jpg"))
+
+
+def test_it_finds_nearly_the_same(person, photos, tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    path = tmp_path / "person.xml"
+    pictures = {each.name: cv2.imread(str(each)) for each in photos}
+    checked = export(person, path, pictures, precision="int8", calibration=photos)
+    assert checked.limits == INT8 and checked.problems == [] and checked.matched >= 4
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["person.bin", "person.xml"]
+
+    exported = Segmenter(weights=path)
+    assert "openvino, int8" in exported.description
+    assert exported.config == person.config
+    weights = sum(each.numel() for each in person.runtime.run.parameters())
+    assert path.with_suffix(".bin").stat().st_size < 1.5 * weights, "a byte each, and some float"
+
+    strict = check(exported, person, pictures, FLOAT)
+    assert any("an output differs" in problem for problem in strict.problems), "it is rounded"
+
+
+def test_without_nncf(segmenters, pictures, photos, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    path, message = tmp_path / "net.xml", r"int8 needs nncf: pip install 'yolact_ros\[int8\]'"
+    with pytest.raises(MissingExtraError, match=message):
+        export(segmenters["small"], path, pictures, precision="int8", calibration=photos)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_picture_is_named(exported, segmenters, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    model = openvino.Core().read_model(exported("small", ".xml", False))
+    path = tmp_path / "broken.jpg"
+    path.write_text("no picture")
+    with pytest.raises(ValueError, match=r"broken.jpg is not a picture that can be read"):
+        quantise(model, segmenters["small"].config, [path])
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "calibrate", "message"),
+    [
+        ("net.xml", "int8", False, "int8 needs pictures to calibrate with"),
+        ("net.onnx", "int8", True, r"net.onnx is not allowed for int8: .* must end in .xml"),
+        ("net.xml", "float32", True, "to calibrate with are for int8, not for float32"),
+        ("net.xml", "float16", False, "precision='float16' is not allowed: one of float32, int8"),
+    ],
+)
+def test_what_does_not_go_together(
+    segmenters, pictures, photos, tmp_path, name, precision, calibrate, message
+):
+    options = {"precision": precision, "calibration": photos if calibrate else ()}
+    with pytest.raises(ValueError, match=message):
+        export(segmenters["small"], tmp_path / name, pictures, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_names_what_is_missing(tmp_path, capsys):
+    words = ["export", str(tmp_path / "net.xml"), "--precision", "int8"]
+    assert main(words) == 1
+    assert "int8 needs pictures to calibrate with" in capsys.readouterr().err
+    assert main([*words, "--calibrate", str(tmp_path)]) == 1
+    assert f"the folder {tmp_path} has no picture" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""Networks in 8 bits for a CPU: quantisation after training, by NNCF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+
+from yolact_ros.engine import preprocess
+from yolact_ros.engine.runtimes.files import missing
+from yolact_ros.engine.runtimes.graph import INPUT
+from yolact_ros.network import NetworkConfig
+
+if TYPE_CHECKING:
+    import openvino
+
+MOST_PICTURES = 300
+"""More calibrate no better."""
+
+
+def import_nncf() -> Any:
+    """The library. Raises MissingExtraError where it is missing."""
+    try:
+        import nncf
+    except ModuleNotFoundError as error:
+        raise missing(error, "int8", "int8") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def quantise(
+    model: openvino.Model, config: NetworkConfig, pictures: Sequence[Path]
+) -> openvino.Model:
+    """An OpenVINO model whose convolutions compute in 8 bits.
+
+    Weights are rounded channel by channel, activations layer by layer, within the ranges that they
+    have on `pictures`, 300 of them at most. The last convolution before each output stays in float:
+    nothing after it evens out what rounding does there.
+
+    Raises ValueError for a file that is no picture, MissingExtraError where NNCF is missing.
+    """
+    nncf = import_nncf()
+
+    def prepare(path: Path) -> dict[str, Any]:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f"{path} is not a picture that can be read")
+        batch = preprocess([torch.from_numpy(np.asarray(image, np.uint8))], config)
+        return {INPUT: batch.contiguous().numpy()}
+
+    count = min(len(pictures), MOST_PICTURES)
+    chosen = [pictures[i * len(pictures) // count] for i in range(count)]
+    quantised: openvino.Model = nncf.quantize(
+        model,
+        nncf.Dataset(chosen, prepare),
+        preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric
+        subset_size=count,
+        ignored_scope=nncf.IgnoredScope(names=_last_convolutions(model)),
+    )
+    return quantised
+
+
+def _last_convolutions(model: openvino.Model) -> list[str]:
+    """Names of the convolutions that no other follows on a way to an output."""
+    names, seen = set(), set()
+    ahead = [output.get_node() for output in model.outputs]
+    while ahead:
+        node = ahead.pop()
+        name = node.get_friendly_name()
+        if name in seen:
+            continue
+        seen.add(name)
+        if node.get_type_name() == "Convolution":
+            names.add(name)
+        else:
+            ahead += [each.get_source_output().get_node() for each in node.inputs()]
+    return sorted(names)
