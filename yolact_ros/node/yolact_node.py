@@ -50,7 +50,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         LifecycleNodeMixin.__init__(self, callback_group=transitions)
         self._wanted = declare(self)
         self._configured = self._wanted  # the values that the node was last configured with
-        self._state = "unconfigured"
+        # A node that is about to configure itself must not look like one that was left alone.
+        self._state = "configuring" if self._wanted.autostart else "unconfigured"
         self._problem = ""
         self._device_lost = False
         self._segmenter: Segmenter | None = None

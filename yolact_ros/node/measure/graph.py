@@ -78,6 +78,11 @@ class Graph:
                 raise MeasureError(f"no answer within {START_TIMEOUT:.0f} s")
             self._spin(time.monotonic() + 0.2)
 
+    def close(self) -> None:
+        """Leave the graph, before rclpy is shut down."""
+        self._executor.shutdown()
+        self._listener.destroy_node()
+
     def _spin(self, end: float) -> None:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=min(left, 0.5))
@@ -106,6 +111,7 @@ def running(
             node = stack.enter_context(started("yolact_node", [*arguments, *ros_arguments]))
             stack.enter_context(beside(show, settings, topics))
             graph = Graph(node, topics)
+            stack.callback(graph.close)
             graph.wait()
             yield graph
     finally:
