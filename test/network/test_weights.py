@@ -185,6 +185,13 @@ def test_every_setting_survives_in_a_file(tmp_path):
     assert load_network(tmp_path / "own.safetensors").config == config
 
 
+def test_whoever_may_read_other_files_may_read_own_ones(small_net, tmp_path):
+    other = tmp_path / "other"
+    other.touch()
+    save_weights(small_net, tmp_path / "own.safetensors")
+    assert (tmp_path / "own.safetensors").stat().st_mode == other.stat().st_mode
+
+
 def test_own_files_have_their_suffix(small_net, tmp_path):
     with pytest.raises(ValueError, match="safetensors"):
         save_weights(small_net, tmp_path / "own.pth")
