@@ -203,8 +203,9 @@ def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
         "the newest image",
     )
     # What came after the camera stopped: the image in work and the newest one, and what was
-    # still on its way through the middleware.
-    assert len(received) - at_the_end <= 4
+    # still on its way through the middleware, which is more where the machine is busy. A node
+    # that lagged would have a hundred to answer.
+    assert len(received) - at_the_end <= 10
     assert stamps == sorted(stamps) and len(set(stamps[1:])) == len(stamps[1:])
     summary = graph.summary()
     assert summary.received == summary.processed + summary.passed_over
