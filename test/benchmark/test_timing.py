@@ -28,6 +28,12 @@ def test_a_call_takes_at_least_as_long_as_it_sleeps():
     assert timings["short"].median < timings["long"].median <= timings["long"].percentile_99
 
 
+def test_the_processor_does_not_work_while_it_sleeps():
+    calls = {"sleep": lambda: time.sleep(0.05)}
+    (timing,) = measure(calls, rounds=3, clock=time.process_time).values()
+    assert timing.median < 25
+
+
 def test_median_and_percentile():
     values = tuple(float(i) for i in np.random.default_rng(0).permutation(101))
     assert Timing(values).median == 50

@@ -8,7 +8,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,8 @@ class Settings:
     """The most that the rounds of one comparison take."""
     keep: Path | None = None
     """Folder where random weights are kept, and taken from when they are there."""
+    clock: Callable[[], float] = time.perf_counter
+    """What times are read from, as `measure` takes it."""
 
     def __post_init__(self) -> None:
         """Raises ValueError and FileNotFoundError before anything has run."""
@@ -133,7 +136,7 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         runtime = models[0].segmenter.runtime
         device = runtime.device
         say("ceilings")
-        machine = describe_machine(device, runtime.dtype)
+        machine = describe_machine(device, runtime.dtype, settings.clock)
         others = _others(models, settings, device)
         node = None
         if settings.node and node_can_run():
@@ -157,7 +160,9 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
     )
 
 
-def describe_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+def describe_machine(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> Machine:
     """This machine, with its ceilings for numbers of type `dtype`."""
     cuda = device.type == "cuda"
     return Machine(
@@ -165,7 +170,7 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> Machine:
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if cuda else "the CPU",
         software=f"Python {platform.python_version()}, PyTorch {torch.__version__}",
-        ceilings=measure_ceilings(device, dtype),
+        ceilings=measure_ceilings(device, dtype, clock=clock),
     )
 
 
@@ -239,11 +244,15 @@ def _measure_model(
     )
 
 
-def _clock(
-    settings: Settings, device: torch.device
-) -> Callable[[Mapping[str, Callable[[], object]]], dict[str, Timing]]:
+def _clock(settings: Settings, device: torch.device) -> Callable[..., dict[str, Timing]]:
     """`measure` as the settings say."""
-    return partial(measure, rounds=settings.rounds, seconds=settings.seconds, device=device)
+    return partial(
+        measure,
+        rounds=settings.rounds,
+        seconds=settings.seconds,
+        device=device,
+        clock=settings.clock,
+    )
 
 
 def _measure_memory(model: _Model, settings: Settings, folder: Path) -> Memory:
@@ -296,13 +305,7 @@ def _side_by_side(
     ]
     calls = {each.name: partial(each.segment, settings.image) for each in (*ours, *others)}
     found = {name: call() for name, call in calls.items()}
-    timings = measure(
-        calls,
-        rounds=settings.rounds,
-        warm_up=1,
-        seconds=settings.seconds,
-        device=models[0].segmenter.device,
-    )
+    timings = _clock(settings, models[0].segmenter.device)(calls, warm_up=1)
     theirs = {
         each.name: f"published {model.config.name}"
         for each, model in zip(ours, models, strict=True)

@@ -40,6 +40,7 @@ def measure(
     warm_up: int = 3,
     seconds: float = math.inf,
     device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Call everything once a round and time each call; the same names come back.
 
@@ -53,6 +54,7 @@ def measure(
         warm_up: Rounds before those, not counted.
         seconds: No new round begins when the counted rounds have taken so long, but one is made.
         device: Where the calls compute.
+        clock: Gives seconds. `time.process_time` counts the processor's, of all threads together.
 
     Raises:
         ValueError: For a number that is not allowed.
@@ -69,20 +71,21 @@ def measure(
     with torch.no_grad():
         for name in order * warm_up:
             calls[name]()
-        deadline = _now(device) + seconds
+        deadline = clock() + seconds
         for _ in range(rounds):
             shuffle(order)
             for name in order:
-                started = _now(device)
+                _wait(device)
+                started = clock()
                 calls[name]()
-                taken[name].append(1000 * (_now(device) - started))
-            if time.perf_counter() > deadline:
+                _wait(device)
+                taken[name].append(1000 * (clock() - started))
+            if clock() > deadline:
                 break
     return {name: Timing(tuple(values)) for name, values in taken.items()}
 
 
-def _now(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()

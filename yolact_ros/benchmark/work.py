@@ -6,6 +6,7 @@ its arithmetic takes at the machine's best rate, and as its memory traffic takes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,11 @@ def _deformable_flops(
 
 
 def measure_ceilings(
-    device: torch.device, dtype: torch.dtype, size: int = 0, rounds: int = 10
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int = 0,
+    rounds: int = 10,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Ceilings:
     """Measure a product of matrices [size, size] and a copy of eight times as many numbers.
 
@@ -131,6 +136,7 @@ def measure_ceilings(
         },
         rounds=rounds,
         device=device,
+        clock=clock,
     )
     seconds = {name: min(timing.milliseconds) / 1000 for name, timing in timings.items()}
     return Ceilings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -44,6 +45,12 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="how often each thing is timed")
     parser.add_argument("--seconds", type=float, default=60, help="the most for one comparison")
     parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count the time that the processor works, which other programs change little; run it "
+        "on one core (taskset -c 0), since threads that wait for each other work too",
+    )
+    parser.add_argument(
         "--keep-weights",
         action="store_true",
         help="keep random weights in the output folder, to export them; those there are used again",
@@ -75,6 +82,7 @@ def run(arguments: Sequence[str]) -> None:
         rounds=options.rounds,
         seconds=options.seconds,
         keep=options.output if options.keep_weights else None,
+        clock=time.process_time if options.processor_time else time.perf_counter,
     )
     options.output.mkdir(parents=True, exist_ok=True)
     report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
