@@ -25,7 +25,7 @@ PARAMETERS = {
     "dcn_variant": ("dcn_variant", str, "replaces the model's deformable convolutions"),
     "device": ("device", str, "auto, cpu, cuda, cuda:1 ..."),
     "precision": ("precision", str, "auto, float32, float16 or bfloat16"),
-    "backend": ("backend", str, "auto, torch, openvino or onnxruntime"),
+    "backend": ("backend", str, "auto, torch, inductor, openvino or onnxruntime"),
     "score_threshold": ("score_threshold", float, "least score of an instance, 0.0 to 1.0"),
     "top_k": ("top_k", int, "most instances an image"),
     "nms_method": ("nms.method", str, "fast, cross_class or standard"),

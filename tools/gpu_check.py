@@ -46,6 +46,8 @@ from yolact_ros.detection.masks import make_masks, rescore  # noqa: E402
 from yolact_ros.detection.results import Results  # noqa: E402
 from yolact_ros.engine import Segmenter, preprocess  # noqa: E402
 from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist  # noqa: E402
+from yolact_ros.engine.runtimes import compiled  # noqa: E402
+from yolact_ros.engine.runtimes.graph import trace  # noqa: E402
 from yolact_ros.network import (  # noqa: E402
     CONFIGS,
     EMBEDDED,
@@ -61,7 +63,8 @@ from yolact_ros.network import (  # noqa: E402
 )
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
-PARTS = ("kernels", "precision", "models")
+PARTS = ("kernels", "precision", "models", "compilers")
+COMPILED = "yolact_plus_resnet50"
 SCORE = 0.05
 NO_DEVICE = 3
 
@@ -169,6 +172,7 @@ def check(setup: Setup, parts: Sequence[str]) -> dict[str, Any]:
         "kernels": {},
         "precision": {},
         "models": {},
+        "compilers": {},
     }
     if "kernels" in parts:
         say("kernels")
@@ -184,6 +188,10 @@ def check(setup: Setup, parts: Sequence[str]) -> dict[str, Any]:
         for config in setup.configs:
             say(config.name)
             report["models"][config.name] = check_model(setup, config, ceilings)
+    if "compilers" in parts:
+        config = next(each for each in setup.configs if each.name == COMPILED)
+        say(f"compilers of {config.name}")
+        report["compilers"][config.name] = check_compilers(setup, config)
     return report
 
 
@@ -249,9 +257,45 @@ def check_model(setup: Setup, config: NetworkConfig, ceilings: Ceilings) -> dict
     }
 
 
-def segmenter_of(setup: Setup, net: Yolact) -> Segmenter:
+def check_compilers(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
+    """Milliseconds of one image with the network plain and compiled, and seconds until it ran.
+
+    On CUDA each is in its graph. Instead of figures, why there are none: compilers need what is
+    not everywhere, and the other parts of the report do not.
+    """
+    net = random_network(config, preprocess([setup.image], config))
+    plain = segmenter_of(setup, net)
+
+    def package() -> Segmenter:
+        header, folded = plain.runtime.header, plain.runtime.run
+        assert isinstance(folded, Yolact)
+        path = setup.folder / "network.pt2"
+        compiled.save(trace(folded, header), header, path)
+        return Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)
+
+    ways: dict[str, Callable[[], Segmenter]] = {
+        "torch": lambda: plain,
+        "inductor": lambda: segmenter_of(setup, net, "inductor"),
+        "package": package,
+    }
+    report: dict[str, Any] = {"seconds": {}, "problems": {}}
+    calls: dict[str, Callable[[], object]] = {}
+    for name, make in ways.items():
+        started = time.perf_counter()
+        try:
+            segmenter = make()
+            segmenter.warm_up((setup.image.shape[0], setup.image.shape[1]))
+        except Exception as error:  # of many types
+            report["problems"][name] = f"{type(error).__name__}: {str(error)[:300]}"
+            continue
+        report["seconds"][name] = time.perf_counter() - started
+        calls[name] = partial(segmenter, setup.image)
+    return report | {"milliseconds": setup.time(calls)}
+
+
+def segmenter_of(setup: Setup, net: Yolact, backend: str = "torch") -> Segmenter:
     save_weights(net, setup.folder / "weights.safetensors")
-    options = {"device": str(setup.device), "backend": "torch", "score_threshold": SCORE}
+    options = {"device": str(setup.device), "backend": backend, "score_threshold": SCORE}
     return Segmenter("", setup.folder / "weights.safetensors", **options)  # type: ignore[arg-type]
 
 

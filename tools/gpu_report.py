@@ -16,8 +16,13 @@ def to_markdown(report: Report) -> str:
         flops, moved = ceilings["flops"] / 1e12, ceilings["bytes"] / 1e9
         lines.append(f"Ceilings: {flops:.1f} TFLOP/s, {moved:.0f} GB/s.")
     lines += ["", *_table(("aim", "figure", "reached"), aims(report))]
-    for name, part in (("models", _models), ("precision", _precision), ("kernels", _kernels)):
-        if report[name]:
+    for name, part in (
+        ("models", _models),
+        ("compilers", _compilers),
+        ("precision", _precision),
+        ("kernels", _kernels),
+    ):
+        if report.get(name):
             lines += ["", *part(report[name])]
     return "\n".join(lines)
 
@@ -85,6 +90,19 @@ def _models(models: dict[str, Report]) -> list[str]:
             ),
             "",
         ]
+    return lines
+
+
+def _compilers(compilers: dict[str, Report]) -> list[str]:
+    lines = []
+    for model, found in compilers.items():
+        times, seconds = found["milliseconds"], found["seconds"]
+        rows = [
+            (name, f"{value:.3f}", f"{times['torch'] / value:.2f}", f"{seconds[name]:.1f}")
+            for name, value in times.items()
+        ]
+        rows += [(name, text, "", "") for name, text in found["problems"].items()]
+        lines += _table((f"{model} by", "ms an image", "times as fast", "ready after, s"), rows)
     return lines
 
 

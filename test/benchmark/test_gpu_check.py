@@ -32,7 +32,9 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_everything_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert gpu_check.main(["--device", "cpu", "--quick", "--output", str(tmp_path)]) == 0
+    parts = [part for part in gpu_check.PARTS if part != "compilers"]  # which take minutes
+    arguments = ["--device", "cpu", "--quick", "--output", str(tmp_path), "--parts", *parts]
+    assert gpu_check.main(arguments) == 0
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     (model,) = report["models"].values()
     stages = {"preprocessing", "network", "NMS", "masks", "packing", "re-scoring"}
@@ -67,6 +69,21 @@ def test_aims_are_told_apart():
     assert aims["yolact_plus_resnet50: NMS, 5% of the time at most"] == "yes"
     assert aims["yolact_resnet50: over 1,500 images a second"] == "yes"
     assert aims["yolact_resnet50: under 600 MB of the device"] == "no"
+
+
+def test_a_compiler_that_is_missing_leaves_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    arguments = ["--device", "cpu", "--quick", "--output", str(tmp_path), "--parts", "compilers"]
+    assert gpu_check.main(arguments) == 0
+    report = json.loads((tmp_path / "gpu_check.json").read_text())
+    (found,) = report["compilers"].values()
+    assert found["milliseconds"].keys() == found["seconds"].keys() == {"torch"}
+    assert found["problems"].keys() == {"inductor", "package"}
+    printed = capsys.readouterr().out
+    assert "| inductor | MissingExtraError: the backend inductor needs a C++ compiler" in printed
+    assert "| yolact_plus_resnet50 by | ms an image |" in printed
 
 
 def test_kernels_are_compared_under_the_interpreter(repository: Path):

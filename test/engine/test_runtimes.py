@@ -28,7 +28,7 @@ def test_auto_on_cuda_is_pytorch():
 
 
 def test_unknown_backends_are_refused(small_config):
-    message = "backend='tensorrt' is not allowed: one of auto, torch, openvino, onnxruntime"
+    message = "backend='tensorrt' is not allowed: one of auto, torch, inductor, openvino, onnx"
     with pytest.raises(ValueError, match=message):
         Segmenter(small_config, "random", backend="tensorrt")
 

@@ -22,7 +22,8 @@ from yolact_ros.network import CONFIGS
 def run(arguments: Sequence[str]) -> None:
     """Write a network for another runtime, and check that it finds what PyTorch finds.
 
-    FILE ends in .onnx, .xml (OpenVINO) or .pt2 (PyTorch, compiled for this kind of processor).
+    FILE ends in .onnx, .xml (OpenVINO) or .pt2 (PyTorch, compiled for this kind of processor, or
+    with --device cuda for this kind of GPU).
     Give it as the weights of any other command, of the node or of a Segmenter.
     """
     defaults = DetectionSettings()
@@ -38,14 +39,15 @@ def run(arguments: Sequence[str]) -> None:
         action="store_true",
         help="keep a file that finds something else, for example to time random weights",
     )
+    parser.add_argument("--device", default="cpu", help="that a .pt2 is for: cpu or cuda")
     group = parser.add_argument_group("precision")
     group.add_argument(
         "--precision",
         default="float32",
         choices=PRECISIONS,
-        help=f"int8: convolutions in 8 bits, in an .xml; kept if {INT8.matched:.0%}% of the "
-        f"instances that score {INT8.confident} are found and their masks' mean IoU is "
-        f"{INT8.mask_iou}",
+        help=f"float16, bfloat16: in a .pt2; int8: convolutions in 8 bits, in an .xml; kept if "
+        f"{INT8.matched:.0%}% of the instances that score {INT8.confident} are found and their "
+        f"masks' mean IoU is {INT8.mask_iou}",
     )
     group.add_argument(
         "--calibrate",
@@ -65,7 +67,8 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = Segmenter(
         options.model,
         options.weights,
-        device="cpu",
+        device=options.device,
+        precision="float32" if options.precision == "int8" else options.precision,
         backend="torch",
         nms_method=options.nms,
         nms_iou_threshold=options.nms_iou,

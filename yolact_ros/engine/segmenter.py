@@ -80,9 +80,11 @@ class Segmenter:
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto" (float32 on a CPU, float16 on CUDA), "float32", "float16" or
                 "bfloat16". A CPU knows no float16; OpenVINO takes bfloat16 where it is fast.
-            backend: "torch"; "openvino" or "onnxruntime", which need these extras, are for CPUs
-                and take some seconds to convert the network; or "auto": what measures best of
-                those installed, which is OpenVINO, then PyTorch, on a CPU, and PyTorch on CUDA.
+            backend: "torch"; "inductor", which is torch.compile, needs a C++ compiler and takes a
+                minute or so for each batch size; "openvino" or "onnxruntime", which need these
+                extras, are for CPUs and take some seconds to convert the network; or "auto": what
+                measures best of those installed, which is OpenVINO, then PyTorch, on a CPU, and
+                PyTorch on CUDA.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
             score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`.
@@ -102,9 +104,9 @@ class Segmenter:
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
         if Path(weights).suffix in EXPORTED:
-            _check_exported({"model": model, **changes, "device": device, "backend": backend})
+            _check_exported({"model": model, **changes, "backend": backend})
             path = Path(weights).expanduser()
-            self.runtime = runtimes.read(path, precision)
+            self.runtime = runtimes.read(path, precision, device)
             self._source = f"exported as {path.name}"
         else:
             backend, where = runtimes.choose(backend, device, precision)
@@ -116,7 +118,9 @@ class Segmenter:
         self.settings = settings
         self.stages = StageTimes(0, 0, 0)
         """Of the last call; those of a batch that was submitted come with its instances."""
-        self._graphs = Graphs(self.runtime) if self.device.type == "cuda" else None
+        # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
+        is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
+        self._graphs = Graphs(self.runtime) if is_graphed else None
         self._largest_batch = 0
 
     @property
@@ -290,8 +294,6 @@ class Segmenter:
 
 def _check_exported(options: dict[str, object]) -> None:
     """Raise ValueError for options that an exported network has decided already."""
-    if options["device"] not in ("auto", "cpu"):
-        raise ValueError(f"device={options['device']!r} is not allowed: exports run on a CPU")
     for name in ("model", "backbone", "dcn_variant", "backend"):
         if options.get(name) not in (None, "", "auto"):
             raise ValueError(

@@ -38,6 +38,8 @@ class Limits:
 
 # Rounding moves a score in its sixth digit. What is compared scores far less than what is used.
 FLOAT = Limits(confident=0.1, matched=0.98, mask_iou=0.99, score=0.005, box=1.0, output=1e-3)
+# Half precision, rounded in other places: decisions that hang by a hair fall otherwise.
+HALF = Limits(confident=0.1, matched=0.95, mask_iou=0.99, score=0.05)
 INT8 = Limits(confident=0.3, matched=0.9, mask_iou=0.9, score=0.2)
 
 
@@ -168,8 +170,8 @@ def _found(instances: Instances) -> Found:
 
 @torch.no_grad()
 def _difference(exported: Segmenter, reference: Segmenter, image: Image) -> float | None:
-    batch = preprocess([torch.from_numpy(image)], reference.config)
-    ours, theirs = exported.runtime(batch.to(exported.runtime.dtype)), reference.runtime(batch)
+    batch = preprocess([torch.from_numpy(image).to(reference.device)], reference.config)
+    ours, theirs = (s.runtime(batch.to(s.runtime.dtype)) for s in (exported, reference))
     if not isinstance(ours, Predictions) or not isinstance(theirs, Predictions):
         return None
     differences = [0.0]

@@ -9,11 +9,11 @@ from pathlib import Path
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
 from yolact_ros.engine.runtimes.graph import trace
-from yolact_ros.export.check import FLOAT, INT8, Checked, Image, check
+from yolact_ros.export.check import FLOAT, HALF, INT8, Checked, Image, check
 from yolact_ros.export.quantise import import_nncf, quantise
 from yolact_ros.network import Yolact
 
-PRECISIONS = ("float32", "int8")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
 class ExportError(RuntimeError):
@@ -30,15 +30,17 @@ def export(
     calibration: Sequence[Path] = (),
     keep_anyway: bool = False,
 ) -> Checked:
-    """Write the network of `segmenter`, which runs on PyTorch on the CPU, to `path`.
+    """Write the network of `segmenter`, which runs on PyTorch, to `path`.
 
     The ending of `path` says for what: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2
-    (compiled PyTorch). The file appears only when it is whole and finds on the BGR `pictures`
-    [H, W, 3], by name, what the segmenter finds.
+    (compiled PyTorch, for the segmenter's device; the others are of one on the CPU). The file
+    appears only when it is whole and finds on the BGR `pictures` [H, W, 3], by name, what the
+    segmenter finds.
 
     Args:
         detection: Include the detection stage, with the segmenter's settings.
-        precision: "float32", or for .xml "int8", which is held to the limits `INT8` of `check`.
+        precision: That of the segmenter, which is float32 unless for a .pt2; or for .xml "int8".
+            `check` has limits for each.
         calibration: Picture files like those that the network will see, for "int8".
         keep_anyway: Keep the file even if it finds something else, which `problems` say then.
 
@@ -55,9 +57,15 @@ def export(
     if not pictures:
         raise ValueError("there is no picture to check with")
     _check_precision(precision, path, calibration)
-    net = segmenter.runtime.run
-    if not isinstance(net, Yolact) or segmenter.device.type != "cpu":
-        raise ValueError(f"{segmenter.description} is not allowed: it must be PyTorch on the CPU")
+    net, computes = segmenter.runtime.run, segmenter.runtime.precision
+    is_placed = segmenter.device.type == "cpu" or path.suffix == ".pt2"
+    if not isinstance(net, Yolact) or not is_placed:
+        raise ValueError(
+            f"{segmenter.description} is not allowed: it must be PyTorch on the CPU, or for a .pt2 "
+            "on any device"
+        )
+    if computes != ("float32" if precision == "int8" else precision):
+        raise ValueError(f"precision={precision!r} is not allowed: the segmenter has {computes}")
     header = Header.of(net, segmenter.settings if detection else None)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
@@ -65,11 +73,11 @@ def export(
         settings = segmenter.settings
         exported = Segmenter(
             weights=made,
-            device="cpu",
+            device=str(segmenter.device),
             nms_method=settings.nms_method,
             nms_iou_threshold=settings.nms_iou_threshold,
         )
-        limits = INT8 if precision == "int8" else FLOAT
+        limits = {"float32": FLOAT, "int8": INT8}.get(precision, HALF)
         checked = check(exported, segmenter, pictures, limits)
         if checked.problems and not keep_anyway:
             raise ExportError(
@@ -83,10 +91,11 @@ def export(
 
 def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) -> None:
     """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is not allowed: one of {', '.join(PRECISIONS)}")
     if precision == "int8" and path.suffix != ".xml":
         raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
+    allowed = PRECISIONS[:3] if path.suffix == ".pt2" else ("float32", "int8")
+    if precision not in allowed:
+        raise ValueError(f"precision={precision!r} is not allowed: one of {', '.join(allowed)}")
     if precision == "int8" and not calibration:
         raise ValueError("int8 needs pictures to calibrate with, like those that it will see")
     if precision != "int8" and calibration:

@@ -71,8 +71,9 @@ class Parameters:
     )
     backend: str = parameter(
         "auto",
-        "What runs the network; openvino and onnxruntime are extras for a CPU. auto is OpenVINO on "
-        "a CPU where it is installed, else PyTorch. An exported file brings its own.",
+        "What runs the network; inductor is torch.compile, which needs g++ and up to minutes to "
+        "configure, openvino and onnxruntime are extras for a CPU. auto is OpenVINO on a CPU where "
+        "it is installed, else PyTorch. An exported file brings its own.",
         "configure",
         choices=BACKENDS,
     )

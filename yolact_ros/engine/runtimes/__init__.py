@@ -1,8 +1,9 @@
-"""What runs the network: PyTorch, OpenVINO, ONNX Runtime, or PyTorch compiled ahead of time.
+"""What runs the network: PyTorch, plain or compiled, OpenVINO or ONNX Runtime.
 
 | backend | module | exported file |
 |---|---|---|
 | `torch` | `pytorch` | |
+| `inductor` | `inductor` | |
 | `openvino` | `openvino` | `.xml`, with `.bin` beside it |
 | `onnxruntime` | `onnx` | `.onnx` |
 | `compiled` | `compiled` | `.pt2` |
@@ -21,8 +22,9 @@ from yolact_ros.engine.runtimes.header import Detected, Header
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact
 
-BACKENDS = ("auto", "torch", "openvino", "onnxruntime")
-"""What ordinary weights may run on. OpenVINO and ONNX Runtime are extras, for CPUs."""
+BACKENDS = ("auto", "torch", "inductor", "openvino", "onnxruntime")
+"""What ordinary weights may run on. OpenVINO and ONNX Runtime are extras, for CPUs; Inductor, which
+is PyTorch's, needs a C++ compiler."""
 
 EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "compiled"}
 """The backend that runs an exported file, by the ending of its name."""
@@ -51,7 +53,7 @@ def choose(backend: str, device: str, precision: str = "auto") -> tuple[str, tor
 def _check_precision(precision: str, backend: str, device: torch.device) -> None:
     from yolact_ros.engine.runtimes import onnx, openvino
 
-    if backend == "torch":
+    if backend in ("torch", "inductor"):
         choose_precision(precision, device)
     else:
         (openvino if backend == "openvino" else onnx).check(precision)
@@ -60,30 +62,34 @@ def _check_precision(precision: str, backend: str, device: torch.device) -> None
 def run(net: Yolact, backend: str, device: torch.device, precision: str = "auto") -> Runtime:
     """A network with its weights, in evaluation mode, on a backend that `choose` gave.
 
-    OpenVINO and ONNX Runtime take it as a graph, whose making takes some seconds. Raises
-    MissingExtraError, saying what to install, where the backend is missing.
+    All but PyTorch take it as a graph, whose making takes some seconds. Raises MissingExtraError,
+    saying what to install, where the backend, or what it needs, is missing.
     """
-    from yolact_ros.engine.runtimes import onnx, openvino, pytorch
+    from yolact_ros.engine.runtimes import inductor, onnx, openvino, pytorch
     from yolact_ros.engine.runtimes.graph import trace
 
-    if backend == "torch":
-        return pytorch.run_network(net, device, choose_precision(precision, device))
+    if backend in ("torch", "inductor"):
+        runtime = pytorch.run_network(net, device, choose_precision(precision, device))
+        return runtime if backend == "torch" else inductor.compile_network(runtime)
     header = Header.of(net)
     if backend == "openvino":
         return openvino.run_model(openvino.to_model(trace(net, header), header), header, precision)
     return onnx.run_program(onnx.to_program(trace(net, header), header))
 
 
-def read(path: Path, precision: str = "auto") -> Runtime:
+def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
     """An exported file, whose name ends as one of `EXPORTED`.
 
-    Raises WeightsError for a file that cannot be used, ValueError for a precision that its runtime
-    has not, and MissingExtraError, saying what to install, where the runtime is missing.
+    Raises WeightsError for a file that cannot be used, ValueError for a precision or a device that
+    it is not for, and MissingExtraError, saying what to install, where its runtime is missing.
     """
     from yolact_ros.engine.runtimes import compiled, onnx, openvino
 
-    readers = {".onnx": onnx.read, ".xml": openvino.read, ".pt2": compiled.read}
-    return readers[path.suffix](path, precision)
+    if path.suffix == ".pt2":
+        return compiled.read(path, precision, device)
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device={device!r} is not allowed: {path.name} runs on a CPU")
+    return (onnx if path.suffix == ".onnx" else openvino).read(path, precision)
 
 
 __all__ = [

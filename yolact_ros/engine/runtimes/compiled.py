@@ -7,68 +7,109 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from yolact_ros.engine.runtimes.files import check_file, check_precision, unreadable
-from yolact_ros.engine.runtimes.header import Header
-from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
-from yolact_ros.network import WeightsError
+from yolact_ros.engine.device import choose_device, choose_precision
+from yolact_ros.engine.runtimes.files import (
+    check_compiler,
+    check_file,
+    check_precision,
+    unreadable,
+)
+from yolact_ros.engine.runtimes.header import Detected, Header
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Predictions, WeightsError
+from yolact_ros.network.anchors import make_anchors
 
 _ENTRY = "extra/yolact_ros.json"  # below the folder that all entries of a package are in
-_INSTRUCTIONS = "instructions"
+_DEVICE, _INSTRUCTIONS, _PRECISION = "device", "instructions", "precision"
 
 
 def save(program: ExportedProgram, header: Header, path: Path) -> None:
-    """Compile for this processor and write the package `path`, which ends in .pt2.
+    """Compile a graph for the device that it is on, and write the package `path` (.pt2).
 
-    Raises ValueError where there is no C++ compiler.
+    Raises MissingExtraError where there is no compiler.
     """
-    options = {
-        "freezing": True,  # weights in the order that the convolutions want
-        "cpp.dynamic_threads": True,  # the other machine may have more cores
+    weight = next(iter(program.state_dict.values()))
+    check_compiler(f"{path.name}, a compiled package,", weight.device)
+    options: dict[str, object] = {}
+    if weight.device.type == "cpu":
+        options = {
+            "freezing": True,  # weights in the order that the convolutions want
+            "cpp.dynamic_threads": True,  # the other machine may have more cores
+        }
+    with torch.no_grad():
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=options
+        )
+    values = header.to_metadata() | {
+        _DEVICE: weight.device.type,
+        _INSTRUCTIONS: _instructions(weight.device),
+        _PRECISION: str(weight.dtype).removeprefix("torch."),
     }
-    try:
-        with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=options
-            )
-    except Exception as error:
-        if type(error).__name__ != "InvalidCxxCompiler":
-            raise
-        raise ValueError(
-            f"{path} cannot be made: no C++ compiler was found (g++, or what CXX names)"
-        ) from error
-    values = header.to_metadata() | {_INSTRUCTIONS: torch.backends.cpu.get_cpu_capability()}
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{folder}/{_ENTRY}", json.dumps(values))
 
 
-def read(path: Path, precision: str = "auto") -> Runtime:
-    """Load a package of `save`: runs the machine code inside. Raises WeightsError or ValueError."""
+def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
+    """Load a package of `save`: runs the machine code inside.
+
+    Raises WeightsError for one that this machine cannot run, ValueError for a device or a precision
+    that it is not for.
+    """
     check_file(path)
-    check_precision(precision, ("float32",), "a compiled package")
     values = _metadata(path)
     header = Header.from_metadata(values, path)
-    here = torch.backends.cpu.get_cpu_capability()
-    if values.get(_INSTRUCTIONS) != here:
+    where = _choose_device(path, values.get(_DEVICE, "cpu"), device)
+    made_in = values.get(_PRECISION, "float32")
+    check_precision(precision, (made_in,), path.name)
+    dtype = choose_precision(made_in, where)
+    there, here = values.get(_INSTRUCTIONS), _instructions(where)
+    if there != here:
         raise WeightsError(
-            f"{path} was compiled for processors with {values.get(_INSTRUCTIONS)}, this one has "
-            f"{here}: export it on this machine"
+            f"{path} was compiled for a {where.type} with {there}, this one has {here}: export it "
+            "on this machine"
         )
+    # Without its own book of what runs on which stream, which a CUDA graph could not capture.
+    placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
     try:
-        package = torch._inductor.aoti_load_package(str(path))
+        package = torch._inductor.aoti_load_package(
+            str(path), **(placed if where.type == "cuda" else {})
+        )
     except RuntimeError as error:
         raise unreadable(path, "compiled package", error) from error
+    if header.mask_iou is not None:
+        header = replace(header, mask_iou=header.mask_iou.to(where, dtype))
 
-    def run(images: Tensor) -> list[Tensor]:
-        return list(package(images.contiguous(memory_format=torch.channels_last)))
+    def run(images: Tensor) -> Predictions | Detected:
+        return header.read_outputs(package(images.contiguous(memory_format=torch.channels_last)))
 
-    return runtime_of_graph("compiled", header, run)
+    anchors = make_anchors(header.config).to(where)
+    return Runtime("compiled", header, run, where, dtype, anchors)
+
+
+def _choose_device(path: Path, made_for: str, wanted: str) -> torch.device:
+    if made_for == "cuda" and not torch.cuda.is_available():
+        raise WeightsError(f"{path} was compiled for CUDA, and this machine has no CUDA device")
+    device = choose_device(made_for if wanted == "auto" else wanted)
+    if device.type != made_for:
+        raise ValueError(f"device={wanted!r} is not allowed: {path} was compiled for {made_for}")
+    return device
+
+
+def _instructions(device: torch.device) -> str:
+    """What machine code for a device can count on, and needs."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"compute capability {major}.{minor}"
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -1,9 +1,14 @@
-"""What the readers of exported files share."""
+"""What the readers of exported files share, and what they and compilers need."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from yolact_ros.network import WeightsError
 
@@ -34,6 +39,18 @@ def missing(error: ModuleNotFoundError, extra: str, what: str) -> MissingExtraEr
     return MissingExtraError(
         f"{what} needs {error.name}: pip install 'yolact_ros[{extra}]'", name=error.name
     )
+
+
+def check_compiler(what: str, device: torch.device) -> None:
+    """Raise MissingExtraError unless all is there that PyTorch compiles with."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise MissingExtraError(
+            f"{what} needs a C++ compiler, and there is no {compiler}: install g++, or name "
+            "another in the environment variable CXX"
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise MissingExtraError(f"{what} needs triton on CUDA: pip install triton", name="triton")
 
 
 def unreadable(path: object, what: str, error: Exception) -> WeightsError:

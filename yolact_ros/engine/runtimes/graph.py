@@ -9,6 +9,7 @@ from yolact_ros.detection import detect
 from yolact_ros.detection.masks import make_masks
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.network import Yolact, fold_batch_norm
+from yolact_ros.network.anchors import make_anchors
 
 INPUT = "images"
 
@@ -19,13 +20,15 @@ class _Graph(nn.Module):
     def __init__(self, net: Yolact, header: Header) -> None:
         super().__init__()
         self.net, self.settings = net, header.settings
+        device = next(net.parameters()).device
+        self.anchors = make_anchors(header.config).to(device)  # float32, whatever the network is
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         predictions = self.net(images)
         coefficients, prototypes = predictions.coefficients, predictions.prototypes
         outputs = [predictions.class_logits, predictions.box_offsets, coefficients, prototypes]
         if self.settings is not None:
-            found = detect(predictions, self.net.anchors, self.settings, fixed_shapes=True)
+            found = detect(predictions, self.anchors, self.settings, fixed_shapes=True)
             counts = found.valid.sum(dim=1)
             outputs = [found.boxes, found.scores, found.class_ids, counts]
             outputs += [found.coefficients, prototypes]
@@ -37,16 +40,17 @@ class _Graph(nn.Module):
 
 
 def trace(net: Yolact, header: Header) -> torch.export.ExportedProgram:
-    """The graph of a network that `header` describes, with batch norm folded, on the CPU.
+    """The graph of a network that `header` describes, with batch norm folded.
 
-    It takes batches of any size.
+    It takes batches of any size, on the network's device and in its data type.
     """
     net = fold_batch_norm(net).requires_grad_(False)
     for module in net.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6 | nn.LeakyReLU):
             module.inplace = False  # graphs know no such thing; rewriting it takes seconds
     size = net.config.image_size
-    images = torch.zeros(2, 3, size, size).contiguous(memory_format=torch.channels_last)
+    images = next(net.parameters()).new_zeros(2, 3, size, size)
+    images = images.contiguous(memory_format=torch.channels_last)
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad():
         return torch.export.export(

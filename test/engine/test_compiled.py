@@ -1,0 +1,194 @@
+"""The network compiled by PyTorch: at run time, and ahead of time for one kind of machine."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from yolact_ros.detection import DetectionSettings
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.graphs import Batch, FixedPath
+from yolact_ros.engine.runtimes import MissingExtraError, choose, compiled, inductor, read, run
+from yolact_ros.engine.runtimes.graph import trace
+from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.export import export
+from yolact_ros.network import WeightsError, build
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small layers on several threads of a busy machine mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pictures(reference_weights) -> list[Tensor]:
+    return [torch.from_numpy(reference_weights.image(60, 90, seed=i)) for i in range(2)]
+
+
+class TinyBackbone(nn.Module):
+    """The feature maps of another backbone by a convolution each: little to compile."""
+
+    def __init__(self, channels: tuple[int, int, int]):
+        super().__init__()
+        self.channels = channels
+        inputs, self.layers = 3, nn.ModuleList()
+        for stride, outputs in zip((8, 2, 2), channels, strict=True):
+            self.layers.append(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1))
+            inputs = outputs
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = []
+        for layer in self.layers:
+            x = layer(x)
+            features.append(x)
+        return tuple(features)
+
+
+def test_inductor_gives_what_pytorch_gives(small_segmenter, pictures):
+    torch.manual_seed(0)
+    net = build(small_segmenter.config.replace(image_size=64, mask_branch="none"))
+    net.backbone = TinyBackbone(net.backbone.channels).eval()
+    plain = run(net, "torch", torch.device("cpu"))
+    small_segmenter.runtime = runtime = run(net, "inductor", torch.device("cpu"))
+    assert "on cpu, inductor, float32" in small_segmenter.description
+    small_segmenter.warm_up((60, 90))
+    compilations = counters["stats"]["unique_graphs"]
+    with torch.no_grad():
+        for picture in pictures:
+            batch = preprocess([picture], runtime.config)
+            ours, theirs = runtime(batch), plain(batch)
+            for name in ("class_logits", "box_offsets"):
+                a, b = getattr(ours, name), getattr(theirs, name)
+                assert b.std() > 1e-3
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    # It gives predictions, so that the path in fixed shapes can be captured around it.
+    found = small_segmenter(pictures[0])
+    path = FixedPath(runtime, Batch(((60, 90),), small_segmenter.settings), mask_area=20)
+    path.inputs.copy_(pictures[0].flatten())
+    path.run()
+    (fixed,) = path.results.instances(((60, 90),), small_segmenter.class_names)
+    assert len(fixed) == len(found) > 0
+    torch.testing.assert_close(fixed.scores, found.scores, rtol=1e-4, atol=1e-5)
+    # All of it was compiled by the warm-up.
+    assert counters["stats"]["unique_graphs"] == compilations > 0
+
+
+def test_no_compiler(small_segmenter, small_network, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(MissingExtraError, match=r"inductor needs a C.. compiler.*no-such-compiler"):
+        inductor.compile_network(small_segmenter.runtime)
+    program = torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1, 1),))
+    with pytest.raises(MissingExtraError, match=r"net.pt2, .* needs a C.. compiler.*install g.."):
+        compiled.save(program, Header.of(small_network), tmp_path / "net.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_choice_of_inductor():
+    assert choose("inductor", "cpu", "bfloat16") == ("inductor", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"precision='float16' is not allowed on cpu"):
+        choose("inductor", "cpu", "float16")
+
+
+def test_a_graph_is_of_the_networks_type(small_config):
+    """But the anchors, which boxes are made of, stay float32."""
+    net = build(small_config.replace(image_size=64))
+    net.backbone = TinyBackbone(net.backbone.channels)
+    net = net.eval().to(torch.bfloat16)
+    program = trace(net, Header.of(net, DetectionSettings()))
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)
+    boxes, *_, prototypes = program.module()(images)
+    assert boxes.dtype == torch.float32 and prototypes.dtype == torch.bfloat16
+
+
+def test_a_package_has_the_precision_of_its_segmenter(small_segmenter, tmp_path):
+    picture = {"black": np.zeros((8, 8, 3), np.uint8)}
+    for name, precision, message in (
+        ("net.pt2", "float16", "precision='float16' is not allowed: the segmenter has float32"),
+        ("net.pt2", "int8", "net.pt2 is not allowed for int8"),
+        ("net.onnx", "float16", "precision='float16' is not allowed: one of float32, int8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(small_segmenter, tmp_path / name, picture, precision=precision)
+    assert not list(tmp_path.iterdir())
+
+
+# Packages for machines that are not this one: what they say is read before they are loaded
+
+
+def package(path, config, **changes: str):
+    """A package that holds nothing but what `save` adds to one."""
+    values = Header(config).to_metadata() | changes
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"net/{compiled._ENTRY}", json.dumps(values))
+    return path
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_a_package_for_cuda_is_refused_without_cuda(small_config, tmp_path, device):
+    values = {"device": "cuda", "instructions": "compute capability 9.0", "precision": "float16"}
+    path = package(tmp_path / "net.pt2", small_config, **values)
+    with pytest.raises(WeightsError, match=r"net.pt2 was compiled for CUDA, and .* no CUDA device"):
+        Segmenter(weights=path, device=device)
+
+
+def test_packages_that_this_machine_cannot_run(small_config, tmp_path):
+    here = torch.backends.cpu.get_cpu_capability()
+    path = tmp_path / "net.pt2"
+    package(path, small_config, instructions="Z80")
+    with pytest.raises(WeightsError, match=rf"for a cpu with Z80, this one has {here}: export"):
+        read(path)
+    package(path, small_config, instructions=here, precision="bfloat16")
+    with pytest.raises(ValueError, match=r"'float32' is not allowed for net.pt2 .*auto, bfloat16"):
+        read(path, "float32")
+    package(path, small_config, instructions=here)
+    with pytest.raises(ValueError, match=r"device='cuda:3' is not allowed"):
+        read(path, device="cuda:3")
+    package(path, small_config, device="abacus", instructions="beads")
+    with pytest.raises(ValueError, match=r"device='abacus' is not allowed"):
+        read(path)
+    package(path, small_config, instructions=here)
+    with pytest.raises(WeightsError, match=r"net.pt2 is not a whole compiled package"):
+        read(path)  # the machine code is missing
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml"])
+def test_files_that_run_on_a_cpu_alone(tmp_path, ending):
+    with pytest.raises(
+        ValueError, match=rf"device='cuda' is not allowed: net{ending} runs on a CPU"
+    ):
+        Segmenter(weights=tmp_path / f"net{ending}", device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["inductor", "package"])
+def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, pictures, kind):
+    options = {"device": "cuda", "score_threshold": 0.2, "top_k": 10}
+    plain = Segmenter(weights=small_file, **options)
+    if kind == "inductor":
+        segmenter = Segmenter(weights=small_file, backend="inductor", **options)
+    else:
+        path = tmp_path / "net.pt2"
+        header = plain.runtime.header
+        compiled.save(trace(plain.runtime.run, header), header, path)
+        segmenter = Segmenter(weights=path, **options)
+        assert segmenter.runtime.dtype == torch.float16
+        with pytest.raises(ValueError, match=r"device='cpu' is not allowed: .* compiled for cuda"):
+            Segmenter(weights=path, device="cpu")
+    segmenter.warm_up((60, 90))
+    plain.warm_up((60, 90))
+    assert len(segmenter._graphs) == 1
+    for picture in pictures:
+        found, expected = segmenter(picture), plain(picture)
+        assert len(found) == len(expected) > 0
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0.02)
