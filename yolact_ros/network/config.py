@@ -211,6 +211,8 @@ EMBEDDED = NetworkConfig(
     backbone="efficientnet_lite0",
     image_size=416,
     fpn_channels=96,
+    anchor_ratios=(0.3, 0.6),  # people stand
+    anchor_octaves=2,
 )
 """The model that the package ships: people, for boards without a large GPU."""
 
