@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 300
 """More calibrate no better."""
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 
 def import_nncf() -> Any:
@@ -39,8 +40,8 @@ def quantise(
     """An OpenVINO model whose convolutions compute in 8 bits.
 
     Weights are rounded channel by channel, activations layer by layer, within the ranges that they
-    have on `pictures`, 300 of them at most. The last convolution before each output stays in float:
-    nothing after it evens out what rounding does there.
+    have on `pictures`, 300 of them at most. What rounding harms most stays in float: the first two
+    convolutions on each way from the image, and the last on each way to an output.
 
     Raises ValueError for a file that is no picture, MissingExtraError where NNCF is missing.
     """
@@ -60,12 +61,27 @@ def quantise(
         nncf.Dataset(chosen, prepare),
         preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric
         subset_size=count,
-        ignored_scope=nncf.IgnoredScope(names=_last_convolutions(model)),
+        ignored_scope=nncf.IgnoredScope(names=sorted(_first(model) | _last(model))),
     )
     return quantised
 
 
-def _last_convolutions(model: openvino.Model) -> list[str]:
+def _first(model: openvino.Model, depth: int = 2) -> set[str]:
+    """Names of the convolutions that fewer than `depth` others precede, from an input."""
+    names = set()
+    ahead = [(node.get_node(), depth) for node in model.inputs]
+    while ahead:
+        node, left = ahead.pop()
+        if node.get_type_name() in _CONVOLUTIONS:
+            names.add(node.get_friendly_name())
+            left -= 1
+        if left:
+            targets = [each for output in node.outputs() for each in output.get_target_inputs()]
+            ahead += [(each.get_node(), left) for each in targets]
+    return names
+
+
+def _last(model: openvino.Model) -> set[str]:
     """Names of the convolutions that no other follows on a way to an output."""
     names, seen = set(), set()
     ahead = [output.get_node() for output in model.outputs]
@@ -75,8 +91,8 @@ def _last_convolutions(model: openvino.Model) -> list[str]:
         if name in seen:
             continue
         seen.add(name)
-        if node.get_type_name() == "Convolution":
+        if node.get_type_name() in _CONVOLUTIONS:
             names.add(name)
         else:
             ahead += [each.get_source_output().get_node() for each in node.inputs()]
-    return sorted(names)
+    return names
