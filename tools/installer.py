@@ -14,15 +14,15 @@ from pathlib import Path
 import pythons
 from pythons import Python, SetupError
 
-# pip's settings that choose where packages come from, and uv's names for them.
+# pip's settings that choose where packages come from, spelled as in PIP_..., and uv's names.
 _UV_NAMES = {
-    "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_INDEX",
-    "find-links": "UV_FIND_LINKS",
-    "no-index": "UV_NO_INDEX",
-    "trusted-host": "UV_INSECURE_HOST",
-    "cert": "SSL_CERT_FILE",
-    "proxy": "ALL_PROXY",
+    "INDEX_URL": "UV_DEFAULT_INDEX",
+    "EXTRA_INDEX_URL": "UV_INDEX",
+    "FIND_LINKS": "UV_FIND_LINKS",
+    "NO_INDEX": "UV_NO_INDEX",
+    "TRUSTED_HOST": "UV_INSECURE_HOST",
+    "CERT": "SSL_CERT_FILE",
+    "PROXY": "ALL_PROXY",
 }
 
 
@@ -109,7 +109,7 @@ def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     settings = {}
     for name, _, value in (line.partition("=") for line in lines):
-        known = _UV_NAMES.get(name.rsplit(".", 1)[-1])
+        known = _UV_NAMES.get(name.rsplit(".", 1)[-1].replace("-", "_").upper())
         if known:
             settings[known] = " ".join(ast.literal_eval(value).split())
     if "UV_FIND_LINKS" in settings:

@@ -112,8 +112,8 @@ def test_hands_the_settings_of_pip_on_to_uv(
         pytest.skip("no Python here has pip")
     settings = tmp_path / "pip.conf"
     settings.write_text(
-        "[global]\nindex-url = https://packages.example/root\n"
-        "extra-index-url = https://one.example https://two.example\n"
+        "[global]\nindex_url = https://packages.example/root\n"
+        "extra_index_url = https://one.example https://two.example\n"
         "[install]\nfind-links = /wheels /more\n"
     )
     for name in [name for name in os.environ if name.startswith("PIP_")]:
