@@ -118,6 +118,25 @@ class Device:
         return [self.happened.get(timeout=60) for _ in range(count)]
 
 
+class Gate:
+    """A `begin` that is entered, but gives its items to the device only once it is opened."""
+
+    def __init__(self, begin):
+        self._begin = begin
+        self._entered, self._opened = threading.Event(), threading.Event()
+
+    def __call__(self, items):
+        self._entered.set()
+        assert self._opened.wait(60)
+        return self._begin(items)
+
+    def wait_until_entered(self):
+        assert self._entered.wait(60)
+
+    def open(self):
+        self._opened.set()
+
+
 def test_what_nothing_waits_behind_is_finished_at_once():
     device = Device()
     worker = Worker(device.begin, ["camera"], 1, "test")
@@ -131,18 +150,13 @@ def test_what_nothing_waits_behind_is_finished_at_once():
 
 
 def test_the_next_items_are_begun_with_while_the_device_works():
-    device, entered, leave = Device(), threading.Event(), threading.Event()
-
-    def begin(items):
-        entered.set()
-        assert leave.wait(60)
-        return device.begin(items)
-
-    worker = Worker(begin, ["camera"], 1, "test")
+    device = Device()
+    gate = Gate(device.begin)
+    worker = Worker(gate, ["camera"], 1, "test")
     worker.put("camera", 0)
-    assert entered.wait(60)
+    gate.wait_until_entered()
     worker.put("camera", 1)  # is there before the device has 0
-    leave.set()
+    gate.open()
     # Two are begun, never three, and they are finished in their order.
     assert device.next(3) == [("begun", 0), ("begun", 1), ("awaited", 0)]
     assert [worker.put("camera", i) for i in (2, 3)] == [None, 2]
@@ -158,37 +172,31 @@ def test_the_next_items_are_begun_with_while_the_device_works():
 
 
 def test_what_is_done_at_once_waits_for_nothing():
-    device, entered, leave = Device(), threading.Event(), threading.Event()
+    device = Device()
 
     def begin(items):
-        entered.set()
-        assert leave.wait(60)
         device.complete(*items)
         return device.begin(items)
 
-    worker = Worker(begin, "ab", 1, "test")
+    gate = Gate(begin)
+    worker = Worker(gate, "ab", 1, "test")
     worker.put("a", 0)
-    assert entered.wait(60)
+    gate.wait_until_entered()
     worker.put("b", 1)
-    leave.set()
+    gate.open()
     steps = ("begun", "awaited", "finished")
     assert device.next(6) == [(step, i) for i in (0, 1) for step in steps]
     worker.stop()
 
 
 def test_stop_finishes_all_that_the_device_has():
-    device, entered, leave = Device(), threading.Event(), threading.Event()
-
-    def begin(items):
-        entered.set()
-        assert leave.wait(60)
-        return device.begin(items)
-
-    worker = Worker(begin, ["camera"], 1, "test")
+    device = Device()
+    gate = Gate(device.begin)
+    worker = Worker(gate, ["camera"], 1, "test")
     worker.put("camera", 0)
-    assert entered.wait(60)
+    gate.wait_until_entered()
     worker.put("camera", 1)
-    leave.set()
+    gate.open()
     assert device.next(3) == [("begun", 0), ("begun", 1), ("awaited", 0)]
     worker.put("camera", 2)
     stopping = threading.Thread(target=worker.stop)
