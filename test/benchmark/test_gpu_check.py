@@ -21,15 +21,6 @@ def test_says_that_it_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def one_thread():
-    """Small layers on several threads of a busy machine mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_everything_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     parts = [part for part in gpu_check.PARTS if part != "compilers"]  # which take minutes

@@ -16,6 +16,8 @@ from yolact_ros.engine import Segmenter
 from yolact_ros.engine.graphs import Batch, FixedPath
 from yolact_ros.network import build, official_name, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def run(path: FixedPath, images: list[Tensor], names: tuple[str, ...]) -> list[Instances]:
     path.inputs.copy_(torch.cat([image.flatten() for image in images]))
@@ -47,15 +49,6 @@ def samples(instances: Instances) -> Tensor:
     images = F.interpolate(grids.values[None], size=instances.image_size, mode="bilinear")[0]
     windows = zip(images, instances.regions().rectangles.tolist(), strict=True)
     return torch.cat([image[y1:y2, x1:x2].flatten() for image, (x1, y1, x2, y2) in windows])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small layers on several threads of a busy machine mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
