@@ -243,19 +243,19 @@ def _sample(grid: NDArray[np.float32], rows: _Taps, columns: _Taps, out: NDArray
     right -= lines
     right *= columns.fraction
     lines += right  # [bottom - top, columns]
-    above = lines > 0.5
-    line = rows.first - top
-    above.take(line, axis=0, out=out, mode="clip")
-    # Pixels between lines on different sides: for each such place, those of one column.
+    inside = lines > 0.5
+    line_of_row = rows.first - top
+    inside.take(line_of_row, axis=0, out=out, mode="clip")
+    # Where a line and the next are on different sides: the pixels of that column between them.
     width = out.shape[1]
-    places = np.flatnonzero(above[1:] != above[:-1])
-    ends = np.searchsorted(line, np.arange(len(lines)))
-    crossed = places // width
-    counts = (ends[1:] - ends[:-1])[crossed]
-    place = np.repeat(np.arange(len(places)), counts)
-    within = np.arange(len(place)) - np.repeat(counts.cumsum() - counts, counts)
-    y = ends[crossed][place] + within
-    values, steps = lines.reshape(-1)[places], lines.reshape(-1)[places + width]
-    steps -= values
-    inside = values[place] + steps[place] * rows.fraction[y] > 0.5
-    out.reshape(-1)[y * width + (places % width)[place]] = inside
+    crossings = np.flatnonzero(inside[1:] != inside[:-1])
+    line, column = np.divmod(crossings, width)
+    first_rows = np.searchsorted(line_of_row, np.arange(len(lines)))
+    counts = (first_rows[1:] - first_rows[:-1])[line]
+    crossing = np.repeat(np.arange(len(crossings)), counts)  # of each such pixel
+    y = np.arange(len(crossing)) - np.repeat(counts.cumsum() - counts, counts)
+    y += first_rows[line][crossing]
+    upper, rise = lines.reshape(-1)[crossings], lines.reshape(-1)[crossings + width]
+    rise -= upper
+    between = upper[crossing] + rise[crossing] * rows.fraction[y]
+    out.reshape(-1)[y * width + column[crossing]] = between > 0.5
