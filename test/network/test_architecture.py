@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolact_ros.detection import DetectionSettings, detect, make_instances
@@ -159,6 +160,24 @@ def test_embedded_network_is_small():
         net = build(EMBEDDED)
     assert sum(p.numel() for p in net.parameters()) <= 5.05e6
     assert multiply_adds(EMBEDDED) < 5e9
+
+
+def test_depthwise_convolutions_learn_the_same_in_bfloat16():
+    torch.manual_seed(0)
+    backbone = build(SMALL, backbone="efficientnet_lite0").backbone
+    depthwise = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depthwise) == 16
+    x = torch.rand(2, depthwise[0].in_channels, 9, 9)
+
+    def gradients(enabled: bool) -> tuple[Tensor, Tensor]:
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = depthwise[0](inputs.bfloat16() if enabled else inputs)
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+        return torch.autograd.grad(y.float().square().sum(), (inputs, depthwise[0].weight))
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * expected.abs().max())
 
 
 def test_freshly_built_networks_are_in_evaluation_mode():

@@ -28,8 +28,8 @@ _C3, _C4, _C5 = 4, 10, 15
 class _DepthwiseConv2d(nn.Conv2d):
     """A convolution of each channel by itself, with a way around oneDNN's slow gradient.
 
-    On a CPU the gradient takes about ten times as long in bfloat16 as in float32, more than all
-    the rest of a training step in mixed precision. Inference is as any convolution's.
+    On a CPU the gradient takes many times as long in bfloat16 as in float32, more than all the
+    rest of a training step in mixed precision. Inference is as any convolution's.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int, padding: int) -> None:
