@@ -20,14 +20,7 @@ from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.export import export
 from yolact_ros.network import WeightsError, build
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small layers on several threads of a busy machine mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -115,7 +108,7 @@ def test_a_package_has_the_precision_of_its_segmenter(small_segmenter, tmp_path)
     for name, precision, message in (
         ("net.pt2", "float16", "precision='float16' is not allowed: the segmenter has float32"),
         ("net.pt2", "int8", "net.pt2 is not allowed for int8"),
-        ("net.onnx", "float16", "precision='float16' is not allowed: one of float32, int8"),
+        ("net.onnx", "float16", "'float16' is not allowed for a .onnx: it must be 'float32'$"),
     ):
         with pytest.raises(ValueError, match=message):
             export(small_segmenter, tmp_path / name, picture, precision=precision)

@@ -14,6 +14,11 @@ from yolact_ros.export.quantise import import_nncf, quantise
 from yolact_ros.network import Yolact
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+_PRECISIONS_OF = {
+    ".onnx": ("float32",),
+    ".xml": ("float32", "int8"),
+    ".pt2": ("float32", "float16", "bfloat16"),
+}
 
 
 class ExportError(RuntimeError):
@@ -93,9 +98,12 @@ def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) ->
     """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
     if precision == "int8" and path.suffix != ".xml":
         raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
-    allowed = PRECISIONS[:3] if path.suffix == ".pt2" else ("float32", "int8")
+    allowed = _PRECISIONS_OF[path.suffix]
     if precision not in allowed:
-        raise ValueError(f"precision={precision!r} is not allowed: one of {', '.join(allowed)}")
+        raise ValueError(
+            f"precision={precision!r} is not allowed for a {path.suffix}: it must be "
+            f"{' or '.join(map(repr, allowed))}"
+        )
     if precision == "int8" and not calibration:
         raise ValueError("int8 needs pictures to calibrate with, like those that it will see")
     if precision != "int8" and calibration:
