@@ -129,8 +129,11 @@ class Graph:
         thread.start()
         self._executors.append((executor, thread))
 
-    def start(self, *, active=True, **parameters):
-        """Start the node with parameters, dots written as two underscores, and wait for images."""
+    def start(self, *, active=True, spin_after=0.0, **parameters):
+        """Start the node with parameters, dots written as two underscores, and wait for images.
+
+        `spin_after` is how many seconds the node is there before its timers and services run.
+        """
         from rclpy.executors import MultiThreadedExecutor
         from rclpy.parameter import Parameter
 
@@ -141,6 +144,7 @@ class Graph:
         named |= {name.replace("__", "."): value for name, value in parameters.items()}
         overrides = [Parameter(name, value=value) for name, value in named.items()]
         self.node = YolactNode(context=self.context, parameter_overrides=overrides)
+        time.sleep(spin_after)
         self._spin(MultiThreadedExecutor(SPIN_THREADS, context=self.context), self.node)
         if active:
             wait_until(lambda: self.state() == "active", "the node to become active")

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from yolact_ros.msg import InstanceArray
 
 from yolact_ros.node.statistics import FrameStatistics
+from yolact_ros.node.yolact_node import DIAGNOSTICS_PERIOD
 
 
 def latest(messages, name):
@@ -74,6 +75,14 @@ def test_an_unconfigured_node_says_so(graph, weights):
     status, values = wait_for(graph, messages, "/yolact: model", lambda *_: True)
     assert status.level == DiagnosticStatus.OK and "unconfigured" in status.message
     assert values["state"] == "unconfigured"
+
+
+def test_a_node_that_starts_slowly_does_not_look_left_alone(graph, weights):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, spin_after=DIAGNOSTICS_PERIOD + 0.5)
+    wait_for(graph, messages, "/yolact: model", lambda _, values: values["state"] == "active")
+    told = [latest([message], "/yolact: model")[1]["state"] for message in messages]
+    assert "unconfigured" not in told
 
 
 def test_a_flood_of_malformed_images(graph, weights, picture, image_message):
