@@ -34,6 +34,19 @@ def test_names_of_cameras():
     assert Camera("/a/x", "").output("overlay") == "~/overlay"
 
 
+@pytest.mark.parametrize(
+    "topics",
+    [
+        ("/front/image_raw", "front/image_raw"),
+        ("/cam/image", "/cam/image/compressed"),
+        ("~/image", "/image"),
+    ],
+)
+def test_cameras_of_one_name_are_refused(topics):
+    with pytest.raises(ValueError, match="two of these would be"):
+        cameras_of(topics)
+
+
 @pytest.mark.parametrize("given", [TOPICS, ", ".join(TOPICS)])
 def test_each_camera_is_answered_in_its_own_namespace(
     graph, weights, segmenter, picture, image_message, given

@@ -27,7 +27,7 @@ def cameras_of(image_topic: str | Sequence[str]) -> tuple[Camera, ...]:
     A camera is called as the namespace of its topic, `front` for `/front/image_raw`; as the whole
     topic where that is empty or two would be called alike.
 
-    Raises ValueError when there is no topic, or one twice.
+    Raises ValueError when there is no topic, or one twice, or two that would be called alike.
     """
     parts = image_topic.split(",") if isinstance(image_topic, str) else image_topic
     topics = [part.strip() for part in parts]
@@ -41,4 +41,8 @@ def cameras_of(image_topic: str | Sequence[str]) -> tuple[Camera, ...]:
     whole = [topic.lstrip("~/").removesuffix("/compressed") for topic in topics]
     spaces = [topic.rpartition("/")[0] for topic in whole]
     unique = all(spaces) and len(set(spaces)) == len(spaces)
-    return tuple(map(Camera, topics, spaces if unique else whole))
+    names = spaces if unique else whole
+    alike = [name for name, count in Counter(names).items() if count > 1]
+    if alike:
+        raise ValueError(f"image_topic={image_topic!r}: two of these would be {alike[0]!r}")
+    return tuple(map(Camera, topics, names))
