@@ -16,7 +16,7 @@ from ament_index_python.packages import get_package_prefix
 
 from yolact_ros.node.measure.camera import ENCODINGS, CameraSettings
 from yolact_ros.node.measure.scaling import Load, plot
-from yolact_ros.node.measure.soak import Interval, Limits
+from yolact_ros.node.measure.soak import Interval, Limits, soak
 from yolact_ros.node.measure.stages import NETWORK, OWN
 from yolact_ros.node.pipeline import picture_of, read_message
 
@@ -98,8 +98,18 @@ def test_growth_and_drift_break_the_limits():
     assert "memory grew by 11.0 MiB" in reason
     (reason,) = limits.broken([warm_up, interval(600, 100), interval(600, 125)])
     assert "latency rose by 25%" in reason
+    # All intervals count, not the two at the ends.
+    late = [interval(600, median) for median in (100, 100, 140, 140, 140, 119)]
+    (reason,) = limits.broken([warm_up, *late])
+    assert "latency rose by 3" in reason
+    assert limits.broken([warm_up, *(interval(600, median) for median in (119, 100, 130))]) == []
     with pytest.raises(ValueError, match="at least 3"):
         limits.broken([warm_up, warm_up])
+
+
+def test_a_soak_that_would_say_nothing_does_not_begin():
+    with pytest.raises(ValueError, match="2 intervals say nothing: at least 3"):
+        next(soak(CameraSettings(160, 120, "bgr8", 20.0), 1, 90, 45, []))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -15,6 +15,9 @@ from yolact_ros.node.measure.graph import MeasureError, running
 
 MEBIBYTE = 1 << 20
 
+LEAST_INTERVALS = 3
+"""The first is the warm-up, and one alone shows no change."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -33,7 +36,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a soak may show at most, from the first interval after the warm-up to the last one."""
+    """What a soak may show at most, by a line through all intervals after the warm-up."""
 
     growth: float
     """MiB."""
@@ -45,16 +48,30 @@ class Limits:
 
         Raises ValueError for fewer than three intervals.
         """
-        if len(intervals) < 3:
-            raise ValueError(f"{len(intervals)} intervals say nothing: at least 3 are needed")
-        first, last = intervals[1], intervals[-1]
-        growth, drift = last.memory - first.memory, last.median / first.median - 1
+        _check_count(len(intervals))
+        steady = intervals[1:]
+        growth = _rise([each.memory for each in steady])
+        medians = [each.median for each in steady]
+        drift = _rise(medians) / min(medians)
         reasons = []
         if growth > self.growth:
             reasons.append(f"memory grew by {growth:.1f} MiB; at most {self.growth} are allowed")
         if drift > self.drift:
             reasons.append(f"latency rose by {drift:.0%}; at most {self.drift:.0%} are allowed")
         return reasons
+
+
+def _check_count(intervals: int) -> None:
+    if intervals < LEAST_INTERVALS:
+        raise ValueError(
+            f"{intervals} intervals say nothing: at least {LEAST_INTERVALS} are needed"
+        )
+
+
+def _rise(values: Sequence[float]) -> float:
+    """How much a line through values at equal distances rises from the first to the last."""
+    slope = np.polyfit(np.arange(len(values)), values, 1)[0]
+    return float(slope * (len(values) - 1))
 
 
 def soak(
@@ -64,7 +81,11 @@ def soak(
     interval: float,
     ros_arguments: Sequence[str],
 ) -> Iterator[Interval]:
-    """Run a graph and tell about each interval when it is over. Raises MeasureError."""
+    """Run a graph and tell about each interval when it is over.
+
+    Raises MeasureError, and ValueError for a time that has fewer than three intervals.
+    """
+    _check_count(round(seconds / interval))
     with running(settings, cameras, ros_arguments) as graph:
         for i in range(round(seconds / interval)):
             answers = graph.watch(interval)
