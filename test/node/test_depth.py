@@ -9,7 +9,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 from yolact_ros.msg import InstanceArray
 
@@ -109,6 +111,48 @@ def test_depth_that_comes_later_is_waited_for():
     timer.start()
     assert images.match(Time(nanosec=100 * 10**6), max_offset=0.02, max_wait=60) is late
     timer.join()
+
+
+def test_stamps_that_go_back_begin_anew():
+    images = DepthImages()
+    for seconds in range(98, 101):
+        images.put(Image(header=Header(stamp=Time(sec=seconds))))
+    again = stamped(50)  # the bag starts again
+    timer = threading.Timer(0.05, images.put, (again,))
+    images.put(stamped(0))
+    timer.start()
+    assert images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=60) is again
+    timer.join()
+    late = stamped(40)  # a little disorder is none
+    images.put(late)
+    assert images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=0) is again
+
+
+def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message):
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, depth_topic="/depth/image")
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    publish_depth = graph.camera("/depth/image")
+    publish_info = graph.camera("/depth/camera_info", CameraInfo)
+    image = graph.camera()
+    small = image_message(np.ones((60, 80), np.uint16), "16UC1", stamp=7)
+
+    def refused():
+        publish_info(calibration())
+        publish_depth(small)
+        graph.see(image, image_message(picture, stamp=7), received)
+        return graph.summary().depth_refused
+
+    graph.wait_until(refused, "depth of another size to be refused")
+
+    def told():
+        found = [s for m in diagnostics for s in m.status if "depth" in s.message]
+        return found[-1] if found else None
+
+    status = graph.wait_until(told, "a warning")
+    values = {pair.key: pair.value for pair in status.values}
+    assert status.level == DiagnosticStatus.WARN and int(values["depth refused"]) > 0
+    assert values["refused"] == values["failed"] == "0" and int(values["processed"]) > 0
 
 
 def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message):

@@ -6,23 +6,35 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
-from yolact_ros.node.images import ImageError
+from yolact_ros.node.images import ImageError, ImageMessage
 
 KEPT_IMAGES = 30
 """Depth images that are kept to be matched: one second of most cameras."""
+
+CLOCK_JUMP = 1_000_000_000
+"""Nanoseconds by which a stamp may be older than the one before; more is a clock that was set."""
 
 MILLIMETRE = 0.001
 NOISE = 0.05
 """Share of an instance's median depth by which a point may always differ from it."""
 
 Array = NDArray[np.float32]
+
+
+class DepthMessage(ImageMessage, Protocol):
+    """An image with the time at which it was taken."""
+
+    @property
+    def header(self) -> Header: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Positions:
     """[n, 3]: extent of the surface points along the axes."""
 
 
-def metres_of(image: Image) -> Array:
+def metres_of(image: ImageMessage) -> Array:
     """A depth image in metres, float32 [H, W], NaN where unknown.
 
     Takes 16UC1 and mono16 in millimetres (0: unknown) and 32FC1 in metres. Raises ImageError.
@@ -104,21 +116,24 @@ class DepthImages:
     """The newest depth images and the camera's calibration; to be called from any thread."""
 
     def __init__(self) -> None:
-        self._images: deque[tuple[int, Image]] = deque(maxlen=KEPT_IMAGES)
+        self._images: deque[tuple[int, DepthMessage]] = deque(maxlen=KEPT_IMAGES)
         self._info: CameraInfo | None = None
         self._arrived = threading.Condition()
 
-    def put(self, image: Image) -> None:
-        """Keep a depth image."""
+    def put(self, image: DepthMessage) -> None:
+        """Keep a depth image; forget those before it when time goes back, as when a bag loops."""
+        at = nanoseconds(image.header.stamp)
         with self._arrived:
-            self._images.append((nanoseconds(image.header.stamp), image))
+            if self._images and at < self._images[-1][0] - CLOCK_JUMP:
+                self._images.clear()
+            self._images.append((at, image))
             self._arrived.notify_all()
 
     def put_info(self, info: CameraInfo) -> None:
         """Keep the calibration."""
         self._info = info
 
-    def match(self, stamp: Time, max_offset: float, max_wait: float) -> Image | None:
+    def match(self, stamp: Time, max_offset: float, max_wait: float) -> DepthMessage | None:
         """The depth image whose stamp is nearest, at most `max_offset` seconds away.
 
         Waits up to `max_wait` seconds for one that is not older than the stamp: until then a nearer

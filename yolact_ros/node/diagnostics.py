@@ -87,6 +87,9 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     elif frames.refused_lately:
         level = DiagnosticStatus.WARN
         text = f"{frames.refused_lately} malformed images lately; see the log"
+    elif frames.depth_refused_lately:
+        level = DiagnosticStatus.WARN
+        text = f"{frames.depth_refused_lately} depth images of no use lately; see the log"
     values = {
         "topic": camera.topic,
         "rate in (Hz)": f"{frames.rate_in:.2f}",
@@ -97,6 +100,8 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
         "failed": str(frames.failed),
         "refused": str(sum(frames.refused.values())),
     }
+    if frames.depth_refused:
+        values["depth refused"] = str(frames.depth_refused)
     values |= {f"refused: {reason}": str(n) for reason, n in sorted(frames.refused.items())}
     for stage, latency in frames.latencies.items():
         values[f"{stage} median (ms)"] = f"{latency.median:.2f}"

@@ -127,6 +127,13 @@ class Pipeline:
         if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
             feed.statistics.passed_over()
 
+    def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
+        """Take a serialized depth image of a camera, whatever it holds."""
+        try:
+            depth.put(read_image(message))
+        except ImageError as error:
+            self._refuse_depth(feed, error)
+
     def _begin(self, frames: list[Frame]) -> Begun | None:
         """Work of the network's thread: one image of each of some cameras, whatever they hold."""
         decoded = [each for frame in frames if (each := self._decode(frame)) is not None]
@@ -209,8 +216,7 @@ class Pipeline:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
             return self._depth.locate(header.stamp, instances, offset, wait)
         except ImageError as error:
-            feed.statistics.refused("depth")
-            self._logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
+            self._refuse_depth(feed, error)
             return None
 
     def _refuse(self, feed: Feed, error: ImageError) -> None:
@@ -219,6 +225,10 @@ class Pipeline:
             f"Malformed image dropped on {feed.camera.topic}: {error} ({count} so far)",
             throttle_duration_sec=LOG_PERIOD,
         )
+
+    def _refuse_depth(self, feed: Feed, error: ImageError) -> None:
+        feed.statistics.depth_refused()
+        self._logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
 
     def _fail(self, feed: Feed, error: Exception) -> None:
         feed.statistics.failed()

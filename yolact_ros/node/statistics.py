@@ -35,6 +35,8 @@ class Summary:
     failed: int
     refused: Mapping[str, int]
     """Malformed images, by what was wrong."""
+    depth_refused: int
+    """Depth images that could not be used."""
     rate_in: float
     """Images a second that arrived, malformed ones included."""
     rate_out: float
@@ -47,6 +49,8 @@ class Summary:
     """Images refused within the window of the rates."""
     failed_lately: int
     """Images that failed within the window of the rates."""
+    depth_refused_lately: int
+    """Depth images refused within the window of the rates."""
 
 
 class FrameStatistics:
@@ -60,10 +64,12 @@ class FrameStatistics:
         self._passed_over = 0
         self._failed = 0
         self._refused: Counter[str] = Counter()
+        self._depth_refused = 0
         self._arrivals: deque[float] = deque()
         self._completions: deque[float] = deque()
         self._refusals: deque[float] = deque()
         self._failures: deque[float] = deque()
+        self._depth_refusals: deque[float] = deque()
         self._last_arrival = self._start
         self._latencies: dict[str, deque[float]] = {}
 
@@ -85,6 +91,12 @@ class FrameStatistics:
             _note(self._refusals)
             return self._refused.total()
 
+    def depth_refused(self) -> None:
+        """A depth image could not be used; the image that it belongs to can."""
+        with self._lock:
+            self._depth_refused += 1
+            _note(self._depth_refusals)
+
     def failed(self) -> None:
         """A sound image could not be processed."""
         with self._lock:
@@ -104,7 +116,13 @@ class FrameStatistics:
         with self._lock:
             now = time.monotonic()
             window = max(min(RATE_WINDOW, now - self._start), 1e-3)
-            for times in (self._arrivals, self._completions, self._refusals, self._failures):
+            for times in (
+                self._arrivals,
+                self._completions,
+                self._refusals,
+                self._failures,
+                self._depth_refusals,
+            ):
                 _forget(times, now)
             return Summary(
                 received=self._received,
@@ -112,6 +130,7 @@ class FrameStatistics:
                 passed_over=self._passed_over,
                 failed=self._failed,
                 refused=dict(self._refused),
+                depth_refused=self._depth_refused,
                 rate_in=len(self._arrivals) / window,
                 rate_out=len(self._completions) / window,
                 latencies={
@@ -121,6 +140,7 @@ class FrameStatistics:
                 silence=now - self._last_arrival,
                 refused_lately=len(self._refusals),
                 failed_lately=len(self._failures),
+                depth_refused_lately=len(self._depth_refusals),
             )
 
 

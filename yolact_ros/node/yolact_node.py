@@ -181,7 +181,8 @@ class YolactNode(LifecycleNodeMixin, Node):
             topic = parameters.subscription_topic(feed.camera)
             self._subscribe(kind, topic, functools.partial(pipeline.take, feed), qos, raw=True)
         if depth is not None:
-            self._subscribe(Image, depth_topic, depth.put, qos_profile_sensor_data)
+            take_depth = functools.partial(pipeline.take_depth, feeds[0], depth)
+            self._subscribe(Image, depth_topic, take_depth, qos_profile_sensor_data, raw=True)
             self._subscribe(CameraInfo, info_topic, depth.put_info, qos_profile_sensor_data)
         return [self._full_topic(feed.camera) for feed in feeds]
 
@@ -255,7 +256,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._stop_receiving()
         while self._outputs:
             self._outputs.popitem()[1].destroy()
-        self._segmenter = None
+        with self._settings_lock:
+            self._segmenter = None
         if torch.cuda.is_available() and not self._device_lost:
             torch.cuda.empty_cache()
 
