@@ -66,8 +66,9 @@ def test_inductor_gives_what_pytorch_gives(small_segmenter, pictures):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     # It gives predictions, so that the path in fixed shapes can be captured around it.
     found = small_segmenter(pictures[0])
-    path = FixedPath(runtime, Batch(((60, 90),), small_segmenter.settings), mask_area=20)
-    path.inputs.copy_(pictures[0].flatten())
+    batch = Batch.of(pictures[:1], small_segmenter.settings)
+    path = FixedPath(runtime, batch.plan, batch.mask_bytes(20))
+    path.prepare(pictures[:1], batch.scales())
     path.run()
     (fixed,) = path.results.instances(((60, 90),), small_segmenter.class_names)
     assert len(fixed) == len(found) > 0

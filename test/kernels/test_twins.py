@@ -236,8 +236,10 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     with torch.enable_grad():  # as a user calls it
         settings = DetectionSettings(score_threshold=0.1, top_k=3)
         runtime = run_network(build(config), device, torch.float32)
-        path = FixedPath(runtime, Batch(((24, 32),), settings))
+        batch = Batch(((24, 32),), settings)
+        path = FixedPath(runtime, batch.plan, batch.mask_bytes(8))
         used.clear()
+        path.prepare([torch.zeros(24, 32, 3, dtype=torch.uint8, device=device)], batch.scales())
         path.run()
     assert used == ["resize_and_normalise", "assemble", "pack"]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))

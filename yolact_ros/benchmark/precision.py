@@ -32,8 +32,8 @@ def compare_precisions(
     `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. A CPU has no tensor cores:
     there, what they do is simulated, see `rounded`.
     """
-    batch = Batch(tuple((len(image), image.shape[1]) for image in images), settings)
-    flat = torch.cat([image.reshape(-1) for image in images])
+    batch = Batch.of(images, settings)
+    on_device = [image.to(device) for image in images]
     full = run_network(net, device, torch.float32)
     on_cpu = device.type == "cpu"
     reduced = rounded(full, dtype) if on_cpu else run_network(net, device, dtype)
@@ -41,8 +41,8 @@ def compare_precisions(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for runtime in (full, reduced):
             # Room for all masks, each as large as the image.
-            path = FixedPath(runtime, batch, settings.top_k)
-            path.inputs.copy_(flat)
+            path = FixedPath(runtime, batch.plan, batch.mask_bytes(settings.top_k))
+            path.prepare(on_device, batch.scales())
             path.run()
             results = path.results.to("cpu")
             instances = results.instances(batch.image_sizes, net.config.class_names)

@@ -41,6 +41,11 @@ class Results:
         memory = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=True)
         return replace(self, memory=memory)
 
+    def head(self, mask_bytes: int) -> Results:
+        """The same with room for so many bytes of masks at most, a view."""
+        images, count = self.shape
+        return replace(self, memory=self.memory[: 4 * images * count * _COLUMNS + mask_bytes])
+
     def to(self, device: torch.device | str) -> Results:
         """The same on another device."""
         return replace(self, memory=self.memory.to(device))

@@ -22,28 +22,33 @@ _NORMALISATION = {
 
 
 def preprocess(
-    images: Sequence[Tensor] | Tensor, config: NetworkConfig, dtype: torch.dtype = torch.float32
+    images: Sequence[Tensor] | Tensor,
+    config: NetworkConfig,
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Resize to S x S, normalise, reorder to RGB and stack.
 
     Images uint8 [H, W, 3] in BGR order, of any sizes, on one device, or one tensor [B, H, W, 3].
-    Returns `dtype` [B, 3, S, S] on that device, in channels-last memory order.
+    Returns `dtype` [B, 3, S, S] on that device, in channels-last memory order: `out`, if given.
     """
-    if not kernels.usable(images[0]):
-        return normalise(resize(images, config.image_size), config).to(dtype)
+    if not kernels.usable(images[0], "resize_and_normalise", dtype):
+        result = normalise(resize(images, config.image_size), config)
+        return result.to(dtype) if out is None else out.copy_(result)
     from yolact_ros.kernels.preprocess import resize_and_normalise
 
     batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-    result = torch.empty(
-        (len(images), 3, config.image_size, config.image_size),
-        dtype=dtype,
-        device=images[0].device,
-        memory_format=torch.channels_last,
-    )
+    if out is None:
+        out = torch.empty(
+            (len(images), 3, config.image_size, config.image_size),
+            dtype=dtype,
+            device=images[0].device,
+            memory_format=torch.channels_last,
+        )
     mean, std = _NORMALISATION[config.backbone]
-    for batch, part in zip(batches, result.split(len(batches[0])), strict=True):
+    for batch, part in zip(batches, out.split(len(batches[0])), strict=True):
         resize_and_normalise(batch, part, mean, std)
-    return result
+    return out
 
 
 def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:

@@ -25,7 +25,7 @@ from yolact_ros.engine.failures import (
     allocated,
     lost_devices_named,
 )
-from yolact_ros.engine.graphs import Batch, GraphedPath, Graphs
+from yolact_ros.engine.graphs import Batch, GraphedPath, Graphs, Plan
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
@@ -196,39 +196,40 @@ class Segmenter:
     ) -> None:
         """Segment black images of (height, width), so that the first real ones take no longer.
 
-        On CUDA the graphs for these sizes, and for the settings as they are, are captured.
+        On CUDA the graphs for these batch sizes, and for the settings as they are, are captured.
         """
         for count in batch_sizes:
-            if self._graphs is not None:
-                batch = Batch((image_size,) * count, self.settings)
-                with lost_devices_named(self.device):
-                    self._graph_of(batch, capture=True)
+            with lost_devices_named(self.device):
+                self._graph_of(Plan(count, self.settings), capture=True)
             self([np.zeros((*image_size, 3), np.uint8)] * count)
 
     def _submit(self, images: list[Tensor]) -> Submitted:
         started = time.perf_counter()
-        batch = Batch(tuple((len(image), image.shape[1]) for image in images), self.settings)
-        graph = self._graph_of(batch)
-        if graph is None:
+        batch = Batch.of(images, self.settings)
+        graph = self._graph_of(batch.plan)
+        pending = None
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # larger images than before
+            if graph is not None:
+                pending = graph.submit(images, batch, self.class_names)
+        if pending is None:
             segmented = self._segment_within_memory(images)
             return Submitted(lambda: True, lambda: segmented)
-        pending, mask_area = graph.submit(images, self.class_names), graph.mask_area
         submitting = 1e3 * (time.perf_counter() - started)
 
         def result() -> Segmented:
             instances = pending.wait()
             if pending.needs_room and self._graphs is not None:
-                self._graphs.enlarge(batch, mask_area)
+                self._graphs.enlarge(batch.plan, pending.mask_area)
             if instances is None:
                 return self._segment_within_memory(images)
             return Segmented(instances, StageTimes(submitting, pending.milliseconds, 0))
 
         return Submitted(pending.is_done, result)
 
-    def _graph_of(self, batch: Batch, capture: bool = False) -> GraphedPath | None:
-        if self._graphs is None or not batch.has_fixed_shapes:
+    def _graph_of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
+        if self._graphs is None or not plan.has_fixed_shapes:
             return None
-        return self._graphs.of(batch, capture)
+        return self._graphs.of(plan, capture)
 
     def _segment_within_memory(self, images: list[Tensor]) -> Segmented:
         """A batch in as few parts as the device's memory allows."""

@@ -41,7 +41,7 @@ def resize_and_normalise(images: Tensor, out: Tensor, mean: Triple, std: Triple)
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["image_stride", "row_stride", "in_height", "in_width"])
 def _resize_and_normalise(
     images,  # uint8 [B, H, W, 3], BGR
     out,  # [B, height, width, 3], RGB
