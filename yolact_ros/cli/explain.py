@@ -6,11 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.evaluation.explain import explain, write_pictures
+from yolact_ros.pictures import read_picture
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -21,11 +19,8 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--score", type=float, default=0.3, help="least score, 0 to 1")
     add_model_options(parser)
     options = parser.parse_args(arguments)
-    image = cv2.imread(str(options.picture), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{options.picture} is not a picture that can be read")
+    image = read_picture(options.picture)
     segmenter = make_segmenter(options, options.score)
     print(segmenter.description)
-    pixels = np.asarray(image, np.uint8)
-    for path in write_pictures(pixels, explain(segmenter, pixels), options.output):
+    for path in write_pictures(image, explain(segmenter, image), options.output):
         print(path)

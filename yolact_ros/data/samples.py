@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_image, read_records
+from yolact_ros.pictures import write_picture
 
 _ROWS, _COLUMNS, _TILE = 4, 6, 320
 
@@ -26,7 +27,7 @@ def draw_samples(source: DataSource, content: dict[str, Any], path: Path, seed: 
         tile = _tile(records[index], names)
         top, left = row * _TILE, column * _TILE
         page[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    cv2.imwrite(str(path), page)
+    write_picture(path, page)
 
 
 def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:

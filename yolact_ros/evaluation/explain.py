@@ -13,6 +13,7 @@ import torch
 from yolact_ros.detection import detect, make_instances
 from yolact_ros.engine import Segmenter, draw_overlay, preprocess
 from yolact_ros.network import Predictions
+from yolact_ros.pictures import write_picture
 
 Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -86,13 +87,12 @@ def explain(segmenter: Segmenter, image: Image) -> Explanation:
 
 def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list[Path]:
     """Write prototypes.png, overlay.png and one assembly-N.png for each instance."""
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
     for i, assembly in enumerate(explanation.assemblies):
         name = f"assembly-{i + 1:02d}-{assembly.name.replace(' ', '_')}.png"
         pictures[name] = _draw_assembly(image, explanation.prototypes, assembly)
     for name, picture in pictures.items():
-        cv2.imwrite(str(folder / name), picture)
+        write_picture(folder / name, picture)
     return [folder / name for name in pictures]
 
 

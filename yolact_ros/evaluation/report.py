@@ -21,6 +21,7 @@ from yolact_ros.evaluation.coco import (
     category_ids,
 )
 from yolact_ros.evaluation.confusion import confusion_matrix, match, plot_confusion
+from yolact_ros.pictures import write_picture
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
 
@@ -125,14 +126,13 @@ def draw_worst(
     matches = [match(record, found[record.id]) for record in records]
     mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
     order = sorted(range(len(records)), key=lambda i: -sum(mistakes[i]))
-    folder.mkdir(parents=True, exist_ok=True)
     for rank, i in enumerate(order[:count], start=1):
         missed, wrong = mistakes[i]
         image = read_image(records[i].path)
         overlay = draw_overlay(image, segmenter(image))
         page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
         name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
-        cv2.imwrite(str(folder / name), page)
+        write_picture(folder / name, page)
 
 
 def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:
