@@ -1,5 +1,6 @@
 """Several cameras, one network."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from sensor_msgs.msg import Image
 from yolact_ros.msg import InstanceArray
 
 from yolact_ros.node.cameras import Camera, cameras_of
+from yolact_ros.node.parameters import Parameters
 
 TOPICS = ["/front/image_raw", "/rear/image_raw", "side/image"]
 NAMES = ["front", "rear", "side"]
@@ -45,6 +47,14 @@ def test_names_of_cameras():
 def test_cameras_of_one_name_are_refused(topics):
     with pytest.raises(ValueError, match="two of these would be"):
         cameras_of(topics)
+
+
+def test_how_many_images_go_through_the_network_at_once():
+    six = Parameters(image_topic=tuple(f"/camera{i}/image" for i in range(6)))
+    assert six.batch_limit("cuda") == 4 and six.batch_limit("cpu") == 1
+    assert dataclasses.replace(six, max_batch=5).batch_limit("cpu") == 5
+    assert dataclasses.replace(six, max_batch=64).batch_limit("cuda") == 6
+    assert Parameters(max_batch=64).batch_limit("cuda") == 1
 
 
 @pytest.mark.parametrize("given", [TOPICS, ", ".join(TOPICS)])

@@ -95,10 +95,11 @@ class Parameters:
         "configure",
     )
     max_batch: int = parameter(
-        4,
-        "Images of several cameras that go through the network at once, at most.",
+        0,
+        "Images of several cameras that go through the network at once, at most. 0 is 4 on a GPU "
+        "and 1 on a CPU, which gains nothing by more.",
         "configure",
-        low=1,
+        low=0,
         high=64,
     )
     qos_reliability: str = parameter(
@@ -287,6 +288,11 @@ class Parameters:
     def cameras(self) -> tuple[Camera, ...]:
         """The cameras in `image_topic`."""
         return cameras_of(self.image_topic)
+
+    def batch_limit(self, device_type: str) -> int:
+        """Most images at once on a device: with more on a CPU, each waits for the others."""
+        limit = self.max_batch or (4 if device_type == "cuda" else 1)
+        return min(limit, len(self.cameras()))
 
     def subscription_topic(self, camera: Camera) -> str:
         """The topic of a camera to subscribe to, raw or compressed."""

@@ -108,7 +108,10 @@ class Pipeline:
         self._logger = logger
         self._compressed = configured.compressed
         self._worker: Worker[Camera, Frame] = Worker(
-            self._begin, [feed.camera for feed in feeds], configured.max_batch, "network"
+            self._begin,
+            [feed.camera for feed in feeds],
+            configured.batch_limit(segmenter.device.type),
+            "network",
         )
 
     def stop(self) -> None:
