@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import shutil
 
 import cv2
@@ -80,8 +81,56 @@ def test_settings_that_are_inside_are_refused(exported):
     ):
         with pytest.raises(ValueError, match=message):
             segmenter.settings = dataclasses.replace(segmenter.settings, **changes)
-    with pytest.raises(ValueError, match=r"nms_method='cross_class' is not allowed"):
-        Segmenter(weights=exported("plus", ".onnx", True), nms_method="cross_class")
+    for options in ({"nms_method": "cross_class"}, {"nms_iou_threshold": 0.7}):
+        with pytest.raises(ValueError, match=r"=.* is not allowed: the exported network has"):
+            Segmenter(weights=exported("plus", ".onnx", True), **options)
+
+
+@pytest.fixture(scope="module")
+def own_nms(segmenters, pictures, tmp_path_factory):
+    """A file with other settings inside than the defaults, and those that it was made with."""
+    pytest.importorskip("openvino")
+    path, original = tmp_path_factory.mktemp("own") / "own.xml", segmenters["small"]
+    before = original.settings
+    changes = {"nms_method": "cross_class", "nms_iou_threshold": 0.3, "nms_top_k": 50}
+    original.settings = dataclasses.replace(before, **changes, confidence_threshold=0.1)
+    try:
+        export(original, path, pictures, detection=True)
+        return path, original.settings
+    finally:
+        original.settings = before
+
+
+def test_what_is_inside_is_the_default(own_nms, segmenters, pictures):
+    path, settings = own_nms
+    segmenter, original = (
+        Segmenter(weights=path, score_threshold=0.2, top_k=10),
+        segmenters["small"],
+    )
+    assert segmenter.settings == settings
+    image, before = next(iter(pictures.values())), original.settings
+    assert segmenter(image).scores.tolist() != original(image).scores.tolist(), "another NMS"
+    try:
+        original.settings = settings
+        assert_same(segmenter(image), original(image))
+    finally:
+        original.settings = before
+    named = Segmenter(weights=path, nms_method="cross_class", nms_iou_threshold=0.3)
+    assert named.settings.nms_top_k == 50 and named.settings.score_threshold == 0.3
+    with pytest.raises(ValueError, match=r"nms_method='fast' is not allowed: .* 'cross_class'"):
+        Segmenter(weights=path, nms_method="fast")
+
+
+def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), next(iter(pictures.values())))
+    words = ["predict", str(picture), "--weights", str(own_nms[0]), "--output", str(tmp_path)]
+    assert main([*words, "--score", "0.2"]) == 0
+    found = json.loads((tmp_path / "picture.json").read_text())["instances"]
+    assert len(found) > 0
+    assert main([*words, "--nms", "cross_class", "--nms-iou", "0.3"]) == 0
+    assert main([*words, "--nms-iou", "0.5"]) == 1
+    assert "nms_iou_threshold=0.5 is not allowed: the exported" in capsys.readouterr().err
 
 
 def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures):

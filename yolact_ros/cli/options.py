@@ -24,8 +24,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
     group.add_argument("--backend", default="auto", choices=BACKENDS, help="what runs the network")
-    group.add_argument("--nms", default=defaults.nms_method, choices=typing.get_args(NmsMethod))
-    group.add_argument("--nms-iou", type=float, default=defaults.nms_iou_threshold, metavar="IOU")
+    group.add_argument(
+        "--nms",
+        choices=typing.get_args(NmsMethod),
+        help=f"default: as an exported file has it inside, else {defaults.nms_method}",
+    )
+    group.add_argument(
+        "--nms-iou",
+        type=float,
+        metavar="IOU",
+        help=f"the same; else {defaults.nms_iou_threshold}",
+    )
     group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
 
 

@@ -7,6 +7,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, overload
@@ -65,8 +66,8 @@ class Segmenter:
         backbone: str = "",
         dcn_variant: str = "",
         score_threshold: float = 0.3,
-        nms_method: str = "fast",
-        nms_iou_threshold: float = 0.5,
+        nms_method: str | None = None,
+        nms_iou_threshold: float | None = None,
         top_k: int = 100,
     ) -> None:
         """Build the network and load its weights, or read an exported network.
@@ -87,7 +88,8 @@ class Segmenter:
                 PyTorch on CUDA.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
-            score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`.
+            score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is
+                what an exported detection stage has inside, else the default there.
 
         Raises:
             ValueError: For a name or a value that is not allowed.
@@ -95,12 +97,10 @@ class Segmenter:
             DownloadError: For weights that cannot be downloaded.
             MissingExtraError: For a backend that is not installed.
         """
-        settings = DetectionSettings(
-            score_threshold=score_threshold,
-            nms_method=nms_method,  # type: ignore[arg-type]
-            nms_iou_threshold=nms_iou_threshold,
-            top_k=top_k,
-        )
+        wanted: dict[str, Any] = {"score_threshold": score_threshold, "top_k": top_k}
+        nms = {"nms_method": nms_method, "nms_iou_threshold": nms_iou_threshold}
+        wanted |= {name: value for name, value in nms.items() if value is not None}
+        DetectionSettings(**wanted)  # bad values are refused before anything is loaded
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
         if Path(weights).suffix in EXPORTED:
@@ -115,7 +115,7 @@ class Segmenter:
             if file is not None:
                 load_weights(net, file)
             self.runtime = runtimes.run(net, backend, where, precision)
-        self.settings = settings
+        self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
         self.stages = StageTimes(0, 0, 0)
         """Of the last call; those of a batch that was submitted come with its instances."""
         # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.

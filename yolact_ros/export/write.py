@@ -75,13 +75,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
         _write(net, header, made, calibration)
-        settings = segmenter.settings
-        exported = Segmenter(
-            weights=made,
-            device=str(segmenter.device),
-            nms_method=settings.nms_method,
-            nms_iou_threshold=settings.nms_iou_threshold,
-        )
+        exported = Segmenter(weights=made, device=str(segmenter.device))
         limits = {"float32": FLOAT, "int8": INT8}.get(precision, HALF)
         checked = check(exported, segmenter, pictures, limits)
         if checked.problems and not keep_anyway:

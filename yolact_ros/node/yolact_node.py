@@ -127,7 +127,18 @@ class YolactNode(LifecycleNodeMixin, Node):
             backbone=parameters.backbone,
             dcn_variant=parameters.dcn_variant,
         )
+        fixed = segmenter.runtime.header.fixed_settings  # by an exported detection stage
+        taken = [
+            Parameter(name, value=type(default)(fixed[field]))
+            for name, (_, default) in table().items()
+            if (field := name.replace(".", "_")) in fixed and getattr(parameters, field) == default
+        ]
+        parameters = parameters.with_values(taken)
         segmenter.settings = parameters.detection_settings(segmenter.class_names)
+        if taken:
+            self.set_parameters(taken)
+            values = ", ".join(f"{each.name}={each.value}" for each in taken)
+            self.get_logger().info(f"Fixed by the detection stage inside {asked_for}: {values}")
         # The first images take longer than others, and show whether there is memory enough.
         most = min(len(parameters.cameras()), parameters.max_batch)
         segmenter.warm_up(batch_sizes=range(1, most + 1))

@@ -104,21 +104,19 @@ class Header:
         )
         return Detected(detections, prototypes)
 
+    @property
+    def fixed_settings(self) -> dict[str, object]:
+        """Fields of `DetectionSettings` that the detection stage in the graph has decided."""
+        names = ("nms_method", "nms_iou_threshold", "nms_top_k", "confidence_threshold")
+        return {} if self.settings is None else {n: getattr(self.settings, n) for n in names}
+
     def check_settings(self, settings: DetectionSettings) -> None:
         """Raise ValueError for settings that the detection stage in the graph cannot follow.
 
         It gives no more instances than it was exported for, whatever `top_k` is.
         """
-        baked = self.settings
-        if baked is None:
-            return
-        for name in (
-            "nms_method",
-            "nms_iou_threshold",
-            "nms_top_k",
-            "confidence_threshold",
-        ):
-            wanted, allowed = getattr(settings, name), getattr(baked, name)
+        for name, allowed in self.fixed_settings.items():
+            wanted = getattr(settings, name)
             if wanted != allowed:
                 raise ValueError(
                     f"{name}={wanted!r} is not allowed: the exported network has the detection "
