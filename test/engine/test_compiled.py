@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torchvision.ops import deform_conv2d
 
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
@@ -102,6 +106,28 @@ def test_a_graph_is_of_the_networks_type(small_config):
     images = torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)
     boxes, *_, prototypes = program.module()(images)
     assert boxes.dtype == torch.float32 and prototypes.dtype == torch.bfloat16
+
+
+class Deformable(nn.Module):
+    """What a network with deformable convolutions has in its graph, and little else."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        offsets = images.new_zeros(len(images), 18, *images.shape[2:])
+        return (deform_conv2d(images, offsets, images.new_ones(1, 3, 3, 3), padding=1),)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler (g++)")
+def test_a_package_with_deformable_convolutions_in_a_process_of_its_own(small_config, tmp_path):
+    config = small_config.replace(backbone="resnet50", dcn_variant="all")
+    module, path = Deformable().eval(), tmp_path / "net.pt2"
+    module.register_buffer("weight", torch.ones(1))
+    program = torch.export.export(module, (torch.zeros(1, 3, 8, 8),))
+    compiled.save(program, Header(config), path)
+    text = (
+        "import sys; from yolact_ros.engine.runtimes import compiled; from pathlib import Path\n"
+        "assert 'torchvision' not in sys.modules; compiled.read(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", text, str(path)], check=True, timeout=300)
 
 
 def test_a_package_has_the_precision_of_its_segmenter(small_segmenter, tmp_path):

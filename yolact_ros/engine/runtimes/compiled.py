@@ -77,6 +77,8 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
             f"{path} was compiled for a {where.type} with {there}, this one has {here}: export it "
             "on this machine"
         )
+    if header.config.dcn_variant != "none":
+        import torchvision.ops  # noqa: F401  # registers the operator that the package calls
     # Without its own book of what runs on which stream, which a CUDA graph could not capture.
     placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
     try:
