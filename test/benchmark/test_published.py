@@ -9,7 +9,7 @@ import torch
 
 from yolact_ros.benchmark.agreement import compare
 from yolact_ros.benchmark.contender import Found
-from yolact_ros.benchmark.published import published
+from yolact_ros.benchmark.published import load, published
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.network import PUBLISHED, build, save_weights
@@ -39,6 +39,20 @@ def test_the_same_weights_find_the_same(model, checkout, picture, tmp_path):
     assert result.matched >= 98
     assert result.score_difference < 0.01
     assert not {"yolact", "data", "layers", "utils", "backbone"} & set(sys.modules)
+
+
+def test_no_tensor_stays_behind_on_the_cpu(checkout, picture):
+    # On the meta device any device but the CPU is tried without having it: whatever is made on the
+    # wrong one raises. The first step that cannot be done there comes after the network.
+    net = build("yolact_plus_resnet50")
+    with pytest.raises(NotImplementedError, match="nonzero"):
+        load(checkout, net, torch.device("meta"), 0.0)(picture)
+
+
+def test_nothing_found(checkout, picture):
+    net = build("yolact_plus_resnet50")
+    found = published(checkout, net, CPU, 1.0).segment(picture)
+    assert found.boxes.shape == (0, 4) and found.masks.shape == (0, *picture.shape[:2])
 
 
 def test_a_folder_that_is_no_checkout(tmp_path):

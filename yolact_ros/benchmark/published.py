@@ -26,6 +26,7 @@ from torchvision.ops import deform_conv2d
 
 from yolact_ros.benchmark.contender import Contender, Found
 from yolact_ros.network import PUBLISHED, Yolact, official_name
+from yolact_ros.network.anchors import feature_sizes
 
 _MODULES = ("backbone", "data", "dcn_v2", "layers", "utils", "yolact")
 
@@ -54,9 +55,24 @@ class _DeformableConv(nn.Module):
 def published(checkout: Path, net: Yolact, device: torch.device, score: float) -> Contender:
     """The published implementation of the model of `net`, with the weights of `net`.
 
+    Raises as `load` does.
+    """
+    segment = load(checkout, net, device, score)
+
+    def to_host(image: npt.NDArray[np.uint8]) -> Found:
+        return Found(*(each.cpu() for each in segment(image)))
+
+    return Contender(f"published {net.config.name}", to_host, "the same weights")
+
+
+def load(
+    checkout: Path, net: Yolact, device: torch.device, score: float
+) -> Callable[[npt.NDArray[np.uint8]], Found]:
+    """What `published` calls; what it finds stays on the device.
+
     Every call of this function imports the code anew, since its settings are global: several
-    models live side by side. Images are segmented as its `eval.py` does, down to masks of the
-    size of the image. `score` is the least score of an instance.
+    models live side by side. Images are segmented as its `eval.py` does with videos, down to masks
+    of the size of the image. `score` is the least score of an instance.
 
     Raises:
         ValueError: For a model that it does not have.
@@ -76,20 +92,48 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
         transform = importlib.import_module("utils.augmentations").FastBaseTransform()
     state = {official_name(key): value for key, value in net.state_dict().items()}
     theirs.load_state_dict(state)
+    _make_anchors(theirs, config.cfg)
     theirs.to(device).eval()  # which returns nothing
     theirs.detect.use_fast_nms = True
 
+    @torch.no_grad()
     def segment(image: npt.NDArray[np.uint8]) -> Found:
         height, width = image.shape[:2]
-        batch = transform(torch.from_numpy(image).to(device).float().unsqueeze(0))
-        ids, scores, boxes, masks = output.postprocess(
-            theirs(batch), width, height, score_threshold=score
-        )
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True), _fusion_may_fail():
+            batch = transform(torch.from_numpy(image).to(device).float().unsqueeze(0))
+            ids, scores, boxes, masks = output.postprocess(
+                theirs(batch), width, height, score_threshold=score
+            )
         if isinstance(scores, list):  # of boxes and of masks
             scores = scores[0]
-        return Found(boxes.cpu(), scores.cpu(), ids.cpu(), masks.cpu())
+        if masks.is_cuda:  # a quarter of the bytes to copy; on a CPU they are not copied
+            masks = masks.bool()
+        return Found(boxes.reshape(-1, 4), scores, ids, masks.reshape(-1, height, width))
 
-    return Contender(f"published {name}", segment, "the same weights")
+    return segment
+
+
+def _make_anchors(theirs: nn.Module, cfg: Any) -> None:
+    """Let the code make its anchors now, on the CPU; those that lie elsewhere it moves itself.
+
+    It makes them with `torch.Tensor(values, device=...)`, which PyTorch refuses for a device that
+    is not that of the default tensor type. Its scripts change that type for all of the process.
+    """
+    cfg._tmp_img_w = cfg._tmp_img_h = cfg.max_size
+    for layer, side in zip(theirs.prediction_layers, feature_sizes(cfg.max_size), strict=True):  # type: ignore[arg-type]
+        layer.make_priors(side, side, torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def _fusion_may_fail() -> Iterator[None]:
+    """Within, what TorchScript cannot fuse into kernels of its own runs without that."""
+    compiler: Any = torch._C
+    before = compiler._jit_texpr_fallback_allowed()
+    compiler._jit_texpr_set_fallback_allowed(True)
+    try:
+        yield
+    finally:
+        compiler._jit_texpr_set_fallback_allowed(before)
 
 
 def check_checkout(folder: Path) -> None:
