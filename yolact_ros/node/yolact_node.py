@@ -55,6 +55,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._problem = ""
         self._device_lost = False
         self._segmenter: Segmenter | None = None
+        self._kept_from_lost_device: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._statistics = self._new_statistics()
         self._pipeline: Pipeline | None = None
@@ -140,7 +141,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             values = ", ".join(f"{each.name}={each.value}" for each in taken)
             self.get_logger().info(f"Fixed by the detection stage inside {asked_for}: {values}")
         # The first images take longer than others, and show whether there is memory enough.
-        most = min(len(parameters.cameras()), parameters.max_batch)
+        most = parameters.batch_limit(segmenter.device.type)
         segmenter.warm_up(batch_sizes=range(1, most + 1))
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
@@ -268,6 +269,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         while self._outputs:
             self._outputs.popitem()[1].destroy()
         with self._settings_lock:
+            if self._device_lost:  # older releases of PyTorch abort when its memory is freed
+                self._kept_from_lost_device = self._segmenter
             self._segmenter = None
         if torch.cuda.is_available() and not self._device_lost:
             torch.cuda.empty_cache()
