@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.msg import InstanceArray
 from yolact_ros.node.cameras import Camera
+from yolact_ros.node.main import SPIN_THREADS
 from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
 from yolact_ros.node.outputs import Outputs
@@ -47,14 +50,16 @@ def measure(
     Everything is real: a camera and a subscriber in processes of their own, rclpy's executor, the
     node's own functions. Raises MeasureError.
     """
-    # Every candidate is as good as another: there are as many as are asked for.
-    segmenter.settings = replace(
-        segmenter.settings,
-        score_threshold=0.0,
-        confidence_threshold=0.0,
-        nms_iou_threshold=1.0,
-        top_k=instances,
-    )
+    # Every candidate is as good as another: there are as many as are asked for. A detection stage
+    # inside the graph may find fewer.
+    wanted: dict[str, Any] = {
+        "score_threshold": 0.0,
+        "confidence_threshold": 0.0,
+        "nms_iou_threshold": 1.0,
+    }
+    fixed = segmenter.runtime.header.fixed_settings
+    free = {name: value for name, value in wanted.items() if name not in fixed}
+    segmenter.settings = replace(segmenter.settings, top_k=instances, **free)
     topic = settings.topic(f"{NAMESPACE}/camera0")
     parameters = Parameters(mask_encoding=encoding, overlay_enabled=False)
     rclpy.init(args=[])
@@ -63,9 +68,9 @@ def measure(
         outputs = Outputs(node, Camera(topic, ""), with_markers=False)
         node.trigger_configure()
         node.trigger_activate()
-        received: list[bytes] = []
-        node.create_subscription(settings.kind, topic, received.append, NEWEST, raw=True)
-        executor = SingleThreadedExecutor()
+        received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        node.create_subscription(settings.kind, topic, received.put, NEWEST, raw=True)
+        executor = MultiThreadedExecutor(SPIN_THREADS)
         executor.add_node(node)
         times: dict[str, list[float]] = {name: [] for name in (*OWN, *NETWORK)}
         with (
@@ -73,9 +78,9 @@ def measure(
             beside(_listen, f"{NAMESPACE}/yolact/instances"),
         ):
             for frame in range(-WARM_UP, frames):
-                clock = [_receive(executor, received, 2 / settings.rate)]
-                clock.append(time.perf_counter())
-                message = read_message(received.pop(), settings.compressed)
+                started, serialized = _receive(executor, received, 2 / settings.rate)
+                clock = [started, time.perf_counter()]
+                message = read_message(serialized, settings.compressed)
                 clock.append(time.perf_counter())
                 picture = picture_of(message, segmenter.device)
                 clock.append(time.perf_counter())
@@ -102,15 +107,17 @@ def measure(
     return [Stage(name, *np.percentile(row, (50, 99)).tolist()) for name, row in rows.items()]
 
 
-def _receive(executor: SingleThreadedExecutor, received: Sequence[bytes], pause: float) -> float:
-    """Let an image arrive, then take it. Returns when taking it began."""
+def _receive(
+    executor: MultiThreadedExecutor, received: queue.SimpleQueue[bytes], pause: float
+) -> tuple[float, bytes]:
+    """Let an image arrive, then take it. Returns when taking it began, and the message."""
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
         time.sleep(pause)  # the image waits in the middleware now
         started = time.perf_counter()
         executor.spin_once(timeout_sec=0)
-        if received:
-            return started
+        with contextlib.suppress(queue.Empty):  # it was the turn of something else
+            return started, received.get(timeout=pause)
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")
 
 
