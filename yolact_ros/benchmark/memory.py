@@ -45,7 +45,9 @@ def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
     command = [sys.executable, "-m", __name__, json.dumps(dict(options)), str(picture)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the memory cannot be measured:\n{done.stderr}")
+        raise RuntimeError(
+            f"the memory cannot be measured (status {done.returncode}):\n{done.stderr}"
+        )
     return Memory(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -25,7 +25,8 @@ class Machine:
     """Where the networks run."""
     software: str
     """Versions of Python and PyTorch."""
-    ceilings: Ceilings
+    ceilings: dict[str, Ceilings]
+    """Of PyTorch, by kind of number and device."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class ModelReport:
     """Of the batch size with most frames a second; may be `single` itself."""
     flops: int
     """Of the network for one image."""
-    bytes: int
-    """That its layers read and write for one image."""
-    limit: float
-    """Milliseconds that they take at least on this machine."""
-    memory: Memory | None
-    """None where it was not measured."""
+    bytes: int | None
+    """That its layers read and write for one image; None of networks in 8 bits, which mix kinds."""
+    limit: float | None
+    """Milliseconds that they take at PyTorch's ceilings; None where these were not measured."""
+    memory: Memory | str | None
+    """None where it was not measured, a reason where that failed."""
 
     @property
     def network(self) -> float:
@@ -95,20 +96,24 @@ class Report:
     score_threshold: float
     models: tuple[ModelReport, ...]
     side_by_side: tuple[ContenderReport, ...]
-    node: dict[str, dict[str, float]] | None
-    """Median and 99 % of the node's own stages, in milliseconds; None without ROS 2."""
+    node: dict[str, dict[str, float]] | str | None
+    """Median and 99 % of the node's own stages, in milliseconds; None where they were not measured,
+    a reason where that failed."""
 
 
 def to_markdown(report: Report) -> str:
     """The report as tables."""
     machine, (height, width) = report.machine, report.image
-    ceilings = machine.ceilings
+    ceilings = "; ".join(
+        f"{name} {each.flops / 1e9:.0f} GFLOP/s, {each.bytes / 1e9:.1f} GB/s"
+        for name, each in machine.ceilings.items()
+    )
     lines = [
         f"`{report.command}`",
         "",
         f"{machine.processor}, {machine.threads} threads; networks on {machine.device}; "
         f"{machine.software}. Image {width} x {height}, score threshold {report.score_threshold}. "
-        f"Ceilings: {ceilings.flops / 1e9:.0f} GFLOP/s, {ceilings.bytes / 1e9:.1f} GB/s.",
+        f"PyTorch's matrix product and copy: {ceilings or 'not measured'}.",
     ]
     for model in report.models:
         lines += ["", *_model_table(model)]
@@ -162,29 +167,34 @@ def _limit_table(models: Sequence[ModelReport]) -> list[str]:
         "one image", "GFLOP", "MB moved", "limit, ms", "network, ms", "times the limit",
         "host MiB", "of it libraries", "device MiB",
     )  # fmt: skip
-    rows = []
+    rows, failed = [], []
     for model in models:
-        memory = model.memory
+        memory, moved, limit = model.memory, model.bytes, model.limit
+        if isinstance(memory, str):
+            failed += ["", f"Memory of {model.name}: not measured: {memory}"]
         rows.append(
             [
                 model.name,
                 f"{model.flops / 1e9:.1f}",
-                f"{model.bytes / 1e6:.0f}",
-                _ms(model.limit),
+                "" if moved is None else f"{moved / 1e6:.0f}",
+                "not measured" if limit is None else _ms(limit),
                 _ms(model.network),
-                f"{model.network / model.limit:.2f}",
+                "" if limit is None else f"{model.network / limit:.2f}",
                 *(
-                    ("", "", "")
-                    if memory is None
-                    else (f"{memory.host:.0f}", f"{memory.imports:.0f}", f"{memory.device:.0f}")
+                    (f"{memory.host:.0f}", f"{memory.imports:.0f}", f"{memory.device:.0f}")
+                    if isinstance(memory, Memory)
+                    else ("", "", "")
                 ),
             ]
         )
     return [
         *_table(header, rows),
+        *failed,
         "",
-        "Limit: plain convolutions at the ceilings, layer by layer. A backend whose kernels beat "
-        "PyTorch's matrix product, or need fewer multiplications (Winograd), goes below it.",
+        "Limit: plain convolutions, layer by layer, at PyTorch's rate of a large matrix product "
+        "and of a large copy, in the numbers that the model computes in; for 8 bits it is not "
+        "measured. The machine may do better: a backend whose kernels beat PyTorch's matrix "
+        "product, or need fewer multiplications (Winograd), goes below it.",
     ]
 
 
@@ -213,9 +223,10 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
     return lines
 
 
-def _node_table(node: dict[str, dict[str, float]] | None) -> list[str]:
-    if node is None:
-        return ["Receiving and publishing in the node: needs ROS 2 and the built package."]
+def _node_table(node: dict[str, dict[str, float]] | str | None) -> list[str]:
+    if not isinstance(node, dict):
+        reason = node or "that needs ROS 2 and the built package"
+        return [f"Receiving and publishing in the node: not measured: {reason}"]
     rows = [[name, _ms(row["median"]), _ms(row["percentile_99"])] for name, row in node.items()]
     return _table(("the node, 10 instances, ms", "median", "99 %"), rows)
 

@@ -10,10 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ from yolact_ros.benchmark.timing import Timing, measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import count_work, measure_ceilings
 from yolact_ros.engine import Segmenter, fetch_weights, preprocess
-from yolact_ros.engine.runtimes import EXPORTED
+from yolact_ros.engine.runtimes import EXPORTED, Runtime
 from yolact_ros.network import (
     EMBEDDED,
     PUBLISHED,
@@ -49,6 +49,7 @@ from yolact_ros.network import (
     save_weights,
 )
 
+T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
 NODE_INSTANCES = 10
 """In each image, where the node's own work is measured."""
@@ -133,19 +134,22 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
             for spec in settings.models
             for backend in (("auto",) if _is_exported(spec) else settings.backends)
         ]
-        runtime = models[0].segmenter.runtime
-        device = runtime.device
+        runtimes = [model.segmenter.runtime for model in models]
         say("ceilings")
-        machine = describe_machine(device, runtime.dtype, settings.clock)
-        others = _others(models, settings, device)
-        node = None
+        machine = describe_machine(runtimes, settings.clock)
+        others = _others(models, settings, runtimes[0].device)
+        node: dict[str, dict[str, float]] | str | None = None
         if settings.node and node_can_run():
             say("the node")
-            node = _measure_node(models[0], settings.image, folder)
+            node = _or_reason(say, lambda: _measure_node(models[0], settings.image, folder))
         reports = []
         for model in models:
             say(f"stages of {model.name}")
-            reports.append(_measure_model(model, machine, settings, folder))
+            report = _measure_model(model, machine, settings)
+            if settings.memory and can_measure_memory():
+                measure_it = partial(_measure_memory, model, settings, folder)
+                report = replace(report, memory=_or_reason(say, measure_it))
+            reports.append(report)
         if others:
             say("side by side")
         side_by_side = _side_by_side(models, others, settings)
@@ -160,18 +164,46 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
     )
 
 
+def _or_reason(say: Callable[[str], None], measure_it: Callable[[], T]) -> T | str:
+    """What was measured; or, of a process that failed, the last line that it wrote."""
+    try:
+        return measure_it()
+    except RuntimeError as error:
+        say(f"not measured: {error}")
+        return str(error).strip().splitlines()[-1]
+
+
 def describe_machine(
-    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+    runtimes: Sequence[Runtime], clock: Callable[[], float] = time.perf_counter, size: int = 0
 ) -> Machine:
-    """This machine, with its ceilings for numbers of type `dtype`."""
-    cuda = device.type == "cuda"
+    """This machine, with a ceiling for each kind of number on each device that `runtimes` use.
+
+    `size` as `measure_ceilings` takes it.
+    """
+    kinds = {
+        ceiling_of(runtime): (runtime.device, runtime.dtype)
+        for runtime in runtimes
+        if not runtime.is_quantised
+    }
+    devices = dict.fromkeys(runtime.device for runtime in runtimes)
     return Machine(
         processor=_processor(),
         threads=torch.get_num_threads(),
-        device=torch.cuda.get_device_name(device) if cuda else "the CPU",
+        device=" and ".join(
+            torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+            for device in devices
+        ),
         software=f"Python {platform.python_version()}, PyTorch {torch.__version__}",
-        ceilings=measure_ceilings(device, dtype, clock=clock),
+        ceilings={
+            name: measure_ceilings(device, dtype, size, clock=clock)
+            for name, (device, dtype) in kinds.items()
+        },
     )
+
+
+def ceiling_of(runtime: Runtime) -> str:
+    """The name in `Machine.ceilings` of what holds for a network; 8 bits have none there."""
+    return f"{runtime.precision} on {runtime.device}"
 
 
 def _processor() -> str:
@@ -214,9 +246,7 @@ def _random_weights(name: str, image: Image, folder: Path) -> str:
     return str(path)
 
 
-def _measure_model(
-    model: _Model, machine: Machine, settings: Settings, folder: Path
-) -> ModelReport:
+def _measure_model(model: _Model, machine: Machine, settings: Settings) -> ModelReport:
     segmenter, image = model.segmenter, settings.image
     clock = _clock(settings, segmenter.device)
     sizes = sorted({1, *settings.batches})
@@ -226,7 +256,9 @@ def _measure_model(
         size: BatchReport(size, totals[str(size)], clock(stages_of(segmenter, [image] * size)))
         for size in {1, best}
     }
-    work = count_work(segmenter.config, 1, segmenter.runtime.dtype)
+    runtime = segmenter.runtime
+    work = count_work(segmenter.config, 1, runtime.dtype)
+    ceilings = machine.ceilings.get(ceiling_of(runtime))
     return ModelReport(
         name=model.name,
         description=model.description,
@@ -234,13 +266,9 @@ def _measure_model(
         single=reports[1],
         best=reports[best],
         flops=work.flops,
-        bytes=work.bytes,
-        limit=work.limit(machine.ceilings),
-        memory=(
-            _measure_memory(model, settings, folder)
-            if settings.memory and can_measure_memory()
-            else None
-        ),
+        bytes=None if runtime.is_quantised else work.bytes,
+        limit=None if ceilings is None else work.limit(ceilings),
+        memory=None,
     )
 
 
@@ -346,6 +374,7 @@ def _measure_node(model: _Model, image: Image, folder: Path) -> dict[str, dict[s
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the node cannot be measured:\n{done.stdout}{done.stderr}")
+        wrote = f"{done.stdout}{done.stderr}"
+        raise RuntimeError(f"the node cannot be measured (status {done.returncode}):\n{wrote}")
     rows = json.loads(output.read_text())["results"]
     return {row["name"]: {key: row[key] for key in ("median", "percentile_99")} for row in rows}

@@ -1,7 +1,8 @@
-"""How much a network computes, and the least time that a machine needs for it.
+"""How much a network computes, and the time that this takes at a machine's rates.
 
 The limit is the roofline (Williams et al., 2009), layer by layer: a layer takes at least as long as
-its arithmetic takes at the machine's best rate, and as its memory traffic takes at the best rate.
+its arithmetic takes at the rate of a matrix product, and as its memory traffic takes at that of a
+copy. Measured rates are PyTorch's; other kernels may be faster.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best that was measured on a device."""
+    """What a device does at best: by PyTorch, where it was measured."""
 
     flops: float
     """Floating-point operations a second, in a product of large square matrices."""

@@ -1,0 +1,92 @@
+"""A whole benchmark of small networks: what fails is named, and each has the ceilings for it."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+
+from yolact_ros.benchmark.plot import plot
+from yolact_ros.benchmark.report import to_markdown, write_json
+from yolact_ros.benchmark.run import Settings, describe_machine, node_can_run, run
+from yolact_ros.benchmark.weights import random_network
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.export import export
+from yolact_ros.network import EMBEDDED, save_weights
+
+TINY = EMBEDDED.replace(
+    name="tiny", class_names=("cat", "dog", "person"), image_size=128, fpn_channels=16
+)
+QUICK = {"rounds": 1, "seconds": 0.1, "memory": False, "node": False}
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(picture, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    save_weights(random_network(TINY, preprocess([torch.from_numpy(picture)], TINY)), path)
+    return path
+
+
+def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
+    weights = tmp_path / "net.safetensors"
+    shutil.copy(tiny_weights, weights)
+    told = []
+
+    def say(text):
+        told.append(text)
+        if text == "ceilings":  # all models are loaded; the processes to come find no file
+            weights.unlink()
+
+    settings = Settings((str(weights),), picture, backends=("torch",), rounds=1, seconds=0.1)
+    report = run(settings, "bench", say)
+    (model,) = report.models
+    assert model.single.total.median > 0 and model.limit > 0
+    assert "net.safetensors" in model.memory and "\n" not in model.memory
+    assert any("Traceback" in text for text in told), "all that the process wrote is shown"
+    write_json(report, tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["models"][0]["memory"] == model.memory
+    table = to_markdown(report)
+    assert f"Memory of {model.name}: not measured: {model.memory}" in table
+    if node_can_run():
+        assert "net.safetensors" in written["node"] and "\n" not in written["node"]
+        assert f"node: not measured: {written['node']}" in table
+
+
+def test_ceilings_are_of_what_each_network_computes_in(tiny_weights):
+    precisions = ("float32", "bfloat16", "float32")
+    segmenters = [
+        Segmenter(weights=tiny_weights, device="cpu", backend="torch", precision=precision)
+        for precision in precisions
+    ]
+    ceilings = describe_machine([each.runtime for each in segmenters], size=128).ceilings
+    assert list(ceilings) == ["float32 on cpu", "bfloat16 on cpu"], "each kind once"
+    assert ceilings["float32 on cpu"] != ceilings["bfloat16 on cpu"]
+
+
+def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    path = tmp_path / "int8.xml"
+    photos = sorted((repository / "yolact_ros/demo/photos").glob("*.jpg"))[:1]
+    original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
+    export(original, path, {"a": picture}, precision="int8", calibration=photos, keep_anyway=True)
+    report = run(Settings((str(path),), picture, **QUICK), "bench", lambda _: None)
+    (model,) = report.models
+    assert report.machine.ceilings == {} and model.limit is None and model.bytes is None
+    assert model.flops > 0 and model.network > 0
+    table = to_markdown(report)
+    assert "matrix product and copy: not measured" in table and "| not measured |" in table
+    plot(report, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
+@pytest.mark.skipif(not node_can_run(), reason="needs ROS 2 and the messages of this package")
+def test_the_node_is_measured_with_a_detection_stage_inside(tiny_weights, picture, tmp_path):
+    path = tmp_path / "detection.xml"
+    original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
+    export(original, path, {"a": picture}, detection=True, keep_anyway=True)
+    report = run(Settings((str(path),), picture, **(QUICK | {"node": True})), "b", lambda _: None)
+    assert isinstance(report.node, dict) and report.node["publish"]["median"] > 0, report.node
