@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from yolact_ros.detection.masks import crop, crop_rectangles
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.network import EMBEDDED, build, official_name
 from yolact_ros.training.losses import (
     LossSettings,
     class_loss_sum,
     compute_losses,
-    crop_window,
     mask_loss,
 )
 from yolact_ros.training.matching import Matching, match
@@ -90,13 +90,20 @@ def test_images_without_objects_teach_background_when_asked():
     assert class_loss_sum(logits, [matching], settings).item() == pytest.approx(wanted)
 
 
-def test_mask_loss_is_the_mean_over_the_box():
+def test_mask_loss_is_the_sum_over_the_picture_by_the_area_of_the_box():
+    """Pixels of the object out of its box, where the mask is cut off, cost 100 and move nothing."""
     box = torch.tensor([[0.25, 0.5, 0.75, 1.0]])
-    truth = torch.ones(1, 8, 8)
     inside = torch.zeros(1, 8, 8)
     inside[0, 4:, 2:6] = 1
-    masks = torch.full((1, 8, 8), 0.5)
-    assert mask_loss(masks, truth, inside, box).item() == pytest.approx(math.log(2))
+    uncropped = torch.full((1, 8, 8), 0.5, requires_grad=True)
+    masks = uncropped * inside
+    assert mask_loss(masks, inside, box).item() == pytest.approx(math.log(2))
+    truth = inside.clone()
+    truth[0, 4:, 6:] = 1  # eight pixels more
+    loss = mask_loss(masks, truth, box)
+    assert loss.item() == pytest.approx(math.log(2) + 8 * 100 / 16)
+    loss.backward()
+    torch.testing.assert_close(uncropped.grad, -inside / 0.5 / 16)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_shares_of_a_batch_average_to_the_whole_batch():
     for count in (1, 3):
         boxes = torch.rand(count, 2).repeat(1, 2) * 0.5
         boxes[:, 2:] += 0.3
-        masks = (crop_window(boxes, (96, 96)) > 0).to(torch.uint8)
+        masks = crop(torch.ones(count, 96, 96), crop_rectangles(boxes, 96, 96)).to(torch.uint8)
         labels = torch.zeros(count, dtype=torch.int64)
         targets.append(Target(boxes, labels, masks, torch.zeros(0, 4)))
     for module in net.modules():

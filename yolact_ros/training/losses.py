@@ -191,35 +191,26 @@ def _prototype_mask_losses(
         truth = downsample_masks(target.masks, prototypes.shape[-2:])[objects]
         weights = coefficients[image, positives]
         masks = torch.einsum("nk,khw->nhw", weights, prototypes[image]).sigmoid()
-        inside = crop_window(target.boxes[objects], prototypes.shape[-2:])
-        share = mask_loss(masks, truth, inside, target.boxes[objects]).mean()
+        masks = crop(masks, crop_rectangles(target.boxes[objects], *prototypes.shape[-2:]))
+        share = mask_loss(masks, truth, target.boxes[objects]).mean()
         loss = loss + share * total
         if net.mask_iou is not None:
             big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
-            rescored.append((masks[big] * inside[big], truth[big], target.labels[objects[big]]))
+            rescored.append((masks[big], truth[big], target.labels[objects[big]]))
     return loss, None if net.mask_iou is None else _mask_iou_loss(net.mask_iou, rescored)
 
 
-def mask_loss(masks: Tensor, truth: Tensor, inside: Tensor, object_boxes: Tensor) -> Tensor:
-    """Binary cross entropy of each mask inside its object's box, per pixel of that box: [n].
+def mask_loss(masks: Tensor, truth: Tensor, object_boxes: Tensor) -> Tensor:
+    """Binary cross entropy of each mask, per pixel of its object's box: [n].
 
-    `masks` (probabilities), `truth` (0 or 1) and `inside` (the crop) [n, H, W]; `object_boxes`
+    `masks` (probabilities, cropped to the boxes) and `truth` (0 or 1) [n, H, W]; `object_boxes`
     [n, 4] corners, relative. Taken from probabilities, not logits, since the published weights come
-    from it: pixels saturated on the wrong side cost 100 and have no gradient.
+    from it: pixels saturated on the wrong side cost 100 and have no gradient. So do those of an
+    object that stands out of its own box.
     """
     losses = F.binary_cross_entropy(masks, truth, reduction="none")
     pixels = boxes.area(object_boxes) * masks.shape[-2] * masks.shape[-1]
-    return (losses * inside).sum(dim=(1, 2)) / pixels
-
-
-def crop_window(object_boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Which pixels the crop at inference keeps for each box [n, 4] (corners, relative).
-
-    Returns float [n, height, width], 0 or 1, for a `size` of (height, width).
-    """
-    height, width = size
-    everything = object_boxes.new_ones(len(object_boxes), height, width)
-    return crop(everything, crop_rectangles(object_boxes, height, width))
+    return losses.sum(dim=(1, 2)) / pixels
 
 
 def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
