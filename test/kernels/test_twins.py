@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
-from yolact_ros.detection.masks import assemble, crop, crop_rectangles
+from yolact_ros.detection.masks import assemble, crop, crop_rectangles, cropped_masks
 from yolact_ros.detection.regions import PackedMasks, SmallMasks, packed_sizes, pixel_rectangles
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
 from yolact_ros.network import config_of
@@ -42,19 +42,34 @@ def device():
 
 def test_kernels_keep_out_of_training_and_tracing(device):
     x = torch.zeros(1, device=device)
-    assert kernels.usable(x)
+    assert kernels.usable(x, "pack")
     with torch.enable_grad():
-        assert not kernels.usable(x)
-    assert not kernels.usable(x.to("meta"))
+        assert not kernels.usable(x, "pack")
+    assert not kernels.usable(x.to("meta"), "pack")
     used = []
 
     class Recorder(torch.nn.Module):
         def forward(self, t: torch.Tensor) -> torch.Tensor:
-            used.append(kernels.usable(t))
+            used.append(kernels.usable(t, "pack"))
             return t + 1
 
     torch.export.export(Recorder(), (x,), strict=False)
     assert used == [False]
+
+
+def test_where_a_kernel_fails_its_twin_is_used_and_one_warning_says_why(device):
+    # Triton knows no complex numbers.
+    coefficients = torch.randn(1, 3, 4, dtype=torch.complex64, device=device)
+    prototypes = torch.randn(1, 4, 6, 5, dtype=torch.complex64, device=device)
+    cells = torch.tensor((1, 1, 4, 4), device=device).expand(1, 3, 4)
+    with pytest.warns(
+        RuntimeWarning, match="kernel assemble is not used for complex64.*: "
+    ) as told:
+        for _ in range(2):
+            found = cropped_masks(coefficients, prototypes, cells)
+    assert len(told) == 1
+    assert torch.equal(found, crop(assemble(coefficients, prototypes), cells))
+    assert kernels.usable(coefficients, "assemble", torch.float32)
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -160,7 +160,7 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
         ends: int64 [n]: where each mask's bytes end in `out`: cumulative `packed_sizes`.
         out: uint8, of any length. What lies beyond it is left out.
     """
-    if kernels.usable(values):
+    if kernels.usable(values, "pack"):
         from yolact_ros.kernels import masks
 
         masks.pack(values, extents, rectangles, ends, out)

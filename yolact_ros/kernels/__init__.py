@@ -21,17 +21,35 @@ import torch
 from torch import Tensor
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels can take `x`: a tensor on the current CUDA device, where Triton works.
+def usable(x: Tensor, kernel: str = "", dtype: torch.dtype | None = None) -> bool:
+    """Whether a kernel can take `x`: a tensor on the current CUDA device, where Triton works.
 
     Under Triton's interpreter (TRITON_INTERPRET=1) tensors on the CPU can be taken, too. Never
     while gradients are recorded or a graph is traced: kernels know neither.
+
+    A kernel is tried when it is first asked for. One that fails there is not used again, and a
+    warning says why.
+
+    Args:
+        x: Any tensor of the call.
+        kernel: Its name in the table above, without the module; all of them, if empty.
+        dtype: What it computes in; that of `x`, if None.
     """
-    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if recorded() or x.device.type not in ("cuda", "cpu") or not _is_installed():
         return False
-    if x.is_cuda:
-        return x.device.index == torch.cuda.current_device() and _compiles(x.device)
-    return interpreted() and x.device.type == "cpu" and _is_installed()
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        return False
+    if not x.is_cuda and not interpreted():
+        return False
+    from yolact_ros.kernels.trial import KERNELS
+
+    names = (kernel,) if kernel else tuple(KERNELS)
+    return all(_works(name, x.device, dtype or x.dtype) for name in names)
+
+
+def recorded() -> bool:
+    """Whether PyTorch writes down what is called, for gradients or as a graph."""
+    return torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def interpreted() -> bool:
@@ -52,21 +70,23 @@ def _is_installed() -> bool:
 
 
 @functools.cache
-def _compiles(device: torch.device) -> bool:
-    """Tried once: Triton needs a C compiler, and not every device is one of its own."""
-    if not _is_installed():
-        return False
-    from yolact_ros.kernels.preprocess import resize_and_normalise
+def _works(kernel: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Tried once: Triton needs a C compiler, and a device that has what the kernel takes of it."""
+    from yolact_ros.kernels.trial import KERNELS
 
-    image = torch.zeros(1, 2, 2, 3, dtype=torch.uint8, device=device)
     try:
-        resize_and_normalise(image, torch.empty(1, 3, 2, 2, device=device), (0, 0, 0), (1, 1, 1))
-        torch.cuda.synchronize(device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # a warning, even where it is an error, is no failure
+            KERNELS[kernel](device, dtype)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+    except torch.cuda.OutOfMemoryError:
+        raise  # says nothing of the kernel
     except Exception as error:  # whatever Triton lacks, PyTorch's own operators do the work
         reason = (str(error).strip().splitlines() or [""])[0]
         warnings.warn(
-            f"Triton's kernels are not used on {device}, PyTorch's are: "
-            f"{type(error).__name__}: {reason}",
+            f"Triton's kernel {kernel} is not used for {str(dtype).removeprefix('torch.')} on "
+            f"{device}, PyTorch's operators are: {type(error).__name__}: {reason}",
             RuntimeWarning,
             stacklevel=3,
         )

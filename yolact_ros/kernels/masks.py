@@ -39,6 +39,7 @@ def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
         BLOCK_K=max(16, triton.next_power_of_2(k)),
         BLOCK_MASKS=block_masks,
         BLOCK_CELLS=_BLOCK_CELLS,
+        enable_fp_fusion=True,
     )
     return out
 
@@ -120,6 +121,7 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
         width,
         SEARCH_STEPS=count.bit_length(),
         BLOCK=_BLOCK_BYTES,
+        enable_fp_fusion=True,
     )
 
 

@@ -38,6 +38,7 @@ def resize_and_normalise(images: Tensor, out: Tensor, mean: Triple, std: Triple)
         *mean,
         *(1 / value for value in std),
         BLOCK=_BLOCK,
+        enable_fp_fusion=True,
     )
 
 

@@ -39,7 +39,7 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offsets = self.offsets(x)
-        if kernels.usable(x):
+        if kernels.usable(x, "deform_conv2d"):
             from yolact_ros.kernels import deformable
 
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
@@ -63,8 +63,7 @@ class DeformableConv2d(nn.Module):
 
 
 def _operator(x: Tensor) -> Callable[..., Tensor]:
-    recorded = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_exporting()
-    if x.device.type == "cpu" and not recorded:
+    if x.device.type == "cpu" and not kernels.recorded():
         return _gather_and_convolve
     from torchvision.ops import deform_conv2d  # more than a second to import, and rarely needed
 
