@@ -60,7 +60,7 @@ def test_a_good_set_has_no_problems(folder):
     source = write(folder, content())
     report = check(source, decode=True)
     assert report.problems == ()
-    assert class_names(source) == ("dog", "cat")
+    assert class_names(report.content) == ("dog", "cat")
     records = read_records(source, ["cat"], report.content)
     assert [len(r.annotations) for r in records] == [1, 0]
     assert records[0].annotations[0].label == 0
@@ -83,7 +83,7 @@ CASES = {
     "infinite polygon": (
         ("annotations", 0, "segmentation", [[1, 2, 3, math.inf, 5, 6]]),
         "annotation 11",
-        "not finite",
+        "inf, which is not a finite number",
     ),
     "RLE of another size": (
         ("annotations", 1, "segmentation", {"size": [9, 9], "counts": [0, 81]}),

@@ -95,7 +95,7 @@ def test_bad_settings_are_named():
 
 def test_a_picture_of_another_size_is_refused(shapes):
     record = read_records(DataSource.parse(str(shapes)), ["disc"])[0]
-    with pytest.raises(DataError, match="its annotation says 97 x 96"):
+    with pytest.raises(DataError, match="its entry says 97 x 96"):
         load_sample(dataclasses.replace(record, width=97))
 
 

@@ -1,17 +1,16 @@
-"""Data sets: reading and checking them. Imports nothing of ours."""
+"""Data sets: reading and checking them."""
 
-from yolact_ros.data.check import Problem, Report, check
+from yolact_ros.data.check import Report, check
 from yolact_ros.data.coco import (
     Annotation,
-    DataError,
     DataSource,
     ImageRecord,
     class_names,
     decode_mask,
     read_image,
-    read_json,
     read_records,
 )
+from yolact_ros.data.entries import DataError, Problem, read_json
 
 __all__ = [
     "Annotation",

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
+import cv2
+from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataError, DataSource, read_image, read_json
+from yolact_ros.data.coco import DataSource, fits_as_stored, read_image
+from yolact_ros.data.entries import (
+    FIELDS,
+    DataError,
+    FieldCheck,
+    Problem,
+    is_integer,
+    is_number,
+    load,
+    refuse,
+    sift,
+)
 
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
-_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong."""
-
-    file: Path
-    """The annotation file."""
-    where: str
-    """The entry, such as `annotation 17`."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.where}: {self.reason}"
+# How whole files end. Within the pixels of a JPEG this cannot occur.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 
 
 @dataclass(frozen=True)
@@ -42,139 +45,122 @@ class Report:
 
     def raise_if_bad(self) -> None:
         """Raises DataError with the first problems, if there are any."""
-        if self.problems:
-            lines = [str(problem) for problem in self.problems[:_SHOWN]]
-            if len(self.problems) > _SHOWN:
-                lines.append(f"... and {len(self.problems) - _SHOWN} more")
-            raise DataError("the data set is not right:\n" + "\n".join(lines))
+        refuse(self.problems)
 
 
 def check(source: DataSource, decode: bool = False, progress: bool = False) -> Report:
-    """Look at every entry of a data set.
+    """Look at every entry and every picture of a data set.
 
-    Of pictures only the header is read, unless `decode` asks for all of them. Raises DataError for
-    a file that has no entries to look at.
+    Pictures are decoded if `decode` asks for it. If not, their headers are read, and whether JPEG
+    and PNG files are whole is seen from their ends. Raises DataError for a file that has no
+    picture or no category that is right.
     """
-    content = read_json(source.annotations)
+    file, content = source.annotations, load(source.annotations)
+    good: dict[str, list[Any]] = {}
     problems: list[Problem] = []
 
-    def keep(kind: str, find: Callable[[Any], str | None]) -> list[Any]:
-        good = []
-        entries = content[f"{kind}s" if kind != "category" else "categories"]
-        for i, entry in enumerate(tqdm(entries, f"{kind} entries", disable=not progress)):
-            reason = find(entry)
-            if reason is None:
-                good.append(entry)
-            else:
-                name = f"no. {i + 1}"
-                if isinstance(entry, dict):
-                    name = entry.get("id", name)
-                problems.append(Problem(source.annotations, f"{kind} {name}", reason))
-        return good
+    def keep(kind: str, reasons: Iterator[str | None], what: str) -> None:
+        entries = good.get(kind, content[kind])
+        bar = tqdm(reasons, what, len(entries), disable=None if progress else True)
+        good[kind], wrong = sift(file, kind, entries, bar)
+        problems.extend(wrong)
 
-    categories = keep("category", _Unique(("id", "name"), unique=("id", "name")))
-    unique = _Unique(("id", "file_name", "height", "width"), unique=("id", "file_name"))
-    images = keep("image", lambda e: unique(e) or _wrong_image(e, source.images, decode))
-    sizes = {e["id"]: (e["height"], e["width"]) for e in images}
-    known = {e["id"] for e in categories}
-    needed = _Unique(("id", "image_id", "category_id", "bbox", "segmentation"), unique=("id",))
-    annotations = keep("annotation", lambda e: needed(e) or _wrong_annotation(e, sizes, known))
-    if not images:
-        raise DataError("\n".join(map(str, problems)) or f"{source.annotations} has no images")
-    good = content | {
-        "categories": categories,
-        "images": images,
-        "annotations": annotations,
-    }
-    return Report(tuple(problems), good)
+    for kind in FIELDS:
+        keep(kind, map(FieldCheck(kind), content[kind]), kind)
+    with ThreadPoolExecutor() as pool:
+        find = partial(_wrong_picture, source.images, decode)
+        keep("images", pool.map(find, good["images"]), "pictures")
+    for kind in ("categories", "images"):
+        if not good[kind]:
+            refuse(problems)
+            raise DataError(f"{file} has no {kind}")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in good["images"]}
+    known = {category["id"] for category in good["categories"]}
+    find = partial(_wrong_annotation, sizes, known)
+    keep("annotations", map(find, good["annotations"]), "boxes and masks")
+    return Report(tuple(problems), content | good)
 
 
-class _Unique:
-    """Tells what keys an entry lacks, or which value it shares with an earlier one."""
-
-    def __init__(self, keys: tuple[str, ...], unique: tuple[str, ...]) -> None:
-        self.keys, self.unique = keys, unique
-        self.seen: dict[str, set[Any]] = {key: set() for key in unique}
-
-    def __call__(self, entry: Any) -> str | None:
-        if not isinstance(entry, dict):
-            return f"{entry!r} is not an object with fields"
-        missing = [key for key in self.keys if key not in entry]
-        if missing:
-            return f"it has no {', '.join(missing)}"
-        for key in self.unique:
-            value = entry[key]
-            if not isinstance(value, int | str):
-                return f"{key} {value!r} is neither a number nor a name"
-            if value in self.seen[key]:
-                return f"an earlier entry has the same {key} {value!r}"
-        for key in self.unique:
-            self.seen[key].add(entry[key])
-        return None
-
-
-def _wrong_image(entry: dict[str, Any], folder: Path, decode: bool) -> str | None:
-    path = folder / str(entry["file_name"])
-    stated = (entry["width"], entry["height"])
-    if not path.is_file():
-        return f"{path} is missing"
+def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:
+    path = folder / entry["file_name"]
+    size = entry["height"], entry["width"]
     try:
+        if not path.is_file():
+            return f"{path} is missing"
+        if not cv2.haveImageReader(str(path)):
+            return f"{path} cannot be read: it is no picture of a format that OpenCV knows"
         with Image.open(path) as image:
-            size = image.size
+            fits_as_stored(image, path, size)
+            if decode or not _ends_well(path, image.format):
+                image.load()  # unlike OpenCV, it does not make up what is missing
         if decode:
-            read_image(path)
-    except (OSError, DataError) as error:
+            read_image(path, size)
+    except DataError as error:
+        return str(error)
+    except Exception as error:  # damaged files make the reader stumble in many ways
         return f"{path} cannot be read: {error}"
-    if size != stated:
-        return f"{path} has {size[0]} x {size[1]} pixels, the entry says {stated[0]} x {stated[1]}"
     return None
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Whether a file ends as whole ones of its kind do; False if that does not say it is whole."""
+    end = _ENDS.get(kind or "")
+    if end is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end
 
 
 def _wrong_annotation(
-    entry: dict[str, Any], sizes: dict[int, tuple[int, int]], categories: set[int]
+    sizes: dict[int, tuple[int, int]], categories: set[int], entry: dict[str, Any]
 ) -> str | None:
-    image, category = entry["image_id"], entry["category_id"]
-    if not isinstance(image, int | str) or image not in sizes:
-        return f"image_id {image!r} is no image of this file, or one that is wrong itself"
-    if not isinstance(category, int | str) or category not in categories:
-        return f"category_id {category!r} is no category of this file"
-    height, width = sizes[image]
-    return _wrong_box(entry["bbox"], height, width) or _wrong_segmentation(
-        entry["segmentation"], height, width
-    )
+    image, category, segmentation = (entry[k] for k in ("image_id", "category_id", "segmentation"))
+    if image not in sizes:
+        return f"image_id {image} is no image of this file, or one that is wrong itself"
+    if category not in categories:
+        return f"category_id {category} is no category of this file, or one that is wrong itself"
+    wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
+    return _wrong_box(entry["bbox"], *sizes[image]) or wrong_mask(segmentation, *sizes[image])
 
 
-def _wrong_box(box: Any, height: int, width: int) -> str | None:
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_finite, box)):
-        return f"bbox {box!r} is not four finite numbers"
+def _wrong_box(box: list[float], height: int, width: int) -> str | None:
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        return f"bbox {box!r} has no area"
+        return f"bbox {box} has no area"
     if min(x, y) < -_TOLERANCE or x + w > width + _TOLERANCE or y + h > height + _TOLERANCE:
-        return f"bbox {box!r} is outside its image of {width} x {height} pixels"
+        return f"bbox {box} is outside its image of {width} x {height} pixels"
     return None
 
 
-def _wrong_segmentation(segmentation: Any, height: int, width: int) -> str | None:
-    if isinstance(segmentation, list):
-        if not segmentation:
-            return "segmentation has no polygon"
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                return "segmentation has a polygon of fewer than three points"
-            if not all(map(_is_finite, polygon)):
-                return "segmentation has a number that is not finite"
-        return None
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-        return "segmentation is neither a list of polygons nor an RLE"
-    if list(segmentation["size"]) != [height, width]:
-        return f"segmentation has the size {segmentation['size']}, its image {[height, width]}"
+def _wrong_polygons(polygons: list[Any], height: int, width: int) -> str | None:
+    if not polygons:
+        return "segmentation has no polygon"
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            return f"segmentation has {short(polygon)}: a polygon is three or more x and y"
+        for value, limit in zip(polygon, (width, height) * (len(polygon) // 2), strict=True):
+            if not is_number(value):
+                return f"segmentation has {short(value)}, which is not a finite number"
+            # A bound, since drawing takes time and memory for every pixel on the way.
+            if not -limit <= value <= 2 * limit:
+                return f"segmentation has {value}, far outside an image of {width} x {height}"
+    if not any(coco_mask.area(coco_mask.frPyObjects(polygons, height, width))):
+        return f"segmentation covers no pixel of its image of {width} x {height}"
+    return None
+
+
+def _wrong_rle(rle: dict[str, Any], height: int, width: int) -> str | None:
+    if not {"size", "counts"} <= set(rle):
+        return "segmentation is neither a list of polygons nor an RLE with size and counts"
+    size, counts = rle["size"], rle["counts"]
+    if size != [height, width] or not all(map(is_integer, size)):
+        return f"segmentation has the size {short(size)}, its image {[height, width]}"
     try:
-        counts = segmentation["counts"]
         runs = counts if isinstance(counts, list) else _runs(counts)
     except (TypeError, ValueError) as error:
         return f"segmentation is a broken RLE: {error}"
-    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
+    if not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
         return f"segmentation is an RLE that does not fill {height} x {width} pixels"
     return "segmentation is an empty mask" if sum(runs[1::2]) == 0 else None
 
@@ -201,7 +187,3 @@ def _runs(counts: str) -> list[int]:
     if shift:
         raise ValueError("it ends in the middle of a number")
     return runs
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
+from PIL import Image
 
+from yolact_ros.data.entries import DataError, read_json
+from yolact_ros.pictures import PictureError, read_picture
 
-class DataError(ValueError):
-    """A data set that cannot be trained on; the message names the file and the reason."""
+_EXIF_ORIENTATION = 0x0112
+_ON_ITS_SIDE = range(5, 9)
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,14 @@ class ImageRecord:
     width: int
     annotations: tuple[Annotation, ...]
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO-format file. Raises DataError when there is none."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    missing = [
-        key
-        for key in ("images", "annotations", "categories")
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
-    if missing:
-        raise DataError(f"{path} is not a COCO-format file: it has no list {', '.join(missing)}")
-    return content
+    def read(self) -> npt.NDArray[np.uint8]:
+        """The picture, BGR uint8 [height, width, 3]. Raises DataError."""
+        return read_image(self.path, (self.height, self.width))
 
 
-def class_names(source: DataSource) -> tuple[str, ...]:
-    """The names of a data set's categories, in the order of their ids."""
-    categories = read_json(source.annotations)["categories"]
-    return tuple(c["name"] for c in sorted(categories, key=lambda c: c["id"]))
+def class_names(content: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the categories in a file's content, in the order of their ids."""
+    return tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"]))
 
 
 def read_records(
@@ -132,10 +120,37 @@ def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.ui
     return np.asarray(coco_mask.decode(rle), np.uint8)
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture as BGR uint8 [H, W, 3]. Raises DataError when it is missing or no picture."""
-    # Annotations count pixels as they are stored, whatever the camera's orientation says.
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"{path} is missing or is not a picture that can be read")
-    return np.asarray(image, np.uint8)
+def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """A picture as BGR uint8 [H, W, 3].
+
+    With the `size` (height, width) that annotations state, the picture is read so that they fit it,
+    see `fits_as_stored`; without, as it is displayed. Raises DataError for a missing or unreadable
+    picture, or one of another size.
+    """
+    try:
+        if size is None:
+            return read_picture(path)
+        with Image.open(path) as header:
+            as_stored = fits_as_stored(header, path, size)
+        return read_picture(path, as_stored)
+    except PictureError as error:
+        raise DataError(str(error)) from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def fits_as_stored(header: Image.Image, path: Path, size: tuple[int, int]) -> bool:
+    """Whether a picture has the `size` (height, width) as it is stored; else as it is displayed.
+
+    Cameras store pictures lying on their side and say so in the EXIF orientation. Annotations may
+    count pixels either way; the size that goes with them tells which. Raises DataError if neither
+    way has that size.
+    """
+    stored = header.height, header.width
+    if stored == size:
+        return True
+    if stored == size[::-1] and header.getexif().get(_EXIF_ORIENTATION) in _ON_ITS_SIDE:
+        return False
+    raise DataError(
+        f"{path} has {header.width} x {header.height} pixels, its entry says {size[1]} x {size[0]}"
+    )

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_image, read_records
+from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_records
 from yolact_ros.pictures import write_picture
 
 _ROWS, _COLUMNS, _TILE = 4, 6, 320
@@ -31,7 +31,7 @@ def draw_samples(source: DataSource, content: dict[str, Any], path: Path, seed: 
 
 
 def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
-    image = read_image(record.path)
+    image = record.read()
     scale = _TILE / max(image.shape[:2])
     colours = np.random.default_rng(1).integers(80, 255, (len(record.annotations), 3))
     for annotation, colour in zip(record.annotations, colours, strict=True):

@@ -134,7 +134,8 @@ def find(
     categories = category_ids(source, segmenter.class_names)
     findings = Findings(categories, segmenter.config.mask_branch != "none", [], [], [])
     for image in tqdm(content["images"], "images", disable=not progress):
-        instances = segmenter(read_image(source.images / image["file_name"]))
+        size = image["height"], image["width"]
+        instances = segmenter(read_image(source.images / image["file_name"], size))
         masks, boxes = to_results(image["id"], instances, categories)
         findings.masks.append(masks)
         findings.boxes.append(boxes)

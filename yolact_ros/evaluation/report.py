@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolact_ros.data import DataSource, ImageRecord, decode_mask, read_image, read_records
+from yolact_ros.data import DataSource, ImageRecord, decode_mask, read_records
 from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import (
     AveragePrecision,
@@ -128,7 +128,7 @@ def draw_worst(
     order = sorted(range(len(records)), key=lambda i: -sum(mistakes[i]))
     for rank, i in enumerate(order[:count], start=1):
         missed, wrong = mistakes[i]
-        image = read_image(records[i].path)
+        image = records[i].read()
         overlay = draw_overlay(image, segmenter(image))
         page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
         name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"

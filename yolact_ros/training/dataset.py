@@ -13,20 +13,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
-from yolact_ros.data import DataError, ImageRecord, decode_mask, read_image
+from yolact_ros.data import ImageRecord, decode_mask
 from yolact_ros.training.augmentation import AugmentationSettings, Sample, augment
 from yolact_ros.training.targets import Target
 
 
 def load_sample(record: ImageRecord) -> Sample:
     """Picture and annotations of a record, for augmentation."""
-    image = read_image(record.path)
+    image = record.read()
     height, width = image.shape[:2]
-    if (height, width) != (record.height, record.width):
-        raise DataError(
-            f"{record.path} is {width} x {height} pixels, "
-            f"but its annotation says {record.width} x {record.height}"
-        )
     objects = record.annotations
     masks = np.zeros((len(objects), height, width), np.uint8)
     for mask, annotation in zip(masks, objects, strict=True):

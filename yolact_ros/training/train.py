@@ -16,6 +16,7 @@ from yolact_ros.data import (
     ImageRecord,
     check,
     class_names,
+    read_json,
     read_records,
 )
 from yolact_ros.network import (
@@ -41,33 +42,43 @@ LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-def training_records(settings: TrainingSettings, classes: tuple[str, ...]) -> list[ImageRecord]:
-    """All pictures to learn from. Raises DataError when there are none, or bad ones."""
-    records = []
+def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
+    """All pictures to learn from, and the names of the classes.
+
+    Raises DataError when there are none, or bad ones.
+    """
+    records: list[ImageRecord] = []
+    classes = settings.classes
     for text in settings.train:
         source = DataSource.parse(text)
-        report = check(source)
+        report = check(source, progress=True)
         if settings.skip_bad:
             left_out = len(report.problems)
             if left_out:
                 print(f"{source.annotations}: {left_out} wrong entries are left out")
         else:
             report.raise_if_bad()
+        classes = classes or class_names(report.content)
         records += read_records(source, classes, report.content)
+    for text in settings.val:
+        source = DataSource.parse(text)
+        if settings.skip_bad:  # accuracy counts all entries: none can be left out
+            read_json(source.annotations)
+        else:
+            check(source, progress=True).raise_if_bad()
     if not settings.negatives:
         records = [r for r in records if any(not a.is_crowd for a in r.annotations)]
     if not any(record.annotations for record in records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
-    return records
+    return records, classes
 
 
-def starting_network(settings: TrainingSettings) -> Yolact:
-    """The network before the first iteration.
+def starting_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
+    """The network for `classes` before the first iteration.
 
     Raises WeightsError for a weights file that cannot be used.
     """
     config = config_of(settings.model)
-    classes = settings.classes or class_names(DataSource.parse(settings.train[0]))
     net = build(config.replace(**{**settings.network, "class_names": classes}))
     if settings.start == "imagenet":
         load_imagenet(net)
@@ -107,8 +118,8 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         )
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
-    net = starting_network(settings)
-    module = TrainingModule(net, training_records(settings, net.config.class_names), settings)
+    records, classes = training_data(settings)
+    module = TrainingModule(starting_network(settings, classes), records, settings)
     callbacks = make_callbacks(settings)
     trainer = make_trainer(settings, callbacks)
     # The checkpoint is our own file and holds plain values and tensors.

@@ -1,0 +1,152 @@
+"""The entries of COCO-format files, and the fields that each kind of them must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+# Beyond this, numbers in a file are no pixels and no ids.
+_LARGEST = 2**53
+_SHOWN = 20
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    file: Path
+    """The annotation file."""
+    where: str
+    """The entry, such as `annotation 17`."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field of an entry may hold."""
+
+    is_right: Callable[[Any], bool]
+    allowed: str
+    unique: bool = False
+    """No two entries of the file have the same."""
+    optional: bool = False
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is a whole number, which True is not."""
+    return type(value) is int and abs(value) <= _LARGEST
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, which True is not."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST
+
+
+_ID = Field(is_integer, "an integer", unique=True)
+_REFERENCE = Field(is_integer, "an integer")
+_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
+_SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
+FIELDS = {
+    "categories": {"id": _ID, "name": _NAME},
+    "images": {"id": _ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
+    "annotations": {
+        "id": _ID,
+        "image_id": _REFERENCE,
+        "category_id": _REFERENCE,
+        "bbox": Field(
+            lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)),
+            "four finite numbers",
+        ),
+        "segmentation": Field(lambda v: isinstance(v, list | dict), "polygons or an RLE"),
+        "iscrowd": Field(lambda v: isinstance(v, int) and v in (0, 1), "0 or 1", optional=True),
+    },
+}
+"""The lists of a COCO-format file, and the fields of their entries."""
+
+
+class FieldCheck:
+    """Says what is wrong with the fields of an entry, in view of those that it was shown before."""
+
+    def __init__(self, kind: str) -> None:
+        self.fields = FIELDS[kind]
+        self.seen: dict[str, set[Any]] = {n: set() for n, f in self.fields.items() if f.unique}
+
+    def __call__(self, entry: Any) -> str | None:
+        if not isinstance(entry, dict):
+            return f"{short(entry)} is not an object with fields"
+        missing = [n for n, field in self.fields.items() if n not in entry and not field.optional]
+        if missing:
+            return f"it has no {', '.join(missing)}"
+        for name, field in self.fields.items():
+            if name in entry and not field.is_right(entry[name]):
+                return f"{name} {short(entry[name])} is not {field.allowed}"
+        for name, values in self.seen.items():
+            if entry[name] in values:
+                return f"an earlier entry has the same {name} {entry[name]!r}"
+        for name, values in self.seen.items():
+            values.add(entry[name])
+        return None
+
+
+def sift(
+    file: Path, kind: str, entries: Sequence[Any], reasons: Iterable[str | None]
+) -> tuple[list[Any], list[Problem]]:
+    """The entries that are right, and the problems of those for which there is a reason."""
+    good, problems = [], []
+    singular = {"categories": "category"}.get(kind, kind[:-1])
+    for number, (entry, reason) in enumerate(zip(entries, reasons, strict=True), start=1):
+        if reason is None:
+            good.append(entry)
+        else:
+            named = isinstance(entry, dict) and "id" in entry
+            name = short(entry["id"]) if named else f"no. {number}"
+            problems.append(Problem(file, f"{singular} {name}", reason))
+    return good, problems
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises DataError with the first problems, if there are any."""
+    if problems:
+        lines = [str(problem) for problem in problems[:_SHOWN]]
+        if len(problems) > _SHOWN:
+            lines.append(f"... and {len(problems) - _SHOWN} more")
+        raise DataError("the data set is not right:\n" + "\n".join(lines))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a COCO-format file, its entries unchecked.
+
+    Raises DataError if its lists are not there.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    lists = content if isinstance(content, dict) else {}
+    missing = [kind for kind in FIELDS if not isinstance(lists.get(kind), list)]
+    if missing:
+        raise DataError(f"{path} is not a COCO-format file: it has no list {', '.join(missing)}")
+    return lists
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a COCO-format file, all fields in order.
+
+    Raises DataError if they are not. Whether boxes, masks and pictures are right, too, is for
+    `check` to say.
+    """
+    content = load(path)
+    for kind in FIELDS:
+        refuse(sift(path, kind, content[kind], map(FieldCheck(kind), content[kind]))[1])
+    return content
