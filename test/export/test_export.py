@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import shutil
+import subprocess
+import sys
+import typing
 
 import cv2
 import numpy as np
@@ -14,8 +18,11 @@ import torch
 
 from yolact_ros.cli import main
 from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.runtimes import Header
 from yolact_ros.export import ExportError, check, export
 from yolact_ros.export.check import FLOAT
+from yolact_ros.network import NetworkConfig
+from yolact_ros.network.config import Backbone
 
 KINDS = [
     ("small", ".onnx", False),
@@ -137,6 +144,8 @@ def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures
     """What docs/export.md promises to those who run the file without this package."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(exported("plus", ".onnx", True)))
+    assert session.get_inputs()[0].shape == ["batch", 3, 256, 256]
+    assert {output.shape[0] for output in session.get_outputs()} == {"batch"}
     names = [output.name for output in session.get_outputs()]
     assert names == [
         "boxes",
@@ -155,6 +164,42 @@ def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures
     assert found["counts"][0] >= count
     np.testing.assert_allclose(found["scores"][0, :count], expected.scores, atol=1e-4)
     np.testing.assert_allclose(found["mask_scores"][0, :count], expected.mask_scores, atol=1e-4)
+
+
+def test_the_documented_program(exported, segmenters, pictures, repository, tmp_path):
+    """The text of docs/export.md alone, with a file and a picture."""
+    text = (repository / "docs/export.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "yolact_ros" not in program and "torch" not in program
+    script, picture = tmp_path / "program.py", tmp_path / "picture.png"
+    script.write_text(program)
+    image = pictures["(60, 90)"]
+    cv2.imwrite(str(picture), image)
+    words = [sys.executable, str(script), str(exported("plus", ".onnx", True)), str(picture)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, masks = done.stdout.splitlines(), np.load(tmp_path / "masks.npy")
+    expected = segmenters["plus"](image)
+    expected = expected[expected.scores > 0.3]
+    assert len(found) == len(masks) == len(expected) > 0
+    assert [line.split()[0] for line in found] == expected.names
+    scores = [float(line.split()[1]) for line in found]
+    assert scores == pytest.approx(expected.scores.tolist(), abs=1e-3)
+    boxes = np.array([line.split()[2:] for line in found], float).clip(0, [90, 60, 90, 60])
+    np.testing.assert_allclose(boxes, expected.boxes.numpy().clip(0, [90, 60, 90, 60]), atol=0.1)
+    assert masks.any() and (masks != expected.masks.numpy()).mean() < 1e-3
+
+
+@pytest.mark.parametrize("backbone", typing.get_args(Backbone))
+def test_the_file_says_how_images_are_prepared(backbone):
+    config = NetworkConfig(name="any", backbone=backbone, image_size=64)
+    values = json.loads(Header(config).to_metadata()["input"])
+    assert values["size"] == 64 and values["channels"] == "RGB"
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)  # BGR
+    ours = (image[..., ::-1] - np.array(values["mean"])) / np.array(values["std"])
+    batch = preprocess([torch.from_numpy(image)], config)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(ours, batch.numpy(), atol=1e-5)
+    assert all(round(value, 2) == value for value in (*values["mean"], *values["std"]))
 
 
 def test_the_command(tmp_path, capsys, repository):

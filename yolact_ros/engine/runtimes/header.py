@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import Detections, DetectionSettings
+from yolact_ros.engine.preprocess import normalise
 from yolact_ros.network import NetworkConfig, Predictions, WeightsError, Yolact
 from yolact_ros.network.yolact import MaskIoUNet
 
@@ -125,7 +126,11 @@ class Header:
 
     def to_metadata(self) -> dict[str, str]:
         """Plain text by key; inverse of `from_metadata`."""
-        values = {"format": FORMAT, "config": json.dumps(self.config.to_dict())}
+        values = {
+            "format": FORMAT,
+            "config": json.dumps(self.config.to_dict()),
+            "input": json.dumps(_input(self.config)),  # for programs without this package
+        }
         if self.settings is not None:
             values["detection"] = json.dumps(dataclasses.asdict(self.settings))
         if self.mask_iou is not None:
@@ -161,6 +166,15 @@ class Header:
         ) as error:
             raise WeightsError(f"{where} has bad metadata inside: {error}") from error
         return cls(config, settings, mask_iou)
+
+
+def _input(config: NetworkConfig) -> dict[str, object]:
+    """What an image must become: mean and standard deviation are those of R, G and B in 0..255."""
+    levels = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    zero, one = normalise(levels, config).flatten(1)  # what it does is x / std - mean / std
+    std = 1 / (one - zero)
+    mean, std = ([round(value, 6) for value in row.tolist()] for row in (-zero * std + 0.0, std))
+    return {"size": config.image_size, "channels": "RGB", "mean": mean, "std": std}
 
 
 def _settings(values: dict[str, object]) -> DetectionSettings:

@@ -34,6 +34,7 @@ def to_program(program: ExportedProgram, header: Header) -> ONNXProgram:
             program,
             input_names=[INPUT],
             output_names=list(header.outputs),
+            dynamic_shapes=({0: "batch"},),  # gives the dimension its name
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
