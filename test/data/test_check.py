@@ -2,13 +2,24 @@
 
 import json
 import math
+import re
 
 import cv2
 import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
+from PIL import Image
 
-from yolact_ros.data import DataError, DataSource, check, class_names, decode_mask, read_records
+from yolact_ros.cli import main
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    check,
+    class_names,
+    decode_mask,
+    read_json,
+    read_records,
+)
 from yolact_ros.data.check import _runs
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
@@ -105,6 +116,52 @@ CASES = {
         "annotation 12",
         "empty mask",
     ),
+    "RLE without a size": (
+        ("annotations", 1, "segmentation", {"size": None, "counts": [1, 2]}),
+        "annotation 12",
+        "the size None",
+    ),
+    "RLE with one size": (
+        ("annotations", 1, "segmentation", {"size": 5, "counts": [1, 2]}),
+        "annotation 12",
+        "the size 5",
+    ),
+    "polygon of one point": (
+        ("annotations", 0, "segmentation", [[10, 10] * 3]),
+        "annotation 11",
+        "covers no pixel of its image of 64 x 48",
+    ),
+    "polygon beside the picture": (
+        ("annotations", 0, "segmentation", [[70, 10, 80, 10, 80, 20]]),
+        "annotation 11",
+        "covers no pixel",
+    ),
+    "polygon far away": (
+        ("annotations", 0, "segmentation", [[0, 0, 1e9, 0, 1e9, 1e9]]),
+        "annotation 11",
+        "1000000000.0, far outside",
+    ),
+    "segmentation of nothing": (
+        ("annotations", 0, "segmentation", None),
+        "annotation 11",
+        "segmentation None is not polygons or an RLE",
+    ),
+    "enormous box": (
+        ("annotations", 0, "bbox", [10**400, 1.5, 2, 3]),
+        "annotation 11",
+        "four finite",
+    ),
+    "crowd in words": (("annotations", 0, "iscrowd", "0"), "annotation 11", "iscrowd '0' is not"),
+    "nan crowd": (("annotations", 0, "iscrowd", math.nan), "annotation 11", "iscrowd nan is not"),
+    "half an id": (("annotations", 0, "id", 1.5), "annotation 1.5", "id 1.5 is not an integer"),
+    "size with a point": (("images", 0, "height", 48.0), "image 1", "height 48.0 is not"),
+    "size in words": (("images", 0, "height", "48"), "image 1", "height '48' is not"),
+    "file name of nothing": (("images", 0, "file_name", None), "image 1", "file_name None"),
+    "long file name": (("images", 0, "file_name", "x" * 300), "image 1", "x cannot be read"),
+    "zero in a file name": (("images", 0, "file_name", "a\0.png"), "image 1", "a\0.png"),
+    "category in words": (("categories", 1, "id", "3"), "category '3'", "'3' is not an integer"),
+    "category of a number": (("categories", 1, "name", 3), "category 3", "name 3 is not a name"),
+    "category without name": (("categories", 1, "name", " "), "category 3", "' ' is not a name"),
 }
 
 
@@ -118,26 +175,119 @@ def test_what_is_wrong_is_named(folder, case):
     found = report.problems[0]
     assert (found.where, found.file) == (where, source.annotations)
     assert reason in found.reason
-    with pytest.raises(DataError, match=where):
+    with pytest.raises(DataError, match=re.escape(where)):
         report.raise_if_bad()
     assert len(report.content[kind]) == 1, "the bad entry is left out, the good one stays"
 
 
-def test_a_broken_picture_is_found_when_decoded(folder):
+@pytest.mark.parametrize("key", ["id", "name"])
+def test_fields_that_are_missing_are_named(folder, key):
+    data = content()
+    del data["categories"][0][key]
+    data["annotations"].append([1, 2])
+    source = write(folder, data)
+    first, second, third = check(source).problems
+    assert first.reason == f"it has no {key}"
+    assert (second.where, second.reason) == (
+        "annotation no. 3",
+        "[1, 2] is not an object with fields",
+    )
+    assert third.reason.startswith("category_id 7 is no category")
+    with pytest.raises(DataError, match=f"it has no {key}"):
+        read_json(source.annotations)
+
+
+def test_true_and_false_tell_crowds_too(folder):
+    data = content()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = bool(annotation["iscrowd"])
+    report = check(write(folder, data))
+    assert not report.problems
+    records = read_records(write(folder, data), ["cat", "dog"], report.content)
+    assert [a.is_crowd for r in records for a in r.annotations] == [False, True]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("kind", ["jpg", "png", "bmp"])
+def test_pictures_cut_short_are_found(folder, kind, decode):
+    """All but the last of their bytes or half of them; a whole one with more behind it is good."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
-    path = folder / "images" / "a.png"
+    path = folder / "images" / f"c.{kind}"
     cv2.imwrite(str(path), noise)
-    path.write_bytes(path.read_bytes()[:60])
-    problems = check(write(folder, content()), decode=True).problems
-    assert problems[0].where == "image 1" and "a.png" in problems[0].reason
+    whole = path.read_bytes()
+    data = content()
+    data["images"][0]["file_name"] = path.name
+    source = write(folder, data)
+    for share in (0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        problems = check(source, decode).problems
+        assert problems[0].where == "image 1" and f"c.{kind} cannot be read" in problems[0].reason
+    for good in (whole, whole + b"\xff\xda and a film behind it"):
+        path.write_bytes(good)
+        assert not check(source, decode).problems
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": []}'])
+def test_damage_within_a_picture_is_found_when_decoded(folder):
+    path = folder / "images" / "a.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes(100) + whole[600:])
+    (problem, _) = check(write(folder, content()), decode=True).problems
+    assert problem.where == "image 1" and "a.png cannot be read" in problem.reason
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_annotations_say_which_way_up_a_picture_is(folder, decode):
+    """Cameras store pictures on their side; annotations may count pixels as stored or as shown."""
+    stored = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = 8  # to be turned to the left
+    Image.fromarray(stored[..., ::-1]).save(folder / "images" / "a.png", exif=tags)
+    data = content()
+    (annotation,) = data["annotations"] = data["annotations"][:1]
+    source = write(folder, data)
+    assert not check(source, decode).problems
+    assert (read_records(source, ["cat"])[0].read() == stored).all()
+
+    annotation["bbox"], annotation["segmentation"] = [10, 40, 20, 20], [[10, 40, 30, 40, 30, 60]]
+    data["images"][0] |= {"height": 64, "width": 48}
+    source = write(folder, data)
+    assert not check(source, decode).problems
+    shown = cv2.rotate(stored, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    assert (read_records(source, ["cat"])[0].read() == shown).all()
+
+    data["images"][1] |= {"height": 64, "width": 48}  # this one lies on no side
+    (problem,) = check(write(folder, data), decode).problems
+    assert problem.reason.endswith("b.png has 64 x 48 pixels, its entry says 48 x 64")
+
+
+def test_the_command_draws_samples_into_a_new_folder_or_fails(folder, capsys):
+    source = write(folder, content())
+    page = folder / "new" / "samples.png"
+    assert main(["data", "check", str(source.annotations), "--samples", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "no wrong entries" in out and f"samples: {page}" in out
+    assert cv2.imread(str(page)).any()
+    page = source.annotations / "samples.png"  # in a file, not a folder
+    assert main(["data", "check", str(source.annotations), "--samples", str(page)]) == 1
+    printed = capsys.readouterr()
+    assert "samples:" not in printed.out and "samples.png cannot be written" in printed.err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": []}', "[" * 100_000])
 def test_other_files_are_refused(tmp_path, text):
     path = tmp_path / "data.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"data\.json"):
         check(DataSource.parse(str(path)))
+
+
+@pytest.mark.parametrize("kind", ["categories", "images"])
+def test_nothing_to_learn_is_refused(folder, kind):
+    data = content()
+    data[kind] = []
+    with pytest.raises(DataError, match=rf"data\.json has no {kind}"):
+        check(write(folder, data))
 
 
 def test_classes_that_are_not_there_are_refused(folder):
