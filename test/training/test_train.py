@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from yolact_ros.cli.train import read_settings
 from yolact_ros.data import DataError
 from yolact_ros.network import load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
@@ -108,6 +109,53 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tm
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, msg=name)
 
 
+def change_schedule(settings, **changes):
+    return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, **changes))
+
+
+def rates(output):
+    """The learning rate of each iteration."""
+    rows = {}
+    for path in sorted(Path(output).glob("version_*/metrics.csv")):
+        for row in csv.DictReader(path.open()):
+            if row.get("lr-SGD"):
+                rows[int(row["step"])] = float(row["lr-SGD"])
+    return rows
+
+
+def test_settings_changed_on_resuming_count_from_the_first_iteration(settings):
+    train(change_schedule(settings, iterations=2))
+    changed = change_schedule(settings, iterations=4, learning_rate=4e-3, weight_decay=0.1)
+    train(changed, resume=True)
+    factor = learning_rate_factor(changed.schedule)
+    wanted = [changed.schedule.scaled_learning_rate * factor(i) for i in range(8)]
+    assert [rates(settings.output)[i] for i in range(4, 8)] == pytest.approx(wanted[4:], rel=1e-6)
+    state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.1
+    assert read_settings(["--config", f"{settings.output}/settings.yaml"]) == (changed, False)
+
+
+def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(settings):
+    """The weights of each iteration are in the checkpoint, beside their average."""
+    kept = {}
+    for iterations in (1, 2, 3, 4):  # one more each time, of two at batch size 4
+        train(change_schedule(settings, iterations=iterations, warmup_iterations=5), iterations > 1)
+        state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
+        name = "net.head.boxes.weight"
+        kept[2 * iterations] = state["current_model_state"][name], state["state_dict"][name]
+    for iteration in (2, 4, 6):
+        weights, average = kept[iteration]
+        assert torch.equal(weights, average)
+    assert not torch.equal(kept[2][0], kept[4][0])
+    weights, average = kept[8]
+    begun = kept[6][0]
+    assert 0 < (average - begun).norm() < 0.3 * (weights - begun).norm(), (
+        "decay 0.9, two iterations"
+    )
+    saved = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
+    assert torch.equal(saved["head.boxes.weight"], average)
+
+
 def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path):
     schedule = dataclasses.replace(settings.schedule, iterations=4)
     alone = dataclasses.replace(settings, schedule=schedule)
@@ -189,6 +237,21 @@ def test_accuracy_is_measured_and_training_stops_without_progress(settings):
     assert (Path(settings.output) / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize(("save_every", "validate_every"), [(2, 1), (3, 2), (100, 3)])
+def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
+    """The iteration of each measurement is that of the weights."""
+    settings = change_schedule(settings, iterations=2, learning_rate=1e-9)
+    settings = dataclasses.replace(
+        settings, val=settings.train, save_every=save_every, validate_every=validate_every
+    )
+    train(settings)
+    log = Path(settings.output) / "validation.jsonl"
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["iteration"] for entry in entries] == sorted(
+        {*range(validate_every, 5, validate_every), 4}
+    )
+
+
 def test_two_processes_learn_what_one_learns(settings, tmp_path):
     """Same global batch, same losses: the first iterations, before rounding adds up."""
     schedule = dataclasses.replace(settings.schedule, iterations=6, ema=0)
@@ -213,7 +276,9 @@ def test_published_schedule():
     steps = (500, 279_999, 280_000, 600_000, 700_000, 799_999)
     assert [factor(i) for i in steps] == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.0001])
     double = dataclasses.replace(schedule, batch_size=16)
-    assert (double.scale, double.total_iterations) == (2, 400_000)
+    assert (double.scaled_learning_rate, double.total_iterations) == (2e-3, 400_000)
+    rate = [double.scaled_learning_rate * learning_rate_factor(double)(i) for i in (0, 250, 500)]
+    assert rate == pytest.approx([1e-4, 1.05e-3, 2e-3]), "the warm-up is not scaled"
     assert learning_rate_factor(double)(140_000) == pytest.approx(0.1)
 
 

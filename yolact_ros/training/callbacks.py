@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
@@ -80,14 +82,40 @@ class Throughput(pl.Callback):
             self.begun, self.iterations, self.waited = self.ended, 0, 0.0
 
 
-class WeightsExport(pl.Callback):
-    """Writes a weights file with every checkpoint, of the averaged weights where there are some.
+def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """A moving average of weights that is the weights themselves for `start` iterations.
 
-    It has to stand after the averaging callback.
+    It changes its first argument: (averages, weights, iterations so far), as torch's
+    `AveragedModel` calls it.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], weights: list[Tensor], iterations: Tensor) -> None:
+        if iterations > start:
+            average(averages, weights, iterations)
+        else:
+            for old, new in zip(averages, weights, strict=True):
+                old.copy_(new)
+
+    return update
+
+
+class Checkpoints(pl.Callback):
+    """Writes a checkpoint and a weights file (of the averaged weights where there are some).
+
+    It does so at each multiple of one of `intervals` and at the end of the training, where
+    Lightning's own callback comes too late: the averaged weights have taken the others' place. It
+    has to stand after the averaging callback.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, checkpoint: Path, weights: Path, intervals: Sequence[int]) -> None:
+        self.checkpoint, self.weights, self.intervals = checkpoint, weights, intervals
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        is_last = trainer.should_stop or step == trainer.max_steps
+        if is_last or any(step % every == 0 for every in self.intervals):
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -98,7 +126,7 @@ class WeightsExport(pl.Callback):
         net = build(module.net.config)
         state = checkpoint["state_dict"]
         net.load_state_dict({name: state[f"net.{name}"] for name in net.state_dict()})
-        save_weights(net, self.path)
+        save_weights(net, self.weights)
 
 
 class Validation(pl.Callback):

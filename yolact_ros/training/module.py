@@ -116,7 +116,7 @@ class TrainingModule(pl.LightningModule):
         """The optimiser and its schedule, stepped each iteration."""
         schedule = self.settings.schedule
         parameters = [p for p in self.parameters() if p.requires_grad]
-        rate = schedule.learning_rate * schedule.scale
+        rate = schedule.scaled_learning_rate
         optimizer: torch.optim.Optimizer
         if schedule.optimizer == "adamw":
             betas = (schedule.momentum, 0.999)
@@ -130,6 +130,16 @@ class TrainingModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    def on_train_start(self) -> None:
+        """Let the settings win over the optimiser's and the schedule's own in a checkpoint."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        rate = self.settings.schedule.scaled_learning_rate
+        scheduler.base_lrs = [rate]
+        now = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
+        optimizer.param_groups[0].update(optimizer.defaults | {"initial_lr": rate, "lr": now})
+
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:
     return {name: value for name, value in vars(predictions).items() if value is not None}
@@ -137,9 +147,8 @@ def _tensors(predictions: Predictions) -> dict[str, Tensor]:
 
 def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
     """A function from the iteration to the share of the full learning rate."""
-    total = schedule.total_iterations
-    warmup = round(schedule.warmup_iterations / schedule.scale)
-    low = schedule.warmup_learning_rate / schedule.learning_rate
+    total, warmup = schedule.total_iterations, schedule.warmup_iterations
+    low = schedule.warmup_learning_rate / schedule.scaled_learning_rate
 
     def factor(iteration: int) -> float:
         if iteration < warmup:

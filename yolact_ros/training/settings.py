@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
 
 from yolact_ros.training.augmentation import AugmentationSettings
 from yolact_ros.training.losses import LossSettings
@@ -16,25 +21,27 @@ class ScheduleSettings:
     """The optimiser and its learning rate. The defaults are the published recipe."""
 
     iterations: int = 800_000
-    """Length of the training at batch size 8; everything below scales with it."""
+    """Length of the training at batch size 8."""
     batch_size: int = 8
     """Images an iteration, all devices together. Another size than 8 multiplies the learning rate
-    and divides the iterations by the same factor, as published."""
+    and divides the iterations by the same factor, as published; the warm-up stays as it is."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 1e-3
     momentum: float = 0.9
     """Of SGD; AdamW takes it as its first beta."""
     weight_decay: float = 5e-4
     warmup_iterations: int = 500
+    """At any batch size."""
     warmup_learning_rate: float = 1e-4
-    """Learning rate of the first iteration; it rises linearly during the warm-up."""
+    """Learning rate of the first iteration, at any batch size; it changes linearly during the
+    warm-up."""
     shape: Literal["steps", "cosine"] = "steps"
     """`steps`: a tenth at each of `steps`; `cosine`: falls to zero along half a cosine wave."""
     steps: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Shares of the training: 280k, 600k, 700k and 750k of 800k iterations."""
     ema: float = 0.0
-    """Decay per iteration of the moving average of the weights, which is what is saved;
-    0 turns it off."""
+    """Decay per iteration of the moving average of the weights, which is what is saved; 0 turns it
+    off. It begins after the warm-up; until then it is the weights themselves."""
     gradient_clip: float | None = None
     """Largest norm of the gradient of all parameters together; none: no limit."""
 
@@ -56,6 +63,11 @@ class ScheduleSettings:
     def scale(self) -> float:
         """How many published batches one of ours holds."""
         return self.batch_size / PUBLISHED_BATCH_SIZE
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Learning rate at our batch size."""
+        return self.learning_rate * self.scale
 
     @property
     def total_iterations(self) -> int:
@@ -106,7 +118,7 @@ class TrainingSettings:
     save_every: int = 1000
     """Iterations between checkpoints."""
     validate_every: int | None = None
-    """Iterations between measurements on `val`, a multiple of `save_every`; none: at the end."""
+    """Iterations between measurements on `val`, each of a new checkpoint; none: at the end."""
     patience: int | None = None
     """Stop when so many measurements in a row have not been better; none: never."""
     log_every: int = 20
@@ -114,15 +126,20 @@ class TrainingSettings:
     tensorboard: bool = False
     """Log for TensorBoard too, beside the CSV file."""
     skip_bad: bool = False
-    """Train without pictures and annotations that are wrong, instead of stopping."""
+    """Train without pictures and annotations that are wrong, instead of stopping. Those of `val`
+    have to be right: with some left out, the accuracy would be that of another data set."""
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train is empty: name at least one COCO-format file to learn from")
         if not 0 <= self.plain_from <= 1:
             raise ValueError(f"plain_from={self.plain_from} is not allowed: it must be 0 to 1")
-        for name in ("save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not allowed: it must be 1 or more"
-                )
+        for name in ("save_every", "validate_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not allowed: it must be 1 or more")
+
+    def write(self, path: Path) -> None:
+        """Write a YAML file that `--config` takes."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))  # tuples to lists
+        path.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from yolact_ros.data import (
@@ -30,16 +30,18 @@ from yolact_ros.network import (
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.callbacks import (
     AtomicCheckpoints,
+    Checkpoints,
     ProgressBar,
     Throughput,
     Validation,
-    WeightsExport,
+    average_from,
 )
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.settings import TrainingSettings
 
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
+SETTINGS_FILE = "settings.yaml"
 
 
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
@@ -122,10 +124,10 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     module = TrainingModule(starting_network(settings, classes), records, settings)
     callbacks = make_callbacks(settings)
     trainer = make_trainer(settings, callbacks)
+    if trainer.is_global_zero:
+        settings.write(output / SETTINGS_FILE)
     # The checkpoint is our own file and holds plain values and tensors.
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    if trainer.global_step % settings.save_every:
-        trainer.save_checkpoint(checkpoint)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             callback.measure(trainer.global_step, module.device)
@@ -140,23 +142,16 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
         LearningRateMonitor("step"),
         Throughput(schedule.batch_size, settings.log_every),
     ]
+    weights = output / WEIGHTS_FILE
+    validate_every = settings.validate_every or schedule.total_iterations
     if schedule.ema:
-        start = schedule.warmup_iterations
-        callbacks.append(EMAWeightAveraging(decay=schedule.ema, update_starting_at_step=start))
-    callbacks.append(WeightsExport(output / WEIGHTS_FILE))
-    callbacks.append(
-        ModelCheckpoint(
-            output,
-            filename=Path(LAST_CHECKPOINT).stem,
-            every_n_train_steps=settings.save_every,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-    )
+        function = average_from(schedule.warmup_iterations, schedule.ema)
+        callbacks.append(WeightAveraging(multi_avg_fn=function))
+    intervals = (settings.save_every, validate_every)
+    callbacks.append(Checkpoints(output / LAST_CHECKPOINT, weights, intervals))
     if settings.val:
         sources = [DataSource.parse(text) for text in settings.val]
-        every = settings.validate_every or schedule.total_iterations
-        callbacks.append(Validation(sources, output / WEIGHTS_FILE, every, settings.patience))
+        callbacks.append(Validation(sources, weights, validate_every, settings.patience))
     return callbacks
 
 
@@ -180,5 +175,6 @@ def make_trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl
         log_every_n_steps=settings.log_every,
         use_distributed_sampler=False,
         default_root_dir=output,
+        enable_checkpointing=False,  # `Checkpoints` writes them
         enable_model_summary=False,
     )
