@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yolact_ros.network.anchors import make_anchors
 from yolact_ros.network.backbones import build_backbone
 from yolact_ros.network.config import NetworkConfig, config_of
+from yolact_ros.network.fusing import convolve_relu
 from yolact_ros.network.predictions import Predictions
 
 
@@ -32,7 +33,7 @@ class FeaturePyramid(nn.Module):
         for c, lateral, output in zip(reversed(features), self.lateral, self.output, strict=True):
             x = lateral(c)
             merged = x if merged is None else x + _resize(merged, x.shape[-2:])
-            pyramid.insert(0, F.relu_(output(merged)))
+            pyramid.insert(0, convolve_relu(merged, output))
         for downsample in self.downsample:
             pyramid.append(downsample(pyramid[-1]))
         return pyramid
@@ -53,9 +54,9 @@ class ProtoNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.before:
-            x = F.relu_(conv(x))
+            x = convolve_relu(x, conv)
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        return F.relu_(self.prototypes(F.relu_(self.after(x))))
+        return convolve_relu(convolve_relu(x, self.after), self.prototypes)
 
 
 class PredictionHead(nn.Module):
@@ -76,7 +77,7 @@ class PredictionHead(nn.Module):
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits [B, P, C + 1], box offsets [B, P, 4], coefficients [B, P, k] or None."""
-        shared = [F.relu_(self.shared(level)) for level in pyramid]
+        shared = [convolve_relu(level, self.shared) for level in pyramid]
         logits = _per_anchor(self.classes, shared, self.num_logits)
         offsets = _per_anchor(self.boxes, shared, 4)
         if self.coefficients is None:
@@ -106,8 +107,8 @@ class MaskIoUNet(nn.Module):
         """Cropped masks [n, 1, Hp, Wp] in 0..1 to IoUs [n, C], not negative."""
         x = masks.to(self.classes.weight.dtype)
         for conv in self.convs:
-            x = F.relu_(conv(x))
-        return F.relu_(self.classes(x)).amax(dim=(2, 3))
+            x = convolve_relu(x, conv)
+        return convolve_relu(x, self.classes).amax(dim=(2, 3))
 
 
 class Yolact(nn.Module):

@@ -7,11 +7,17 @@ import torch
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact, fold_batch_norm
+from yolact_ros.network.fusing import fuse_convolutions
 
 
 def run_network(net: Yolact, device: torch.device, dtype: torch.dtype) -> Runtime:
-    """On any device, with batch norm folded and memory in channels-last order."""
+    """On any device, with batch norm folded and memory in channels-last order.
+
+    On CUDA cuDNN takes bias, shortcut and ReLU into the convolutions before them.
+    """
     anchors = net.anchors.to(device)  # stay in float32
     net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)
     net = net.to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        fuse_convolutions(net)
     return Runtime("torch", Header.of(net), net, device, dtype, anchors)

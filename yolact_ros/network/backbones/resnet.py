@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from yolact_ros.network.config import DcnVariant
 from yolact_ros.network.deformable import DeformableConv2d
+from yolact_ros.network.fusing import convolve_relu
 
 _LAST = {"last10": 10, "last13": 13}
 _INTERVAL = {"all": 1, "interval3": 3, "interval4": 4}
@@ -44,7 +45,6 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
@@ -53,11 +53,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        x += shortcut
-        return self.relu(x)
+        x = convolve_relu(x, self.conv1, self.bn1)
+        x = convolve_relu(x, self.conv2, self.bn2)
+        return convolve_relu(x, self.conv3, self.bn3, shortcut)
 
 
 class ResNet(nn.Module):
@@ -72,7 +70,6 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         deformable = deformable_blocks(blocks, dcn_variant)
         self.layers = nn.ModuleList()
@@ -88,7 +85,7 @@ class ResNet(nn.Module):
             self.layers.append(layer)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(convolve_relu(x, self.conv1, self.bn1))
         c2 = self.layers[0](x)
         c3 = self.layers[1](c2)
         c4 = self.layers[2](c3)

@@ -1,0 +1,111 @@
+"""Convolutions whose bias, shortcut and ReLU cost no pass over memory: cuDNN's fused kernels.
+
+`convolve_relu` says what is computed, wherever the network has a convolution before a ReLU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yolact_ros import kernels
+
+Fused = Callable[[Tensor, nn.Conv2d, Tensor | None], Tensor]
+"""relu(conv(x) + shortcut) of x, conv and the shortcut, which may be None."""
+
+_TOLERANCE = 0.02
+"""Of the largest value before ReLU: the plain way rounds three times, in bfloat16 to 8 bits."""
+
+
+def convolve_relu(
+    x: Tensor, conv: nn.Module, norm: nn.Module | None = None, shortcut: Tensor | None = None
+) -> Tensor:
+    """relu(norm(conv(x)) + shortcut): by cuDNN in one step where `fuse_convolutions` chose that."""
+    if isinstance(conv, FusedConv2d) and not kernels.recorded():
+        return conv.convolve_relu(x, shortcut)
+    x = conv(x)
+    if norm is not None:
+        x = norm(x)
+    if shortcut is not None:
+        x += shortcut
+    # Graphs know nothing in place; rewriting it takes seconds.
+    return F.relu(x, inplace=not torch.compiler.is_compiling())
+
+
+class FusedConv2d(nn.Conv2d):
+    """A convolution of a network with folded batch norm, with the same parameters.
+
+    Called like any other it computes what any other does.
+    """
+
+    def __init__(self, conv: nn.Conv2d, fused: Fused) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self._fused = fused
+        self._agrees: dict[torch.Size, bool] = {}
+
+    def convolve_relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        """relu(conv(x) + shortcut).
+
+        What comes in a new shape is computed both ways. Where the fused way fails, or gives
+        something else, it is not taken again, and a warning says so.
+        """
+        if self._agrees.get(x.shape):
+            return self._fused(x, self, shortcut)
+        plain = self(x) if shortcut is None else self(x) + shortcut
+        if x.shape not in self._agrees:
+            self._agrees[x.shape] = self._check(x, shortcut, plain)
+        return F.relu_(plain)
+
+    def _check(self, x: Tensor, shortcut: Tensor | None, plain: Tensor) -> bool:
+        expected, scale = plain.relu(), torch.linalg.vector_norm(plain, torch.inf)
+        torch.full_like(plain, torch.nan)  # what the memory may hold that the result gets next
+        try:
+            found = self._fused(x, self, shortcut)
+            error = float(found.sub_(expected).abs_().amax() / scale)
+            if error <= _TOLERANCE:
+                return True
+            reason = f"its results differ by {error:.2g} of the largest"
+        except torch.cuda.OutOfMemoryError:
+            raise  # says nothing of the kernel
+        except Exception as failure:
+            reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+        warnings.warn(
+            f"cuDNN's fused convolution is not used for some layers: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+
+
+def cudnn(x: Tensor, conv: nn.Conv2d, shortcut: Tensor | None) -> Tensor:
+    """cuDNN's kernel for bias, shortcut and ReLU in a convolution, for tensors on CUDA."""
+    assert not isinstance(conv.padding, str)
+    window = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    if shortcut is None:
+        return torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *window)
+    return torch.cudnn_convolution_add_relu(x, conv.weight, shortcut, 1.0, conv.bias, *window)
+
+
+def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
+    """Let `fused` compute the convolutions before a ReLU, for inference, in a network as it is.
+
+    Those must have a bias: fold batch norm before. Names and values of parameters stay.
+    """
+    for parent in list(net.modules()):
+        for name, conv in list(parent.named_children()):
+            if type(conv) is nn.Conv2d and conv.bias is not None:
+                setattr(parent, name, FusedConv2d(conv, fused).train(conv.training))
