@@ -80,3 +80,14 @@ def test_what_accuracy_is_measured_on_is_checked_too(settings, broken):
     for skip_bad in (False, True):
         with pytest.raises(DataError, match=r"image 1: height 96\.5 is not a positive integer"):
             training_data(dataclasses.replace(settings, skip_bad=skip_bad))
+
+
+def test_accuracy_can_be_measured(settings, broken):
+    def other_classes(content, images):
+        for category in content["categories"]:
+            category["name"] += "s"
+
+    wrong = broken(other_classes).train
+    for val, message in ((wrong, "none of the classes disc, square"), (("no.json",), r"no\.json")):
+        with pytest.raises(DataError, match=message):
+            training_data(dataclasses.replace(settings, val=val, skip_bad=True))

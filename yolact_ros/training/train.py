@@ -16,9 +16,9 @@ from yolact_ros.data import (
     ImageRecord,
     check,
     class_names,
-    read_json,
     read_records,
 )
+from yolact_ros.evaluation.coco import category_ids
 from yolact_ros.network import (
     NetworkConfig,
     Yolact,
@@ -47,7 +47,7 @@ SETTINGS_FILE = "settings.yaml"
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
     """All pictures to learn from, and the names of the classes.
 
-    Raises DataError when there are none, or bad ones.
+    Raises DataError when there are none, or bad ones, or when `val` has bad ones or no such class.
     """
     records: list[ImageRecord] = []
     classes = settings.classes
@@ -64,10 +64,8 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         records += read_records(source, classes, report.content)
     for text in settings.val:
         source = DataSource.parse(text)
-        if settings.skip_bad:  # accuracy counts all entries: none can be left out
-            read_json(source.annotations)
-        else:
-            check(source, progress=True).raise_if_bad()
+        check(source, progress=True).raise_if_bad()  # accuracy counts all entries: none is left out
+        category_ids(source, classes)
     if not settings.negatives:
         records = [r for r in records if any(not a.is_crowd for a in r.annotations)]
     if not any(record.annotations for record in records):
