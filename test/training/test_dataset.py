@@ -99,6 +99,19 @@ def test_a_picture_of_another_size_is_refused(shapes):
         load_sample(dataclasses.replace(record, width=97))
 
 
+def test_pictures_much_larger_than_the_input_are_shrunk_with_their_objects(shapes):
+    record = read_records(DataSource.parse(str(shapes)), ["disc", "square"])[0]
+    whole, same, small = (load_sample(record, largest) for largest in (None, 96, 36))
+    assert all(torch.equal(value, vars(same)[name]) for name, value in vars(whole).items())
+    assert small.image.shape == (3, 36, 36) and small.masks.shape == (2, 36, 36)
+    assert small.boxes.canvas_size == (36, 36)
+    torch.testing.assert_close(small.boxes * 96 / 36, whole.boxes)
+    for mask, box in zip(small.masks, small.boxes, strict=True):
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        tight = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert mask.max() == 1 and (box.as_subclass(torch.Tensor) - tight).abs().max() <= 1
+
+
 def test_the_seed_alone_decides(shapes):
     records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
     data = InstanceDataset(records, 64, AugmentationSettings(copy_paste=0.5))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -18,24 +21,38 @@ from yolact_ros.training.augmentation import AugmentationSettings, Sample, augme
 from yolact_ros.training.targets import Target
 
 
-def load_sample(record: ImageRecord) -> Sample:
-    """Picture and annotations of a record, for augmentation."""
+def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
+    """Picture and annotations of a record, for augmentation.
+
+    Their shorter side is made `largest` pixels if it is longer.
+    """
     image = record.read()
     height, width = image.shape[:2]
+    scale = min(1.0, (largest or math.inf) / min(height, width))
+    size = round(width * scale), round(height * scale)
     objects = record.annotations
-    masks = np.zeros((len(objects), height, width), np.uint8)
+    masks = np.zeros((len(objects), size[1], size[0]), np.uint8)
     for mask, annotation in zip(masks, objects, strict=True):
         if not annotation.is_crowd:  # of crowds only the box is used
-            mask[:] = decode_mask(annotation.segmentation, height, width)
+            mask[:] = _shrink(decode_mask(annotation.segmentation, height, width), size)
     boxes = torch.tensor([a.box for a in objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    boxes *= torch.tensor([size[0] / width, size[1] / height]).repeat(2)
+    image = _shrink(image, size)
     return Sample(
         image=tv_tensors.Image(torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)),
-        boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+        boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=masks.shape[1:]),
         masks=tv_tensors.Mask(torch.from_numpy(masks)),
         labels=torch.tensor([a.label for a in objects], dtype=torch.int64),
         crowd=torch.tensor([a.is_crowd for a in objects], dtype=torch.bool),
     )
+
+
+def _shrink(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A picture, or a mask of 0 and 1, of another size (width, height); that size is itself."""
+    if pixels.shape[1::-1] == size:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 class Draw(NamedTuple):
@@ -79,11 +96,16 @@ class InstanceDataset(Dataset[Item]):
             torch.manual_seed(draw.seed)
             donor = None
             if torch.rand(()) < settings.copy_paste:
-                donor = load_sample(self.donors[int(torch.randint(len(self.donors), ()))])
-            sample = load_sample(self.records[draw.picture])
+                donor = self._load(self.donors[int(torch.randint(len(self.donors), ()))])
+            sample = self._load(self.records[draw.picture])
             sample = augment(sample, self.image_size, settings, donor)
         image = sample.image.as_subclass(Tensor).flip(0).permute(1, 2, 0).contiguous()
         return image, sample.target(), self.records[draw.picture].path
+
+    def _load(self, record: ImageRecord) -> Sample:
+        # Crops of twice the size needed are sharp enough; a camera's pixels, expanded 16 times and
+        # with a mask for each object, would take gigabytes.
+        return load_sample(record, largest=2 * self.image_size)
 
 
 def collate(items: Sequence[Item]) -> Batch:
