@@ -60,19 +60,26 @@ class FusedConv2d(nn.Conv2d):
     def convolve_relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         """relu(conv(x) + shortcut).
 
-        What comes in a new shape is computed both ways. Where the fused way fails, or gives
-        something else, it is not taken again, and a warning says so.
+        Both ways are tried for each new shape. Where the fused one fails, or gives something else,
+        it is not taken, and a warning says so.
         """
-        if self._agrees.get(x.shape):
-            return self._fused(x, self, shortcut)
-        plain = self(x) if shortcut is None else self(x) + shortcut
         if x.shape not in self._agrees:
-            self._agrees[x.shape] = self._check(x, shortcut, plain)
-        return F.relu_(plain)
+            self._agrees[x.shape] = x.numel() > 0 and self._try(x, shortcut)
+        if self._agrees[x.shape]:
+            return self._fused(x, self, shortcut)
+        return F.relu_(self._sum(x, shortcut))
 
-    def _check(self, x: Tensor, shortcut: Tensor | None, plain: Tensor) -> bool:
-        expected, scale = plain.relu(), torch.linalg.vector_norm(plain, torch.inf)
-        torch.full_like(plain, torch.nan)  # what the memory may hold that the result gets next
+    def _sum(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        return self(x) if shortcut is None else self(x).add_(shortcut)
+
+    def _try(self, x: Tensor, shortcut: Tensor | None) -> bool:
+        """Whether both ways agree on random numbers in the shape and memory order of these."""
+        x = torch.randn_like(x)
+        shortcut = None if shortcut is None else torch.randn_like(shortcut)
+        expected = self._sum(x, shortcut)
+        scale = torch.linalg.vector_norm(expected, torch.inf).clamp_(min=1e-6)
+        expected.relu_()
+        torch.full_like(expected, torch.nan)  # what the result's memory may hold before
         try:
             found = self._fused(x, self, shortcut)
             error = float(found.sub_(expected).abs_().amax() / scale)
