@@ -1,8 +1,8 @@
 """How much memory one segmenter takes, in a process of its own.
 
-    python -m yolact_ros.benchmark.memory '{"weights": "FILE", "device": "cpu"}' PICTURE
+    python -m yolact_ros.benchmark.memory '{"weights": "FILE", "device": "cpu"}' PICTURE FREE
 
-prints the numbers of `Memory` as JSON.
+with the bytes of the device's memory that were free before, prints the numbers of `Memory` as JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from yolact_ros.engine import Segmenter
+from yolact_ros.engine.device import choose_device
 
 _STATUS = Path("/proc/self/status")
 
@@ -34,7 +35,13 @@ class Memory:
     imports: float
     """Of that: Python and its libraries, before there was a segmenter."""
     device: float
-    """The most that PyTorch took of the device's memory; 0 on a CPU."""
+    """The most that PyTorch held of the device's memory from image to image: weights, graphs and
+    what is free between them. 0 on a CPU, as are the next two."""
+    device_peak: float
+    """The same with warming up, while cuDNN tries its kernels."""
+    process: float
+    """What the device had less for everybody, with CUDA's context and libraries. Other processes
+    that take or free memory meanwhile spoil it."""
 
 
 def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
@@ -42,7 +49,8 @@ def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
 
     Raises RuntimeError, with what the process wrote, when it fails.
     """
-    command = [sys.executable, "-m", __name__, json.dumps(dict(options)), str(picture)]
+    before = str(_free(choose_device(options.get("device", "auto"))))
+    command = [sys.executable, "-m", __name__, json.dumps(dict(options)), str(picture), before]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
@@ -62,16 +70,28 @@ def _peak() -> float:
     return int(fields["VmHWM"].split()[0]) / 1024
 
 
+def _free(device: torch.device) -> int:
+    """Bytes of a device's memory that nobody has; 0 on a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def _main() -> None:
-    options, picture = sys.argv[1:]
+    options, picture, free_before = sys.argv[1:]
     image = np.asarray(cv2.imread(picture, cv2.IMREAD_COLOR), np.uint8)
     imports = _peak()
     segment = Segmenter(**json.loads(options))
+    segment.warm_up((image.shape[0], image.shape[1]))
+    device = device_peak = process = 0.0
+    if segment.device.type == "cuda":
+        device_peak = torch.cuda.max_memory_reserved(segment.device)
+        torch.cuda.reset_peak_memory_stats(segment.device)
     for _ in range(3):
         segment(image)
-    cuda = segment.device.type == "cuda"
-    device = torch.cuda.max_memory_reserved(segment.device) / 2**20 if cuda else 0.0
-    print(json.dumps(dataclasses.asdict(Memory(_peak(), imports, device))))
+    if segment.device.type == "cuda":
+        device = torch.cuda.max_memory_reserved(segment.device)
+        process = int(free_before) - _free(segment.device)
+    on_device = (each / 2**20 for each in (device, device_peak, process))
+    print(json.dumps(dataclasses.asdict(Memory(_peak(), imports, *on_device))))
 
 
 if __name__ == "__main__":
