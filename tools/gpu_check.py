@@ -4,96 +4,72 @@
     python tools/gpu_check.py --estimate
 
 CHECKOUT is one of github.com/dbolya/yolact; with it, figures have the published implementation's
-beside them. Exits with 3 where there is no CUDA device: then nothing can be measured.
+beside them. What was measured is in FOLDER after each step, and what fails costs no other step.
+Exits with 1 if anything was not measured, and with 3 where there is no CUDA device.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import os
-import runpy
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import cv2  # noqa: E402
+import gpu_kernels  # noqa: E402
+import gpu_steps  # noqa: E402
 import torch  # noqa: E402
-from gpu_kernels import check_kernels  # noqa: E402
+from gpu_record import MEASURED, Files, Step, begin, supervise, work  # noqa: E402
 from gpu_report import to_markdown  # noqa: E402
-from torch import Tensor  # noqa: E402
+from gpu_steps import Models, Setup  # noqa: E402
 
 from yolact_ros import kernels  # noqa: E402
 from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates, parts  # noqa: E402
-from yolact_ros.benchmark.memory import measure_memory  # noqa: E402
-from yolact_ros.benchmark.precision import compare_precisions, is_harmless  # noqa: E402
-from yolact_ros.benchmark.published import published  # noqa: E402
-from yolact_ros.benchmark.timing import measure  # noqa: E402
-from yolact_ros.benchmark.weights import random_network  # noqa: E402
-from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings  # noqa: E402
-from yolact_ros.detection import Detections, DetectionSettings, detect  # noqa: E402
-from yolact_ros.detection.instances import image_scales, place  # noqa: E402
-from yolact_ros.detection.masks import make_masks, rescore  # noqa: E402
-from yolact_ros.detection.results import Results  # noqa: E402
-from yolact_ros.engine import Segmenter, preprocess  # noqa: E402
-from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist  # noqa: E402
-from yolact_ros.engine.runtimes import compiled  # noqa: E402
-from yolact_ros.engine.runtimes.graph import trace  # noqa: E402
-from yolact_ros.network import (  # noqa: E402
-    CONFIGS,
-    EMBEDDED,
-    PUBLISHED,
-    NetworkConfig,
-    Predictions,
-    Yolact,
-    build,
-    config_of,
-    load_weights,
-    official_name,
-    save_weights,
-)
+from yolact_ros.engine.device import choose_device  # noqa: E402
+from yolact_ros.engine.failures import answers  # noqa: E402
+from yolact_ros.network import CONFIGS, EMBEDDED, PUBLISHED, NetworkConfig, config_of  # noqa: E402
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
-PARTS = ("kernels", "precision", "models", "compilers")
-COMPILED = "yolact_plus_resnet50"
-SCORE = 0.05
-NO_DEVICE = 3
+PLUS = "yolact_plus_resnet50"
+PARTS = ("models", "precision", "kernels", "cameras", "batches", "compilers", "tiles")
+"""In the order in which they are done: what the aims need comes first."""
+INCOMPLETE, NO_DEVICE = 1, 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What is measured, and for how long."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    if options.estimate:
+        print_estimates()
+        return 0
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("There is no CUDA device here: nothing is measured. --estimate needs none.")
+        return NO_DEVICE
+    try:
+        device = choose_device(options.device)
+    except ValueError as error:
+        print(error)
+        return NO_DEVICE
+    files = Files(options.output)
+    if options.worker is not None:
+        return run_worker(options, device, files)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        begin(files, list(steps_of(make_setup(options, device, Path(folder)), options)))
+        command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--worker", folder]
+        supervise(command, files, options.seconds)
+    report = files.read()
+    print(to_markdown(report))
+    return 0 if set(report["steps"].values()) == {MEASURED} else INCOMPLETE
 
-    device: torch.device
-    dtype: torch.dtype
-    image: Tensor
-    """uint8 [H, W, 3], BGR."""
-    configs: tuple[NetworkConfig, ...]
-    batches: tuple[int, ...]
-    rounds: int
-    seconds: float
-    """The most for one timing."""
-    reference: Path | None
-    folder: Path
 
-    def time(self, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-        """Median milliseconds of each call."""
-        timings = measure(
-            calls, rounds=self.rounds, seconds=self.seconds, device=self.device, warm_up=2
-        )
-        return {name: timing.median for name, timing in timings.items()}
-
-
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -104,26 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all)"
     )
+    parser.add_argument(
+        "--seconds", type=float, default=420.0, help="after so many nothing more is measured"
+    )
     parser.add_argument("--estimate", action="store_true", help="from data sheets; no GPU needed")
-    options = parser.parse_args(arguments)
-    if options.estimate:
-        print_estimates()
-        return 0
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("There is no CUDA device here: nothing is measured. --estimate needs none.")
-        return NO_DEVICE
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        setup = make_setup(options, device, Path(folder))
-        report = check(setup, options.parts)
-    report["seconds"] = time.perf_counter() - started
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "gpu_check.json").write_text(json.dumps(report, indent=2) + "\n")
-    text = to_markdown(report)
-    (options.output / "gpu_check.md").write_text(text + "\n")
-    print(text)
-    return 0
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
 def print_estimates() -> None:
@@ -137,62 +99,120 @@ def print_estimates() -> None:
     for board in BOARDS:
         print(f"- {board.name}: {board.source}")
     print()
-    print(parts("yolact_plus_resnet50", BOARDS[0], (480, 640)))
+    print(parts(PLUS, BOARDS[0], (480, 640)))
+
+
+def run_worker(options: argparse.Namespace, device: torch.device, files: Files) -> int:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    steps = list(steps_of(make_setup(options, device, options.worker), options))
+    with torch.no_grad():
+        return work(files, steps, partial(answers, device))
 
 
 def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) -> Setup:
     photo = cv2.imread(str(ROOT / "yolact_ros" / "demo" / "photos" / "riders.jpg"))
     assert photo is not None
-    size = (160, 120) if options.quick else (640, 480)
-    configs = tuple(map(config_of, MODELS))
-    if options.quick:
-        small = {"image_size": 256, "fpn_channels": 16, "class_names": ("cat", "dog")}
-        configs = (PUBLISHED["yolact_plus_resnet50"].replace(**small, dcn_variant="interval4"),)
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
+    quick = options.quick
     return Setup(
         device=device,
-        dtype=torch.float16 if cuda else torch.float32,
-        image=torch.from_numpy(cv2.resize(photo, size)),
-        configs=configs,
-        batches=(1, 2) if options.quick else (1, 8, 16, 32, 64),
-        rounds=1 if options.quick else 50,
-        seconds=1.0 if options.quick else 5.0,
+        dtype=torch.float16 if device.type == "cuda" else torch.float32,
+        photo=torch.from_numpy(photo),
+        image_size=(120, 160) if quick else (480, 640),
+        jpeg_size=(120, 160) if quick else (1080, 1920),
+        rounds=1 if quick else 50,
+        seconds=1.0 if quick else 3.0,
         reference=options.reference,
         folder=folder,
     )
 
 
-def check(setup: Setup, parts: Sequence[str]) -> dict[str, Any]:
-    """All numbers, as they are written."""
-    quick = len(setup.configs) == 1
-    report: dict[str, Any] = {
-        "machine": describe(setup.device),
-        "kernels": {},
-        "precision": {},
-        "models": {},
-        "compilers": {},
+def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
+    """All steps of the parts that are wanted, in the order in which they are done."""
+    device, quick, models = setup.device, options.quick, Models(setup)
+    configs = {PLUS: small_config()} if quick else {name: config_of(name) for name in MODELS}
+    plus = configs[PLUS]
+    steps: dict[str, Callable[[], Iterable[Step]]] = {
+        "models": lambda: model_steps(models, configs),
+        "precision": lambda: (
+            Step(("precision", each.name), partial(gpu_steps.precision, setup, each))
+            for each in ((plus, EMBEDDED) if quick else CONFIGS.values())
+        ),
+        "kernels": lambda: (
+            Step(("kernels", name), partial(check_kernel, make, device, quick))
+            for name, make in gpu_kernels.builders(device, quick).items()
+        ),
+        "cameras": lambda: (
+            Step(("cameras", PLUS), partial(gpu_steps.cameras, models, plus)),
+            Step(("JPEG",), partial(gpu_steps.jpeg, setup)),
+        ),
+        "batches": lambda: more_steps(models, configs),
+        "compilers": lambda: (
+            Step(("compilers", PLUS, way), partial(gpu_steps.compiler, models, plus, way))
+            for way in ("inductor", "package")
+        ),
+        "tiles": lambda: (
+            Step(("tiles", name), partial(gpu_kernels.sweep_tiles, device, shape, quick))
+            for name, shape in gpu_kernels.layers(quick).items()
+        ),
     }
-    if "kernels" in parts:
-        say("kernels")
-        report["kernels"] = check_kernels(setup.device, small=quick)
-    for config in (*setup.configs, EMBEDDED) if quick else CONFIGS.values():
-        if "precision" in parts:
-            say(f"precision of {config.name}")
-            report["precision"][config.name] = check_precision(setup, config)
-    if "models" in parts:
-        say("ceilings")
-        ceilings = measure_ceilings(setup.device, setup.dtype, size=256 if quick else 0)
-        report["ceilings"] = dataclasses.asdict(ceilings)
-        for config in setup.configs:
-            say(config.name)
-            report["models"][config.name] = check_model(setup, config, ceilings)
-    if "compilers" in parts:
-        config = next(each for each in setup.configs if each.name == COMPILED)
-        say(f"compilers of {config.name}")
-        report["compilers"][config.name] = check_compilers(setup, config)
-    return report
+    yield Step(("machine",), partial(describe, device))
+    for part in PARTS:
+        if part in options.parts:
+            yield from steps[part]()
+
+
+def small_config() -> NetworkConfig:
+    small = {"image_size": 256, "fpn_channels": 16, "class_names": ("cat", "dog")}
+    return PUBLISHED[PLUS].replace(**small, dcn_variant="interval4")
+
+
+def model_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+    """What the aims are about."""
+    yield Step(("ceilings",), lambda: models.ceilings)
+    for name, config in configs.items():
+        for key, call in (("one image", gpu_steps.one_image), ("work", gpu_steps.arithmetic)):
+            yield Step(("models", name, key), partial(call, models, config))
+        if models.setup.reference is not None:
+            run = partial(gpu_steps.beside_published, models, config)
+            yield Step(("models", name, "side by side"), run)
+        if name == MODELS[0]:
+            yield from batch_steps(models, name, config, (8, 16, 32, 64))
+        if name == PLUS:
+            yield from stage_steps(models, name, config)
+    if models.setup.device.type == "cuda":
+        for name, config in configs.items():
+            yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
+
+
+def more_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+    """The same of the other models."""
+    for name, config in configs.items():
+        if name != MODELS[0]:
+            yield from batch_steps(models, name, config, (2,) if len(configs) == 1 else (8, 32))
+        if name != PLUS:
+            yield from stage_steps(models, name, config)
+
+
+def batch_steps(
+    models: Models, name: str, config: NetworkConfig, sizes: Sequence[int]
+) -> Iterator[Step]:
+    for size in sizes:
+        place = ("models", name, "images a second", f"batch {size}")
+        yield Step(place, partial(gpu_steps.throughput, models, config, size))
+
+
+def stage_steps(models: Models, name: str, config: NetworkConfig) -> Iterator[Step]:
+    yield Step(("models", name, "stages"), partial(gpu_steps.stages, models, config))
+    if config.dcn_variant != "none":
+        run = partial(gpu_steps.deformable, models, config)
+        yield Step(("models", name, "deformable"), run)
+
+
+def check_kernel(
+    make: Callable[[], gpu_kernels.Case], device: torch.device, small: bool
+) -> dict[str, dict[str, float]]:
+    return gpu_kernels.check(make(), device, small)
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -201,200 +221,12 @@ def describe(device: torch.device) -> dict[str, str]:
         triton = version("triton")
     except PackageNotFoundError:
         triton = "none"
-    used = kernels.usable(torch.zeros(1, device=device)) if cuda else False
     return {
         "device": torch.cuda.get_device_name(device) if cuda else "CPU",
         "torch": torch.__version__,
         "triton": triton,
-        "kernels are used": str(used),
+        "all kernels are used": str(kernels.usable(torch.zeros(1, device=device))),
     }
-
-
-def check_precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
-    """Half precision and float32: trained weights of the embedded model, else those of the tests.
-
-    The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
-    not, nor do those that the tests compare implementations with.
-    """
-    net = build(config)
-    if config == EMBEDDED:
-        load_weights(net, ROOT / "yolact_ros" / "weights" / f"{config.name}.safetensors")
-    else:
-        fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
-        for name, tensor in net.state_dict().items():
-            tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
-    settings = DetectionSettings(score_threshold=SCORE)
-    found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
-    return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}
-
-
-def check_model(setup: Setup, config: NetworkConfig, ceilings: Ceilings) -> dict[str, Any]:
-    net = random_network(config, preprocess([setup.image], config))
-    segmenter = segmenter_of(setup, net)
-    started = time.perf_counter()
-    segmenter.warm_up((setup.image.shape[0], setup.image.shape[1]), (1,))
-    warm_up = time.perf_counter() - started
-    calls: dict[str, Callable[[], object]] = {"ours": partial(segmenter, setup.image)}
-    calls["ours, full-size masks"] = lambda: segmenter(setup.image).masks
-    if setup.reference is not None and config == PUBLISHED.get(config.name):
-        theirs = published(setup.reference, net, setup.device, SCORE)
-        calls["published"] = partial(theirs.segment, setup.image.numpy())
-    single = setup.time(calls)
-    work = count_work(config, 1, setup.dtype)
-    batches = {size: throughput(setup, segmenter, size) for size in setup.batches}
-    rate = max(batches.values())
-    parts = stage_times(setup, segmenter)
-    return {
-        "warm_up_seconds": warm_up,
-        "milliseconds": single,
-        "images_per_second": batches,
-        "instances": len(segmenter(setup.image)),
-        "stages": parts,
-        "deformable": extra_time(setup, net, dcn_variant="none"),
-        "limit": work.limit(ceilings),
-        "share_of_matrix_rate": work.flops * rate / ceilings.flops,
-        "memory": dataclasses.asdict(memory_of(setup)) if setup.device.type == "cuda" else None,
-    }
-
-
-def check_compilers(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
-    """Milliseconds of one image with the network plain and compiled, and seconds until it ran.
-
-    On CUDA each is in its graph. Instead of figures, why there are none: compilers need what is
-    not everywhere, and the other parts of the report do not.
-    """
-    net = random_network(config, preprocess([setup.image], config))
-    plain = segmenter_of(setup, net)
-
-    def package() -> Segmenter:
-        header, folded = plain.runtime.header, plain.runtime.run
-        assert isinstance(folded, Yolact)
-        path = setup.folder / "network.pt2"
-        compiled.save(trace(folded, header), header, path)
-        return Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)
-
-    ways: dict[str, Callable[[], Segmenter]] = {
-        "torch": lambda: plain,
-        "inductor": lambda: segmenter_of(setup, net, "inductor"),
-        "package": package,
-    }
-    report: dict[str, Any] = {"seconds": {}, "problems": {}}
-    calls: dict[str, Callable[[], object]] = {}
-    for name, make in ways.items():
-        started = time.perf_counter()
-        try:
-            segmenter = make()
-            segmenter.warm_up((setup.image.shape[0], setup.image.shape[1]))
-        except Exception as error:  # of many types
-            report["problems"][name] = f"{type(error).__name__}: {str(error)[:300]}"
-            continue
-        report["seconds"][name] = time.perf_counter() - started
-        calls[name] = partial(segmenter, setup.image)
-    return report | {"milliseconds": setup.time(calls)}
-
-
-def segmenter_of(setup: Setup, net: Yolact, backend: str = "torch") -> Segmenter:
-    save_weights(net, setup.folder / "weights.safetensors")
-    options = {"device": str(setup.device), "backend": backend, "score_threshold": SCORE}
-    return Segmenter("", setup.folder / "weights.safetensors", **options)  # type: ignore[arg-type]
-
-
-def throughput(setup: Setup, segmenter: Segmenter, size: int) -> float:
-    """Images a second in batches, each given before the results of the one before are taken."""
-    images = [setup.image] * size
-    segmenter.warm_up((setup.image.shape[0], setup.image.shape[1]), (size,))
-    segmenter(images)
-    started, done = time.perf_counter(), 0
-    waiting = segmenter.submit(images)
-    while done < 2 * setup.rounds and time.perf_counter() < started + setup.seconds:
-        following = segmenter.submit(images)
-        waiting.result()
-        waiting, done = following, done + 1
-    waiting.result()
-    return size * (done + 1) / (time.perf_counter() - started)
-
-
-@torch.no_grad()
-def stage_times(setup: Setup, segmenter: Segmenter) -> dict[str, float]:
-    """Milliseconds of each stage of a single image in fixed shapes; each a graph of its own."""
-    runtime, settings = segmenter.runtime, segmenter.settings
-    size = (setup.image.shape[0], setup.image.shape[1])
-    image = setup.image[None].to(setup.device)
-    scales = torch.tensor(image_scales([size]), dtype=torch.float32, device=setup.device)
-    batch = preprocess(image, runtime.config, runtime.dtype)
-    predictions = runtime(batch)
-    assert isinstance(predictions, Predictions)
-
-    def find() -> Detections:
-        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
-        return detect(chosen, anchors, settings, fixed_shapes=True)
-
-    detections = find()
-    grids = make_masks(detections, predictions.prototypes, None)
-    assert grids is not None
-    placed = place(detections, grids, scales)
-    results = Results.allocate(placed, Batch((size,), settings).mask_bytes(settings.top_k))
-    values, ids, scores = grids.values, detections.class_ids, detections.scores
-    calls: dict[str, Callable[[], object]] = {
-        "preprocessing": lambda: preprocess(image, runtime.config, runtime.dtype),
-        "network": lambda: runtime(batch),
-        "NMS": find,
-        "masks": lambda: make_masks(detections, predictions.prototypes, None),
-        "packing": lambda: results.write(place(detections, grids, scales), scales),
-    }
-    mask_iou = runtime.mask_iou
-    if mask_iou is not None:
-        calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
-    return setup.time({name: as_graph(call, setup.device) for name, call in calls.items()})
-
-
-def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """What does `call` again without the time that launches take; on a CPU `call` itself."""
-    if device.type != "cuda":
-        return call
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        call()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            kept = call()
-
-    def replay() -> object:
-        graph.replay()
-        return kept
-
-    return replay
-
-
-@torch.no_grad()
-def extra_time(setup: Setup, net: Yolact, **changes: Any) -> float:
-    """Milliseconds that the network takes more than it would with `changes`; 0 if they are none."""
-    config = net.config.replace(**changes)
-    if config == net.config:
-        return 0.0
-    batch = preprocess([setup.image], config)
-    other = segmenter_of(setup, random_network(config, batch))
-    ours = segmenter_of(setup, net)
-    batch = batch.to(setup.device, setup.dtype)
-    calls = {
-        name: as_graph(partial(each.runtime, batch), setup.device)
-        for name, each in (("with", ours), ("without", other))
-    }
-    times = setup.time(calls)
-    return times["with"] - times["without"]
-
-
-def memory_of(setup: Setup) -> Any:
-    # In a process of its own, which must find the package where it is not installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
-    picture = setup.folder / "picture.png"
-    cv2.imwrite(str(picture), setup.image.numpy())
-    weights = str(setup.folder / "weights.safetensors")
-    return measure_memory({"weights": weights, "device": str(setup.device)}, picture)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The Triton kernels against their twins in plain PyTorch: how far they differ, how long they take.
 
-A part of `gpu_check.py`. Without Triton the kernels' columns stay empty.
+Steps of `gpu_check.py`. Without Triton the kernels' columns stay empty.
 """
 
 from __future__ import annotations
@@ -30,33 +30,38 @@ DEFORMABLE = {"C3": (69, 128), "C4": (35, 256), "C5": (18, 512)}
 class Case:
     """A kernel and its twin on the same tensors."""
 
-    name: str
     twin: Callable[[], Tensor]
     kernel: Callable[[], Tensor]
     exact: Callable[[], Tensor]
     """The twin in float32, which errors are counted from."""
 
 
+def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[], Case]]:
+    """What makes each case, by its name."""
+    made: dict[str, Callable[[], Case]] = {
+        "preprocessing": partial(_preprocessing, device, small),
+        "mask assembly": partial(_assembly, device, small),
+        "mask packing": partial(_packing, device, small),
+    }
+    for name, shape in layers(small).items():
+        made[f"deformable convolution, {name}"] = partial(_deformable, device, shape)
+    return made
+
+
 @torch.no_grad()
-def check_kernels(device: torch.device, small: bool = False) -> dict[str, dict[str, Any]]:
-    """Relative errors and milliseconds of each twin and, where it runs, of its kernel."""
+def check(case: Case, device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
+    """Relative errors and milliseconds of the twin and, where it runs, of the kernel."""
     usable = kernels.usable(torch.zeros(1, device=device))
-    cases = [_preprocessing(device, small), *_masks(device, small), *_deformable(device, small)]
-    found = {}
-    for case in cases:
-        exact = case.exact().double()
-        calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
-        times = measure(calls, rounds=2 if small else 30, seconds=1.0, device=device)
-        found[case.name] = {
-            name: {
-                "error": float((call().double() - exact).norm() / exact.norm()),
-                "milliseconds": times[name].median,
-            }
-            for name, call in calls.items()
+    exact = case.exact().double()
+    calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
+    times = measure(calls, rounds=2 if small else 30, seconds=1.0, device=device)
+    return {
+        name: {
+            "error": float((call().double() - exact).norm() / exact.norm()),
+            "milliseconds": times[name].median,
         }
-    if usable:
-        found["tiles"] = sweep_tiles(device, small)
-    return found
+        for name, call in calls.items()
+    }
 
 
 def _preprocessing(device: torch.device, small: bool) -> Case:
@@ -68,56 +73,70 @@ def _preprocessing(device: torch.device, small: bool) -> Case:
         return normalise(resize(image, config.image_size), config).to(dtype)
 
     return Case(
-        "preprocessing",
         twin=partial(plain, torch.float16),
         kernel=partial(preprocess, image, config, torch.float16),
         exact=partial(plain, torch.float32),
     )
 
 
-def _masks(device: torch.device, small: bool) -> list[Case]:
-    """Assembly of 100 masks of 32 prototypes, and packing them for an image of 640 x 480."""
-    count, side, size = (4, 16, (48, 64)) if small else (100, 138, (480, 640))
+def _mask_inputs(device: torch.device, small: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coefficients of 100 masks, 32 prototypes, boxes, and those in cells of the prototypes."""
+    count, side = (4, 16) if small else (100, 138)
     half = torch.float32 if device.type == "cpu" else torch.float16
     coefficients = torch.randn(1, count, 32, device=device).tanh().to(half)
     prototypes = torch.randn(1, 32, side, side, device=device).relu().to(half)
     prototypes = prototypes.contiguous(memory_format=torch.channels_last)
     corners = torch.rand(1, count, 2, 2, device=device).sort(dim=2).values.flatten(2)
-    cells = crop_rectangles(corners, side, side)
-    values = crop(assemble(coefficients, prototypes), cells)[0]
-    scale = torch.tensor((size[1], size[0]), dtype=torch.float32, device=device)
-    extents = torch.cat((torch.zeros_like(scale), scale)).expand(count, 4)
-    rectangles = pixel_rectangles(extents, cells[0], values, scale)
-    ends = packed_sizes(rectangles).cumsum(0)
-    out = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=device)
+    return coefficients, prototypes, corners, crop_rectangles(corners, side, side)
+
+
+def _assembly(device: torch.device, small: bool) -> Case:
+    coefficients, prototypes, _, cells = _mask_inputs(device, small)
 
     def assembled() -> Tensor:
         from yolact_ros.kernels import masks
 
         return masks.assemble(coefficients, prototypes, cells)
 
-    def packed(by_kernel: bool) -> Tensor:
-        if by_kernel:
-            from yolact_ros.kernels import masks
-
-            masks.pack(values, extents, rectangles, ends, out)
-        else:
-            pack_plain(values, extents, rectangles, ends, out)
-        return out
-
     def plain(dtype: torch.dtype) -> Tensor:
         return crop(assemble(coefficients.to(dtype), prototypes.to(dtype)), cells)
 
-    return [
-        Case("mask assembly", partial(plain, half), assembled, partial(plain, torch.float32)),
-        # Bits: an error of 0.01 is one byte of ten thousand that differs by a bit or more.
-        Case(
-            "mask packing",
-            partial(packed, False),
-            partial(packed, True),
-            lambda: packed(False).clone(),
-        ),
-    ]
+    half = coefficients.dtype
+    return Case(partial(plain, half), assembled, partial(plain, torch.float32))
+
+
+def _packing(device: torch.device, small: bool) -> Case:
+    """For an image of 640 x 480. An error of 0.01: one byte of ten thousand differs by a bit."""
+    size = (48, 64) if small else (480, 640)
+    coefficients, prototypes, _, cells = _mask_inputs(device, small)
+    values = crop(assemble(coefficients, prototypes), cells)[0]
+    scale = torch.tensor((size[1], size[0]), dtype=torch.float32, device=device)
+    extents = torch.cat((torch.zeros_like(scale), scale)).expand(len(values), 4)
+    rectangles = pixel_rectangles(extents, cells[0], values, scale)
+    ends = packed_sizes(rectangles).cumsum(0)
+    out = torch.zeros(int(ends[-1]), dtype=torch.uint8, device=device)
+
+    def by_kernel() -> Tensor:
+        from yolact_ros.kernels import masks
+
+        masks.pack(values, extents, rectangles, ends, out)
+        return out
+
+    def plain() -> Tensor:
+        pack_plain(values, extents, rectangles, ends, out)
+        return out
+
+    return Case(plain, by_kernel, lambda: plain().clone())
+
+
+def layers(small: bool = False) -> dict[str, tuple[int, int, int]]:
+    """Batch, side and channels of the deformable convolutions that are tried, by name."""
+    shapes = {"small": (4, 16)} if small else DEFORMABLE
+    batches = (1,) if small else (1, 16)
+    return {
+        f"{name}, batch {batch}": (batch, *shape)
+        for (name, shape), batch in itertools.product(shapes.items(), batches)
+    }
 
 
 def _layer(device: torch.device, batch: int, side: int, channels: int) -> tuple[Tensor, ...]:
@@ -144,39 +163,32 @@ def _kernel(*tensors: Tensor, tiles: Any = None) -> Tensor:
     return deformable.deform_conv2d(*tensors, tiles=tiles)
 
 
-def _deformable(device: torch.device, small: bool) -> list[Case]:
-    shapes = {"small": (4, 16)} if small else DEFORMABLE
-    cases = []
-    for (name, shape), batch in itertools.product(shapes.items(), (1,) if small else (1, 16)):
-        tensors = _layer(device, batch, *shape)
-        full = [tensor.float() for tensor in tensors]
-        cases.append(
-            Case(
-                f"deformable convolution, {name}, batch {batch}",
-                twin=partial(_twin, *tensors),
-                kernel=partial(_kernel, *tensors),
-                exact=partial(_twin, *full),
-            )
-        )
-    return cases
+def _deformable(device: torch.device, shape: tuple[int, int, int]) -> Case:
+    tensors = _layer(device, *shape)
+    full = [tensor.float() for tensor in tensors]
+    return Case(partial(_twin, *tensors), partial(_kernel, *tensors), partial(_twin, *full))
 
 
-def sweep_tiles(device: torch.device, small: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds of the deformable convolution by how its work is cut, to choose tiles by."""
+@torch.no_grad()
+def sweep_tiles(
+    device: torch.device, shape: tuple[int, int, int], small: bool = False
+) -> dict[str, float]:
+    """Milliseconds of a deformable convolution by how its work is cut, to choose tiles by."""
     from yolact_ros.kernels.deformable import Tiles
 
-    shapes = {"small": (4, 16)} if small else DEFORMABLE
     sizes = [(16, 16, 16)] if small else [(32, 64, 64), (64, 64, 32), (64, 128, 32), (128, 128, 32)]
-    found = {}
-    for (name, shape), batch in itertools.product(shapes.items(), (1,) if small else (1, 16)):
-        tensors = _layer(device, batch, *shape)
-        choices = itertools.product(sizes, (1, 3, 9), (8,) if small else (4, 8))
-        calls = {
-            "x".join(map(str, (*size, splits, warps))): partial(
-                _kernel, *tensors, tiles=Tiles(*size, splits=splits, warps=warps)
-            )
-            for size, splits, warps in choices
-        }
-        times = measure(calls, rounds=1 if small else 10, warm_up=1, seconds=2.0, device=device)
-        found[f"{name}, batch {batch}"] = {key: each.median for key, each in times.items()}
+    tensors = _layer(device, *shape)
+    found: dict[str, float] = {}
+    problem: Exception | None = None
+    for size, splits, warps in itertools.product(sizes, (1, 3, 9), (8,) if small else (4, 8)):
+        tiles = Tiles(*size, splits=splits, warps=warps)
+        calls = {"": partial(_kernel, *tensors, tiles=tiles)}
+        try:
+            times = measure(calls, rounds=1 if small else 10, warm_up=1, seconds=0.5, device=device)
+        except Exception as error:  # some do not fit every GPU, and must not cost the others
+            problem = error
+            continue
+        found["x".join(map(str, (*size, splits, warps)))] = times[""].median
+    if problem is not None and not found:
+        raise problem
     return found

@@ -1,0 +1,174 @@
+"""Steps that are measured one after the other, each kept in files at once, whatever happens then.
+
+`work` does them; `supervise` runs the process that does, ends it when the time is spent, and starts
+another for what is left where one died or lost its device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_report import to_markdown
+
+Report = dict[str, Any]
+
+NOT_BEGUN, RUNNING, MEASURED = "not begun", "running", "measured"
+"""What `report["steps"]` says of each step; anything else is why it has no result."""
+STEP_SHARE = 0.3
+"""Of all seconds, those that one step may take: a step that hangs must not cost the others."""
+DEVICE_LOST = 4
+"""The exit status of a worker that needs a new process."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to measure."""
+
+    place: tuple[str, ...]
+    """Where its result goes in the report, key by key."""
+    run: Callable[[], Any]
+    """What it returns must fit JSON."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(self.place)
+
+
+class Files:
+    """`gpu_check.json` and `gpu_check.md` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.json, self.markdown = folder / "gpu_check.json", folder / "gpu_check.md"
+
+    def read(self) -> Report:
+        report: Report = json.loads(self.json.read_text())
+        return report
+
+    def write(self, report: Report) -> None:
+        """Each file is whole at any time, even if the process is killed here."""
+        _replace(self.json, json.dumps(report, indent=2))
+        _replace(self.markdown, to_markdown(report))
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text + "\n")
+    new.replace(path)
+
+
+def begin(files: Files, steps: Sequence[Step]) -> None:
+    """Write a report in which nothing has been measured."""
+    files.write({"seconds": 0.0, "steps": dict.fromkeys((s.name for s in steps), NOT_BEGUN)})
+
+
+def work(files: Files, steps: Sequence[Step], device_answers: Callable[[], bool]) -> int:
+    """Do all steps that were not begun; return the exit status.
+
+    An exception of a step is its result, as "Type: text". If the device does not answer after it,
+    another process has to do the rest.
+    """
+    report = files.read()
+    before, started = report["seconds"], time.monotonic()
+    for step in steps:
+        if report["steps"][step.name] != NOT_BEGUN:
+            continue
+        print(step.name, file=sys.stderr, flush=True)
+        report["steps"][step.name] = RUNNING
+        files.write(report)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always", RuntimeWarning)
+            outcome = _run(step, report)
+        report["steps"][step.name] = outcome
+        texts = [str(each.message) for each in seen if each.category is RuntimeWarning]
+        if texts:
+            report.setdefault("warnings", {})[step.name] = list(dict.fromkeys(texts))
+        report["seconds"] = before + time.monotonic() - started
+        files.write(report)
+        if outcome != MEASURED and not device_answers():
+            return DEVICE_LOST
+    return 0
+
+
+def _run(step: Step, report: Report) -> str:
+    try:
+        result = step.run()
+        json.dumps(result)
+    except Exception as error:  # of any type: whatever it is, it must not cost the other steps
+        return f"{type(error).__name__}: {str(error).strip()[:500]}"
+    target = report
+    for key in step.place[:-1]:
+        target = target.setdefault(key, {})
+    target[step.place[-1]] = result
+    return MEASURED
+
+
+def supervise(command: Sequence[str], files: Files, seconds: float) -> None:
+    """Run `command`, which calls `work`, until all steps are done or the seconds are spent.
+
+    A step has `STEP_SHARE` of them at most. Ctrl-C and SIGTERM end it all, too. In any case the
+    files are complete, and say of each step without a result why it has none.
+    """
+    deadline = time.monotonic() + seconds
+    reason = f"the {seconds:.0f} s were spent"
+    try:
+        with _terminated_like_interrupted():
+            while time.monotonic() < deadline and _count(files, NOT_BEGUN):
+                before = _count(files, NOT_BEGUN)
+                end = _run_worker(command, files, deadline, STEP_SHARE * seconds)
+                if end:
+                    _mark(files, RUNNING, end)
+                    if _count(files, NOT_BEGUN) == before:
+                        reason = f"before the first step: {end}"
+                        break
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    _mark(files, RUNNING, f"broken off: {reason}")
+    _mark(files, NOT_BEGUN, f"skipped: {reason}")
+
+
+def _run_worker(command: Sequence[str], files: Files, deadline: float, patience: float) -> str:
+    """How it ended, if it did not come to the end of the steps or of the time."""
+    process = subprocess.Popen(command)
+    try:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(min(0.5, max(0.0, deadline - time.monotonic())))
+                return f"the process ended with status {status}" if status else ""
+            if time.time() - files.json.stat().st_mtime > patience:
+                return f"it took more than {patience:.0f} s"
+        return ""
+    finally:
+        process.kill()  # nothing, where it has ended
+        process.wait()
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _count(files: Files, *states: str) -> int:
+    return sum(state in states for state in files.read()["steps"].values())
+
+
+def _mark(files: Files, state: str, text: str) -> None:
+    """Give all steps of a state another."""
+    report = files.read()
+    steps = report["steps"]
+    if state in steps.values():
+        report["steps"] = {name: text if was == state else was for name, was in steps.items()}
+        files.write(report)

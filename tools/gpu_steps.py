@@ -1,0 +1,344 @@
+"""What `gpu_check.py` measures of the networks, each part by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+import runpy
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor
+
+from yolact_ros.benchmark.agreement import compare
+from yolact_ros.benchmark.contender import Found
+from yolact_ros.benchmark.memory import measure_memory
+from yolact_ros.benchmark.precision import compare_precisions, is_harmless
+from yolact_ros.benchmark.published import load
+from yolact_ros.benchmark.timing import measure
+from yolact_ros.benchmark.weights import random_network
+from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
+from yolact_ros.detection import Detections, DetectionSettings, detect
+from yolact_ros.detection.instances import image_scales, place
+from yolact_ros.detection.masks import make_masks, rescore
+from yolact_ros.detection.results import Results
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist
+from yolact_ros.engine.runtimes import compiled
+from yolact_ros.engine.runtimes.graph import trace
+from yolact_ros.network import (
+    EMBEDDED,
+    NetworkConfig,
+    Predictions,
+    Yolact,
+    build,
+    load_weights,
+    official_name,
+    save_weights,
+)
+from yolact_ros.node.images import bgr_of_compressed, bgr_on_gpu
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What is measured, and for how long."""
+
+    device: torch.device
+    dtype: torch.dtype
+    photo: Tensor
+    """uint8 [H, W, 3], BGR."""
+    image_size: tuple[int, int]
+    """(height, width)."""
+    jpeg_size: tuple[int, int]
+    rounds: int
+    seconds: float
+    """The most for one timing."""
+    reference: Path | None
+    folder: Path
+    """For files that are not kept."""
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        return self.photo_of(self.image_size)
+
+    def photo_of(self, size: tuple[int, int]) -> Tensor:
+        return torch.from_numpy(cv2.resize(self.photo.numpy(), size[::-1]))
+
+    def time(self, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+        """Median milliseconds of each call."""
+        timings = measure(
+            calls, rounds=self.rounds, seconds=self.seconds, device=self.device, warm_up=3
+        )
+        return {name: timing.median for name, timing in timings.items()}
+
+
+class Models:
+    """Networks of random weights and their segmenters, made when they are wanted."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.segmenter = functools.lru_cache(maxsize=1)(self.new_segmenter)
+        """Only the last is kept, so that models need not fit the device together."""
+
+    @functools.cached_property
+    def ceilings(self) -> dict[str, float]:
+        size = 0 if self.setup.device.type == "cuda" else 256
+        return dataclasses.asdict(measure_ceilings(self.setup.device, self.setup.dtype, size=size))
+
+    def weights(self, config: NetworkConfig) -> Path:
+        path = self.setup.folder / f"{config.name}-{config.dcn_variant}.safetensors"
+        if not path.exists():
+            new = path.with_name(f"new-{path.name}")  # whole or not there, if this is broken off
+            save_weights(random_network(config, preprocess([self.setup.image], config)), new)
+            new.replace(path)
+        return path
+
+    def network(self, config: NetworkConfig) -> Yolact:
+        net = build(config)
+        load_weights(net, self.weights(config))
+        return net
+
+    def new_segmenter(self, config: NetworkConfig, backend: str = "torch") -> Segmenter:
+        device = str(self.setup.device)
+        weights = self.weights(config)
+        return Segmenter(weights=weights, device=device, backend=backend, score_threshold=SCORE)
+
+
+def arithmetic(models: Models, config: NetworkConfig) -> dict[str, float]:
+    """FLOP of one image, and milliseconds that its layers take at the ceilings."""
+    work = count_work(config, 1, models.setup.dtype)
+    return {"flops": work.flops, "limit": work.limit(Ceilings(**models.ceilings))}
+
+
+def one_image(models: Models, config: NetworkConfig) -> dict[str, Any]:
+    setup = models.setup
+    segmenter = models.segmenter(config)
+    started = time.perf_counter()
+    segmenter.warm_up(setup.image_size, (1,))
+    warm_up = time.perf_counter() - started
+    return {
+        "warm_up_seconds": warm_up,
+        "milliseconds": setup.time({"ours": partial(segmenter, setup.image)})["ours"],
+        "instances": len(segmenter(setup.image)),
+    }
+
+
+def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
+    """In turns with the published implementation, which has the same weights."""
+    setup = models.setup
+    assert setup.reference is not None
+    theirs = load(setup.reference, models.network(config), setup.device, SCORE)
+    segmenter = models.segmenter(config)
+    image = setup.image.numpy()
+
+    def to_host(found: Found) -> Found:
+        return Found(*(each.cpu() for each in found))
+
+    times = setup.time(
+        {
+            "ours": lambda: segmenter(image),
+            "ours, full-size masks": lambda: segmenter(image).masks,
+            "published": lambda: to_host(theirs(image)),
+            "published, masks left on the device": lambda: theirs(image),
+        }
+    )
+    found = segmenter(image)
+    ours = Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
+    agreement = compare(ours, to_host(theirs(image)))
+    return {"milliseconds": times, "agreement": dataclasses.asdict(agreement)}
+
+
+def throughput(models: Models, config: NetworkConfig, size: int) -> float:
+    """Images a second in batches, each given before the results of the one before are taken."""
+    images = [models.setup.image] * size
+    done, seconds, _ = _stream(models, config, images)
+    return size * done / seconds
+
+
+def cameras(models: Models, config: NetworkConfig, count: int = 4) -> dict[str, float]:
+    """Images a second of so many cameras, an image of each in a batch, from host to host.
+
+    And the longest time from one batch's results to the next ones', in milliseconds.
+    """
+    photo = models.setup.image
+    views = [photo, photo.flip(1), photo.roll(80, 1), photo.flip(1).roll(80, 1)]
+    images = [view.contiguous() for view in views[:count]]
+    done, seconds, longest = _stream(models, config, images)
+    return {"images_per_second": count * done / seconds, "longest": 1000 * longest}
+
+
+def _stream(
+    models: Models, config: NetworkConfig, images: list[Tensor]
+) -> tuple[int, float, float]:
+    """How many batches were done, in how many seconds, and the longest for one of them."""
+    setup = models.setup
+    segmenter = models.segmenter(config)
+    segmenter.warm_up(setup.image_size, (len(images),))
+    segmenter(images)
+    times = [time.perf_counter()]
+    waiting = segmenter.submit(images)
+    while len(times) <= 2 * setup.rounds and times[-1] < times[0] + setup.seconds:
+        following = segmenter.submit(images)
+        waiting.result()
+        waiting = following
+        times.append(time.perf_counter())
+    waiting.result()
+    times.append(time.perf_counter())
+    taken = [after - before for before, after in itertools.pairwise(times)]
+    return len(taken), times[-1] - times[0], max(taken)
+
+
+def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
+    """Milliseconds of each stage of a single image in fixed shapes; each a graph of its own."""
+    setup, segmenter = models.setup, models.segmenter(config)
+    runtime, settings = segmenter.runtime, segmenter.settings
+    image = setup.image[None].to(setup.device)
+    scales = torch.tensor(
+        image_scales([setup.image_size]), dtype=torch.float32, device=setup.device
+    )
+    batch = preprocess(image, runtime.config, runtime.dtype)
+    predictions = runtime(batch)
+    assert isinstance(predictions, Predictions)
+
+    def find() -> Detections:
+        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
+        return detect(chosen, anchors, settings, fixed_shapes=True)
+
+    detections = find()
+    grids = make_masks(detections, predictions.prototypes, None)
+    assert grids is not None
+    placed = place(detections, grids, scales)
+    room = Batch((setup.image_size,), settings).mask_bytes(settings.top_k)
+    results = Results.allocate(placed, room)
+    values, ids, scores = grids.values, detections.class_ids, detections.scores
+    calls: dict[str, Callable[[], object]] = {
+        "preprocessing": lambda: preprocess(image, runtime.config, runtime.dtype),
+        "network": lambda: runtime(batch),
+        "NMS": find,
+        "masks": lambda: make_masks(detections, predictions.prototypes, None),
+        "packing": lambda: results.write(place(detections, grids, scales), scales),
+    }
+    mask_iou = runtime.mask_iou
+    if mask_iou is not None:
+        calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
+    return setup.time({name: as_graph(call, setup.device) for name, call in calls.items()})
+
+
+def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """What does `call` again without the time that launches take; on a CPU `call` itself."""
+    if device.type != "cuda":
+        return call
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        call()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            kept = call()
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def deformable(models: Models, config: NetworkConfig) -> float:
+    """Milliseconds that the network takes more than it would with plain convolutions."""
+    setup = models.setup
+    batch = preprocess([setup.image], config).to(setup.device, setup.dtype)
+    pair = {"with": config, "without": config.replace(dcn_variant="none")}
+    segmenters = {name: models.new_segmenter(each) for name, each in pair.items()}
+    calls = {
+        name: as_graph(partial(each.runtime, batch), setup.device)
+        for name, each in segmenters.items()
+    }
+    times = setup.time(calls)
+    return times["with"] - times["without"]
+
+
+def memory(models: Models, config: NetworkConfig) -> dict[str, float]:
+    # In a process of its own, which must find the package where it is not installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+    picture = models.setup.folder / "picture.png"
+    cv2.imwrite(str(picture), models.setup.image.numpy())
+    options = {"weights": str(models.weights(config)), "device": str(models.setup.device)}
+    return dataclasses.asdict(measure_memory(options, picture))
+
+
+def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
+    """Half precision and float32: trained weights of the embedded model, else those of the tests.
+
+    The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
+    not, nor do those that the tests compare implementations with.
+    """
+    net = build(config)
+    if config == EMBEDDED:
+        load_weights(net, ROOT / "yolact_ros" / "weights" / f"{config.name}.safetensors")
+    else:
+        fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
+        for name, tensor in net.state_dict().items():
+            tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
+    settings = DetectionSettings(score_threshold=SCORE)
+    found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
+    return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}
+
+
+def jpeg(setup: Setup) -> dict[str, Any]:
+    """A camera's JPEG decoded on the device and on the host: times, and how far pixels differ."""
+    picture = setup.photo_of(setup.jpeg_size).numpy()
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    message = SimpleNamespace(format="jpeg", data=data.tobytes())
+    found = bgr_on_gpu(message, setup.device)
+    if found is None:
+        raise RuntimeError("the device does not decode a JPEG")
+    apart = (found.cpu().int() - torch.from_numpy(bgr_of_compressed(message)).int()).abs()
+    calls: dict[str, Callable[[], object]] = {
+        "device": lambda: bgr_on_gpu(message, setup.device),
+        "host": lambda: bgr_of_compressed(message),
+        "host, and copied": lambda: torch.from_numpy(bgr_of_compressed(message)).to(setup.device),
+    }
+    return {
+        "size": setup.jpeg_size,
+        "milliseconds": setup.time(calls),
+        "mean_difference": float(apart.float().mean()),
+        "largest_difference": int(apart.max()),
+        "close": float((apart <= 4).float().mean()),
+    }
+
+
+def compiler(models: Models, config: NetworkConfig, way: str) -> dict[str, Any]:
+    """Milliseconds of one image with the network plain and compiled, and seconds until it ran.
+
+    On CUDA each is in its graph.
+    """
+    setup = models.setup
+    started = time.perf_counter()
+    segmenter = _packaged(models, config) if way == "package" else models.new_segmenter(config, way)
+    segmenter.warm_up(setup.image_size)
+    seconds = time.perf_counter() - started
+    plain = models.segmenter(config)
+    plain.warm_up(setup.image_size)
+    times = setup.time(
+        {"plain": partial(plain, setup.image), "compiled": partial(segmenter, setup.image)}
+    )
+    return {"seconds": seconds, "milliseconds": times}
+
+
+def _packaged(models: Models, config: NetworkConfig) -> Segmenter:
+    plain = models.segmenter(config)
+    header, folded = plain.runtime.header, plain.runtime.run
+    assert isinstance(folded, Yolact)
+    path = models.setup.folder / "network.pt2"
+    compiled.save(trace(folded, header), header, path)
+    return Segmenter(weights=path, device=str(models.setup.device), score_threshold=SCORE)
