@@ -140,6 +140,7 @@ def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
     assert setup.reference is not None
     theirs = load(setup.reference, models.network(config), setup.device, SCORE)
     segmenter = models.segmenter(config)
+    segmenter.warm_up(setup.image_size)  # the step before did, unless its process died
     image = setup.image.numpy()
 
     def to_host(found: Found) -> Found:
