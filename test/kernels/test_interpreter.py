@@ -42,7 +42,7 @@ def test_twins_under_the_interpreter(repository):
     assert re.search(r"\d+ passed", done.stdout) and "skipped" not in done.stdout
 
 
-def compile_kernel(kernel, pointers, floats, constants, capability, warps):
+def compile_kernel(kernel, pointers, floats, constants, capability, warps, fused=True):
     """Compile as a call would whose other arguments are integers. Needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -64,7 +64,7 @@ def compile_kernel(kernel, pointers, floats, constants, capability, warps):
             },
         ),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps, "enable_fp_fusion": True},
+        options={"num_warps": warps, "enable_fp_fusion": fused},
     )
 
 
@@ -119,7 +119,7 @@ def test_deformable_convolution_fits_the_gpu(capability, dtype, tmp_path):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_other_kernels_compile(capability, tmp_path):
-    from yolact_ros.kernels import masks, preprocess
+    from yolact_ros.kernels import masks, nms, preprocess
 
     factors = [f"{channel}_{kind}" for channel in "bgr" for kind in ("mean", "factor")]
     made = [
@@ -154,6 +154,18 @@ def test_other_kernels_compile(capability, tmp_path):
             4,
         ),
     ]
+    made.append(
+        compile_kernel(
+            nms._suppress,
+            dict.fromkeys(("boxes", "scores", "out"), "*fp32"),
+            ("threshold",),
+            {"BLOCK": nms._BLOCK},
+            capability,
+            4,
+            fused=False,
+        )
+    )
+    assert "fma" not in made[-1].asm["ptx"], "other roundings than its twin's"
     for compiled in made:
         assert compiled.metadata.shared <= SHARED_MEMORY
         assert stack(compiled, tmp_path) == 0, "registers spill"

@@ -14,6 +14,7 @@ from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles, cropped_masks
+from yolact_ros.detection.nms import suppress_plain
 from yolact_ros.detection.regions import PackedMasks, SmallMasks, packed_sizes, pixel_rectangles
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
 from yolact_ros.network import config_of
@@ -226,11 +227,30 @@ def test_packing_stops_at_the_end_of_its_room(device):
     assert (beyond[100:] == 0x5A).all()
 
 
+@pytest.mark.parametrize("count", [1, 5, 32, 70])
+@pytest.mark.parametrize("threshold", [0, 0.5, 1])
+def test_suppression(device, count, threshold):
+    from yolact_ros.kernels import nms
+
+    torch.manual_seed(count)
+    # Corners on a coarse grid, so that boxes come twice, touch, and overlap by exactly one half.
+    boxes = torch.randint(0, 5, (2, 3, count, 4)).float() / 4
+    boxes = torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
+    boxes[1] += torch.rand(3, count, 4) / 10
+    scores = torch.randint(1, 9, (2, 3, count)).float().sort(descending=True).values / 9
+    scores[..., count * 4 // 5 :], boxes[..., count * 4 // 5 :, :] = -1, 0  # padding
+    expected = suppress_plain(boxes, scores, threshold)
+    found = nms.suppress(boxes.to(device), scores.to(device), threshold)
+    assert torch.equal(found.cpu(), expected)
+    if count == 70:
+        assert torch.equal(expected, scores) == (threshold == 1)
+
+
 def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     from yolact_ros.detection import DetectionSettings
     from yolact_ros.engine.graphs import Batch, FixedPath
     from yolact_ros.engine.runtimes.pytorch import run_network
-    from yolact_ros.kernels import deformable, masks
+    from yolact_ros.kernels import deformable, masks, nms
     from yolact_ros.kernels import preprocess as preprocessing
     from yolact_ros.network import EMBEDDED, build
     from yolact_ros.network.deformable import DeformableConv2d
@@ -246,6 +266,7 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     watch(preprocessing, "resize_and_normalise")
     watch(masks, "assemble")
     watch(masks, "pack")
+    watch(nms, "suppress")
     watch(deformable, "deform_conv2d")
     config = EMBEDDED.replace(name="small", image_size=64, fpn_channels=8, num_prototypes=8)
     with torch.enable_grad():  # as a user calls it
@@ -253,9 +274,11 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         runtime = run_network(build(config), device, torch.float32)
         batch = Batch(((24, 32),), settings)
         path = FixedPath(runtime, batch.plan, batch.mask_bytes(8))
-        used.clear()
-        path.prepare([torch.zeros(24, 32, 3, dtype=torch.uint8, device=device)], batch.scales())
-        path.run()
-    assert used == ["resize_and_normalise", "assemble", "pack"]
+        image = torch.zeros(24, 32, 3, dtype=torch.uint8, device=device)
+        for _ in range(2):  # at first they are tried
+            used.clear()
+            path.prepare([image], batch.scales())
+            path.run()
+    assert used == ["resize_and_normalise", "suppress", "assemble", "pack"]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))
     assert used[-1] == "deform_conv2d"

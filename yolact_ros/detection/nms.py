@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yolact_ros import kernels
 from yolact_ros.detection.boxes import iou
 from yolact_ros.detection.settings import DetectionSettings
 
@@ -22,7 +23,7 @@ def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept
     top, index = scores.topk(min(settings.nms_top_k, candidates))  # [B, C, T]
     rows = index.unsqueeze(-1).expand(-1, -1, -1, 4)
     boxes = boxes.unsqueeze(1).expand(-1, classes, -1, -1).gather(2, rows)  # [B, C, T, 4]
-    top = _suppress(boxes, top, settings.nms_iou_threshold)
+    top = suppress(boxes, top, settings.nms_iou_threshold)
     class_ids = torch.arange(classes, device=scores.device)[None, :, None].expand_as(index)
     return top.flatten(1), index.flatten(1), class_ids.reshape(batch, -1)
 
@@ -32,7 +33,7 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
     best, class_ids = scores.max(dim=1)  # [B, N]
     top, index = best.topk(min(settings.nms_top_k, best.shape[1]))  # [B, T]
     boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-    top = _suppress(boxes, top, settings.nms_iou_threshold)
+    top = suppress(boxes, top, settings.nms_iou_threshold)
     return top, index, class_ids.gather(1, index)
 
 
@@ -61,8 +62,17 @@ def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> 
     return kept, index, class_ids
 
 
-def _suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Scores [..., T], falling, with -1 where any better box [..., T, 4] overlaps too much."""
+    if kernels.usable(boxes, "suppress"):
+        from yolact_ros.kernels import nms
+
+        return nms.suppress(boxes, scores, threshold)
+    return suppress_plain(boxes, scores, threshold)
+
+
+def suppress_plain(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """`suppress` for every device."""
     overlaps = iou(boxes, boxes).triu_(diagonal=1)
     return scores.masked_fill(overlaps.amax(dim=-2) > threshold, -1)
 

@@ -6,6 +6,7 @@
 | `deformable.deform_conv2d` | torchvision's operator |
 | `masks.assemble` | `detection.masks` |
 | `masks.pack` | `detection.regions` |
+| `nms.suppress` | `detection.nms` |
 
 Nothing here imports Triton before a kernel is wanted: PyTorch for CPUs comes without it.
 """

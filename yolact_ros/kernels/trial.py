@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from yolact_ros.kernels import deformable, masks, preprocess
+from yolact_ros.kernels import deformable, masks, nms, preprocess
 
 
 def _resize_and_normalise(device: torch.device, dtype: torch.dtype) -> None:
@@ -39,10 +39,16 @@ def _pack(device: torch.device, dtype: torch.dtype) -> None:
     )
 
 
+def _suppress(device: torch.device, dtype: torch.dtype) -> None:
+    boxes = torch.zeros(1, 40, 4, dtype=dtype, device=device)
+    nms.suppress(boxes, boxes[..., 0], 0.5)
+
+
 KERNELS: dict[str, Callable[[torch.device, torch.dtype], None]] = {
     "resize_and_normalise": _resize_and_normalise,
     "deform_conv2d": _deform_conv2d,
     "assemble": _assemble,
     "pack": _pack,
+    "suppress": _suppress,
 }
 """By name; called with the device and the data type, each raises what the kernel does."""
