@@ -135,6 +135,13 @@ def test_settings_changed_on_resuming_count_from_the_first_iteration(settings):
     assert read_settings(["--config", f"{settings.output}/settings.yaml"]) == (changed, False)
 
 
+def test_a_run_does_not_go_on_with_another_optimizer(settings):
+    settings = change_schedule(settings, iterations=1)
+    train(settings)
+    with pytest.raises(ValueError, match=r"optimizer=adamw is not allowed: .* of sgd"):
+        train(change_schedule(settings, iterations=2, optimizer="adamw"), resume=True)
+
+
 def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(settings):
     """The weights of each iteration are in the checkpoint, beside their average."""
     kept = {}

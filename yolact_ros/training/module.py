@@ -130,6 +130,14 @@ class TrainingModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError for the checkpoint of another optimiser, whose state is of no use."""
+        wanted = self.settings.schedule.optimizer
+        is_adamw = "betas" in checkpoint["optimizer_states"][0]["param_groups"][0]
+        if is_adamw != (wanted == "adamw"):
+            had = "adamw" if is_adamw else "sgd"
+            raise ValueError(f"optimizer={wanted} is not allowed: the checkpoint is one of {had}")
+
     def on_train_start(self) -> None:
         """Let the settings win over the optimiser's and the schedule's own in a checkpoint."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
