@@ -93,6 +93,24 @@ def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classe
     assert matched & set(crowds)
 
 
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_files_without_areas(source, tmp_path, kind):
+    results = detections(source, kind)
+    categories = category_ids(source, ["person", "book"])
+    expected = score(source, results, kind, categories).overall
+    content = read_json(source.annotations)
+    for annotation in content["annotations"]:
+        del annotation["area"]
+        if not annotation["iscrowd"]:
+            del annotation["iscrowd"]
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    found = score(DataSource(path, source.images), results, kind, categories).overall
+    assert (found.ap, found.ap50, found.ap75) == (expected.ap, expected.ap50, expected.ap75)
+    sizes = [getattr(found, name) for name in ("small", "medium", "large")]
+    assert sizes == pytest.approx([expected.small, expected.medium, expected.large], abs=0.05)
+
+
 def test_nothing_found_scores_nothing(source):
     scores = score(source, [], "segm", category_ids(source, ["person"]))
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0

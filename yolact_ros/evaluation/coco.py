@@ -17,7 +17,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
-from yolact_ros.data import DataError, DataSource, read_image, read_json
+from yolact_ros.data import DataError, DataSource, decode_mask, read_image, read_json
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
 
@@ -209,6 +209,17 @@ def _text(counts: bytes | str) -> str:
     return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
+def _truth(content: dict[str, Any]) -> COCO:
+    """The content of a COCO-format file, with what the library needs and some files leave out."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            mask = decode_mask(annotation["segmentation"], *sizes[annotation["image_id"]])
+            annotation["area"] = int(mask.sum())
+    return COCO(content)
+
+
 def score(
     source: DataSource,
     results: list[Result],
@@ -216,7 +227,7 @@ def score(
     categories: dict[str, int],
 ) -> Scores:
     """Accuracy of results of the classes `categories` (ids by name): of masks, or of boxes."""
-    truth = COCO(str(source.annotations))
+    truth = _truth(read_json(source.annotations))
     # A copy, since the library writes into the results.
     found = truth.loadRes([dict(result) for result in results]) if results else COCO()
     evaluator = COCOeval_faster(truth, found, kind)
