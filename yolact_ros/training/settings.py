@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from yolact_ros.training.augmentation import AugmentationSettings
 from yolact_ros.training.losses import LossSettings
