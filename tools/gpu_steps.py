@@ -34,6 +34,7 @@ from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist
 from yolact_ros.engine.runtimes import compiled
 from yolact_ros.engine.runtimes.graph import trace
+from yolact_ros.engine.runtimes.pytorch import run_network
 from yolact_ros.network import (
     EMBEDDED,
     NetworkConfig,
@@ -230,6 +231,9 @@ def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
         "masks": lambda: make_masks(detections, predictions.prototypes, None),
         "packing": lambda: results.write(place(detections, grids, scales), scales),
     }
+    if setup.device.type == "cuda":
+        separate = run_network(models.network(config), setup.device, runtime.dtype, fused=False)
+        calls["network, convolutions not fused"] = lambda: separate(batch)
     mask_iou = runtime.mask_iou
     if mask_iou is not None:
         calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)

@@ -10,14 +10,16 @@ from yolact_ros.network import Yolact, fold_batch_norm
 from yolact_ros.network.fusing import fuse_convolutions
 
 
-def run_network(net: Yolact, device: torch.device, dtype: torch.dtype) -> Runtime:
+def run_network(
+    net: Yolact, device: torch.device, dtype: torch.dtype, fused: bool = True
+) -> Runtime:
     """On any device, with batch norm folded and memory in channels-last order.
 
-    On CUDA cuDNN takes bias, shortcut and ReLU into the convolutions before them.
+    On CUDA cuDNN takes bias, shortcut and ReLU into the convolutions before them if `fused`.
     """
     anchors = net.anchors.to(device)  # stay in float32
     net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)
     net = net.to(memory_format=torch.channels_last)
-    if device.type == "cuda":
+    if fused and device.type == "cuda":
         fuse_convolutions(net)
     return Runtime("torch", Header.of(net), net, device, dtype, anchors)
