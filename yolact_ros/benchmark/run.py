@@ -368,7 +368,7 @@ def _measure_node(model: _Model, image: Image, folder: Path) -> dict[str, dict[s
     command = [
         *(sys.executable, "-c", "from yolact_ros.node.measure.main import main; exit(main())"),
         *("stages", "--size", f"{width}x{height}", "--json", str(output)),
-        *("--instances", str(NODE_INSTANCES), "--frames", "50"),
+        *("--instances", str(NODE_INSTANCES), "--frames", "50", "--rate", "15"),
         *("--device", model.options["device"]),
         *("--model", model.options["model"], "--weights", model.options["weights"]),
     ]
