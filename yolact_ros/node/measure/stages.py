@@ -32,6 +32,9 @@ NETWORK = ("preprocessing", "network", "detection")
 WARM_UP = 5
 """Images that are not measured."""
 
+TURN = 0.02
+"""Seconds within which a thread of the executor has handed an image over, if it has one."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -112,12 +115,12 @@ def _receive(
 ) -> tuple[float, bytes]:
     """Let an image arrive, then take it. Returns when taking it began, and the message."""
     end = time.monotonic() + START_TIMEOUT
+    time.sleep(pause)  # the image waits in the middleware now
     while time.monotonic() < end:
-        time.sleep(pause)  # the image waits in the middleware now
         started = time.perf_counter()
         executor.spin_once(timeout_sec=0)
         with contextlib.suppress(queue.Empty):  # it was the turn of something else
-            return started, received.get(timeout=pause)
+            return started, received.get(timeout=TURN)
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")
 
 
