@@ -36,6 +36,23 @@ def test_without_options_the_recipe_is_the_published_one():
     assert settings == TrainingSettings(train=("a.json",)) and not resume
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--skip-bad"], True),
+        (["--skip_bad"], True),
+        (["--skip-bad", "--seed", "3"], True),
+        (["--skip-bad=false"], False),
+        (["--skip-bad", "false"], False),
+        (["--skip_bad=true"], True),
+    ],
+)
+def test_switches_need_no_value_and_may_have_dashes(words, expected):
+    settings, _ = read_settings(["--train=[my-data.json]", *words, "--schedule.batch-size=2"])
+    assert settings.skip_bad is expected and settings.schedule.batch_size == 2
+    assert settings.train == ("my-data.json",)
+
+
 def test_the_shipped_file_is_good(repository):
     path = repository / "config" / "train" / "person.yaml"
     settings, _ = read_settings(["--config", str(path)])

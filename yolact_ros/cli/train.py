@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from jsonargparse import ArgumentParser
 
@@ -25,7 +26,23 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
     parser.add_argument("--config", action="config", help="YAML file with the settings below")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_class_arguments(TrainingSettings)
-    values = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
+    values = vars(parser.instantiate_classes(parser.parse_args(_spelled_out(arguments))))
     values.pop("config")
     resume = values.pop("resume")
     return TrainingSettings(**values), resume
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Options as the parser knows them: `--skip-bad` alone is `--skip_bad=true`."""
+    flags = {
+        f"--{field.name}" for field in fields(TrainingSettings) if isinstance(field.default, bool)
+    }
+    spelled = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        if name in flags and not equals and following not in ("true", "false"):
+            equals, value = "=", "true"
+        spelled.append(f"{name}{equals}{value}")
+    return spelled
