@@ -32,6 +32,17 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 @triton.jit
+def _corners(boxes, index, known):
+    # (x1, y1, x2, y2) of some boxes, 0 of those that are not known.
+    at = boxes + index * 4
+    x1 = tl.load(at, mask=known, other=0.0)
+    y1 = tl.load(at + 1, mask=known, other=0.0)
+    x2 = tl.load(at + 2, mask=known, other=0.0)
+    y2 = tl.load(at + 3, mask=known, other=0.0)
+    return x1, y1, x2, y2
+
+
+@triton.jit
 def _suppress(
     boxes,  # [lists, T, 4]
     scores,  # [lists, T]
@@ -45,21 +56,13 @@ def _suppress(
     first = tl.program_id(1) * BLOCK
     box = first + tl.arange(0, BLOCK)  # [N]
     there = box < count
-    at = boxes + (start + box) * 4
-    x1 = tl.load(at, mask=there, other=0.0)
-    y1 = tl.load(at + 1, mask=there, other=0.0)
-    x2 = tl.load(at + 2, mask=there, other=0.0)
-    y2 = tl.load(at + 3, mask=there, other=0.0)
+    x1, y1, x2, y2 = _corners(boxes, start + box, there)
     area = (x2 - x1) * (y2 - y1)
     largest = tl.zeros((BLOCK,), dtype=tl.float32)
     for other in range(0, first + BLOCK, BLOCK):
         better = other + tl.arange(0, BLOCK)  # [M]
         known = better < count
-        at = boxes + (start + better) * 4
-        left = tl.load(at, mask=known, other=0.0)
-        top = tl.load(at + 1, mask=known, other=0.0)
-        right = tl.load(at + 2, mask=known, other=0.0)
-        bottom = tl.load(at + 3, mask=known, other=0.0)
+        left, top, right, bottom = _corners(boxes, start + better, known)
         width = tl.minimum(right[:, None], x2[None, :]) - tl.maximum(left[:, None], x1[None, :])
         height = tl.minimum(bottom[:, None], y2[None, :]) - tl.maximum(top[:, None], y1[None, :])
         shared = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)  # [M, N]
