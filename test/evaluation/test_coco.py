@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataSource, read_json, read_records
-from yolact_ros.evaluation.coco import category_ids, score
+from yolact_ros.data import DataError, DataSource, read_json, read_records
+from yolact_ros.evaluation.coco import category_ids, evaluate, score
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
@@ -109,6 +109,51 @@ def test_files_without_areas(source, tmp_path, kind):
     assert (found.ap, found.ap50, found.ap75) == (expected.ap, expected.ap50, expected.ap75)
     sizes = [getattr(found, name) for name in ("small", "medium", "large")]
     assert sizes == pytest.approx([expected.small, expected.medium, expected.large], abs=0.05)
+
+
+def some_objects(folder, **changes):
+    """Two objects in one picture, found exactly: a data set, and the results."""
+    squares = [[10, 10, 20, 20], [50, 50, 30, 30]]
+    content = {
+        "categories": [{"id": 0, "name": "person"}],
+        "images": [{"id": 3, "file_name": "a.png", "height": 100, "width": 100}],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 3,
+                "category_id": 0,
+                "bbox": [x, y, w, h],
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+            for i, (x, y, w, h) in enumerate(squares)
+        ],
+    }
+    content["annotations"][1] |= changes
+    path = folder / "some.json"
+    path.write_text(json.dumps(content))
+    results = [{"image_id": 3, "category_id": 0, "bbox": box, "score": 0.9} for box in squares]
+    return DataSource(path, folder), results
+
+
+def test_ids_may_begin_at_0(tmp_path):
+    """As those of some converters do; to COCO's code, annotation 0 is one that nothing matched."""
+    source, results = some_objects(tmp_path)
+    assert score(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_id": 77}, "annotation 1: image_id 77 is no image of this file"),
+        ({"segmentation": []}, "annotation 1: segmentation has no polygon"),
+        ({"bbox": [50, 50, -30, 30]}, r"annotation 1: bbox .* has no area"),
+    ],
+    ids=str,
+)
+def test_wrong_annotations_are_named_before_anything_is_segmented(tmp_path, changes, reason):
+    source, _ = some_objects(tmp_path, **changes)
+    with pytest.raises(DataError, match=reason):
+        evaluate(None, source)
 
 
 def test_nothing_found_scores_nothing(source):

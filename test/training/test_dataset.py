@@ -75,6 +75,61 @@ def test_crowds_are_boxes_alone():
     )
 
 
+@pytest.mark.parametrize("size", [400, 416, 550])
+@pytest.mark.parametrize("over", [0, 0.5])
+def test_objects_at_the_edges_stay(size, over):
+    """Widths for which width * (size / width) is rounded up, and boxes half a pixel outside."""
+    masks = torch.zeros(4, 90, 170, dtype=torch.uint8)
+    masks[0, :, :60], masks[1, :40], masks[2, :, 100:], masks[3, 50:] = 1, 1, 1, 1
+    boxes = [[0, 0, 60, 90], [0, 0, 170, 40], [100, 0, 170, 90], [0, 50, 170, 90]]
+    outwards = torch.tensor([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) * over
+    sample = Sample(
+        image=tv_tensors.Image(torch.zeros(3, 90, 170, dtype=torch.uint8)),
+        boxes=tv_tensors.BoundingBoxes(
+            torch.tensor(boxes) + outwards, format="XYXY", canvas_size=(90, 170)
+        ),
+        masks=tv_tensors.Mask(masks),
+        labels=torch.arange(4),
+        crowd=torch.zeros(4, dtype=torch.bool),
+    )
+    target = augment(sample, size, NO_AUGMENTATION).target()
+    assert target.labels.tolist() == [0, 1, 2, 3]
+    assert target.boxes.min() == 0 and target.boxes.max() == 1
+
+
+def test_a_crop_holds_an_object_and_not_just_a_crowd():
+    sample = coloured_sample(crowd=True)
+    sample.boxes[2] = torch.tensor([0.0, 0, 160, 120])
+    sample = dataclasses.replace(
+        sample,
+        boxes=tv_tensors.wrap(sample.boxes[[0, 2]], like=sample.boxes),
+        masks=tv_tensors.Mask(sample.masks[[0, 2]]),
+        labels=sample.labels[[0, 2]],
+        crowd=sample.crowd[[0, 2]],
+    )
+    settings = AugmentationSettings(photometric=False, expand=1)
+    for seed in range(60):
+        torch.manual_seed(seed)
+        assert len(augment(sample, 128, settings).target()) == 1
+    alone = dataclasses.replace(sample, crowd=torch.tensor([True, True]))
+    assert torch.equal(augment(alone, 128, settings).crowd, alone.crowd), "there is nothing to hold"
+
+
+def test_what_pasting_leaves_of_an_object_is_not_too_small():
+    sample, donor = coloured_sample(), coloured_sample()
+    left = donor.masks.clone()
+    left[0, :, 58:60] = 0  # two columns of the object below remain
+    donor = dataclasses.replace(donor, masks=tv_tensors.Mask(left))
+    settings = dataclasses.replace(NO_AUGMENTATION, smallest_box=4)
+    counts = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        sizes = augment(sample, 160, settings, donor).target().boxes * 160
+        counts.add(len(sizes))
+        assert (sizes[:, 2:] - sizes[:, :2]).min() >= 4
+    assert counts == {3}
+
+
 def test_pasted_objects_hide_what_is_below():
     sample, donor = coloured_sample(), coloured_sample()
     donor = Sample(**{**vars(donor), "labels": torch.tensor([7, 7, 7])})

@@ -17,6 +17,7 @@ from yolact_ros.training.losses import (
     class_loss_sum,
     compute_losses,
     mask_loss,
+    pool_masks,
 )
 from yolact_ros.training.matching import Matching, match
 from yolact_ros.training.targets import Target
@@ -104,6 +105,35 @@ def test_mask_loss_is_the_sum_over_the_picture_by_the_area_of_the_box():
     assert loss.item() == pytest.approx(math.log(2) + 8 * 100 / 16)
     loss.backward()
     torch.testing.assert_close(uncropped.grad, -inside / 0.5 / 16)
+
+
+def test_fc_masks_learn_what_adaptive_pooling_shows_of_the_predicted_box():
+    """The published loss of the baseline, object by object: table 2c."""
+    torch.manual_seed(0)
+    masks = (torch.rand(3, 90, 90) > 0.4).to(torch.uint8)
+    windows = torch.rand(40, 4) * 1.4 - 0.2
+    windows[0], windows[1] = torch.tensor([1.0, 1, 1, 1]), torch.tensor([0.3, 0.3, 0.3, 0.3])
+    windows, objects = windows.clamp(0, 1), torch.randint(0, 3, (40,))
+    found = pool_masks(masks, objects, windows, 16)
+    for window, index, ours in zip(windows * 90, objects, found, strict=True):
+        low = torch.minimum(window[:2], window[2:]).long().clamp(max=89)
+        high = torch.maximum(torch.maximum(window[:2], window[2:]).long(), low + 1)
+        part = masks[index, low[1] : high[1], low[0] : high[0]].double()
+        assert torch.equal(ours, F.adaptive_avg_pool2d(part[None], 16)[0] > 0.5)
+
+    net = build(EMBEDDED, image_size=64, fpn_channels=16, mask_branch="fc").train()
+    target = Target(
+        boxes=torch.tensor([[0.2, 0.1, 0.9, 0.9]]),
+        labels=torch.tensor([0]),
+        masks=torch.ones(1, 64, 64, dtype=torch.uint8),
+        crowd_boxes=torch.zeros(0, 4),
+    )
+    predictions = net(torch.randn(1, 3, 64, 64))
+    positive = match(net.anchors, target).positive
+    logits = predictions.coefficients[0, positive]
+    wanted = 0.4 / 256 * 140**2 * F.softplus(-logits).sum() / positive.sum()
+    loss = compute_losses(net, predictions, [target]).masks
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

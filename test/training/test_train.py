@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from yolact_ros.cli.train import read_settings
 from yolact_ros.data import DataError
 from yolact_ros.network import load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
-from yolact_ros.training.module import NonFiniteLossError, learning_rate_factor
+from yolact_ros.training.callbacks import Checkpoints
+from yolact_ros.training.module import NonFiniteError, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.train import LAST_CHECKPOINT, train
 
@@ -135,11 +137,23 @@ def test_settings_changed_on_resuming_count_from_the_first_iteration(settings):
     assert read_settings(["--config", f"{settings.output}/settings.yaml"]) == (changed, False)
 
 
-def test_a_run_does_not_go_on_with_another_optimizer(settings):
+def test_a_run_does_not_go_on_as_another(settings):
+    """The refusal names what differs, and the settings of the run stay beside its checkpoint."""
     settings = change_schedule(settings, iterations=1)
     train(settings)
-    with pytest.raises(ValueError, match=r"optimizer=adamw is not allowed: .* of sgd"):
-        train(change_schedule(settings, iterations=2, optimizer="adamw"), resume=True)
+    longer = change_schedule(settings, iterations=2)
+    for other, reason in (
+        (change_schedule(longer, optimizer="adamw"), "optimizer=adamw .* has sgd"),
+        (dataclasses.replace(longer, classes=("disc",)), r"class_names=\('disc',\) .* has \("),
+        (
+            dataclasses.replace(longer, network={**longer.network, "num_prototypes": 8}),
+            "num_prototypes=8 .* has 32",
+        ),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            train(other, resume=True)
+        kept, _ = read_settings(["--config", f"{settings.output}/settings.yaml"])
+        assert kept == settings
 
 
 def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(settings):
@@ -184,10 +198,85 @@ def test_an_earlier_run_is_not_overwritten(settings):
 def test_a_loss_that_is_not_finite_stops_the_run(settings):
     schedule = dataclasses.replace(settings.schedule, learning_rate=100, warmup_iterations=0)
     settings = dataclasses.replace(settings, schedule=schedule, save_every=1)
-    with pytest.raises(NonFiniteLossError, match=r"at iteration \d+ .* are not finite; .*\.png"):
+    with pytest.raises(NonFiniteError, match=r"at iteration \d+ .* are not finite; .*\.png"):
         train(settings)
     kept = load_network(Path(settings.output) / "weights.safetensors")
     assert all(p.isfinite().all() for p in kept.parameters())
+
+
+def test_weights_that_are_not_finite_take_no_place(settings, monkeypatch):
+    """A step can spoil them though the loss was finite: the files from before stay."""
+    settings = dataclasses.replace(change_schedule(settings, iterations=4, ema=0), save_every=1)
+    step = torch.optim.SGD.step
+    taken = []
+
+    def spoil(optimizer, closure=None):
+        loss = step(optimizer, closure)
+        taken.append(optimizer)
+        if len(taken) == 3:
+            optimizer.param_groups[0]["params"][-1].data.fill_(math.inf)
+        return loss
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spoil)
+    with pytest.raises(NonFiniteError, match="at iteration 2 weights became infinite: net"):
+        train(settings)
+    kept = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
+    assert kept["global_step"] == 2
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_a_run_begun_anew_forgets_the_accuracies_of_the_earlier_one(settings):
+    settings = change_schedule(settings, iterations=1)
+    settings = dataclasses.replace(settings, val=settings.train)
+    train(settings)
+    output = Path(settings.output)
+    (output / LAST_CHECKPOINT).unlink()
+    (output / "validation.jsonl").write_text('{"iteration": 2, "accuracy": 1.0}\n')
+    train(settings)
+    [entry] = map(json.loads, (output / "validation.jsonl").read_text().splitlines())
+    assert entry["iteration"] == 2 and entry["accuracy"] < 1
+
+
+def test_resuming_needs_no_weights_to_start_from(settings, tmp_path):
+    start = tmp_path / "start.safetensors"
+    first = change_schedule(settings, iterations=1)
+    Path(train(first)).rename(start)
+    second = dataclasses.replace(first, start=str(start), output=str(tmp_path / "second"))
+    train(second)
+    start.unlink()
+    assert train(change_schedule(second, iterations=2), resume=True).exists()
+
+
+def test_waiting_for_data_is_not_what_callbacks_do(settings, monkeypatch):
+    settings = change_schedule(settings, iterations=2)
+    save = Checkpoints.on_train_batch_end
+
+    def slow(self, *arguments):
+        time.sleep(0.4)
+        save(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", slow)
+    train(settings)
+    [path] = Path(settings.output).glob("version_*/metrics.csv")
+    waits = [row["waiting_for_data"] for row in csv.DictReader(path.open())]
+    assert max(float(wait) for wait in waits if wait) < 0.5
+
+
+def test_names_that_stand_for_nothing_are_refused(settings):
+    with pytest.raises(DataError, match=r"shapes\.json has a class dics$"):
+        train(dataclasses.replace(settings, classes=("disc", "dics")))
+    with pytest.raises(ValueError, match=r"freeze='backbone\.steam' is not allowed"):
+        train(dataclasses.replace(settings, freeze=("backbone.steam",)))
+
+
+def test_what_is_frozen_keeps_its_statistics_too(settings):
+    settings = change_schedule(settings, iterations=2, batch_size=6)
+    torch.manual_seed(settings.seed)
+    whole = train(dataclasses.replace(settings, freeze=("backbone.stem",)))
+    net = load_network(whole)
+    assert torch.equal(net.backbone.stem[1].running_mean, torch.zeros(32))
+    others = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)][1:]
+    assert all(m.running_mean.any() for m in others)
 
 
 def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, capsys):

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
+from yolact_ros.pictures import read_picture
 
 _STATUS = Path("/proc/self/status")
 
@@ -77,7 +76,7 @@ def _free(device: torch.device) -> int:
 
 def _main() -> None:
     options, picture, free_before = sys.argv[1:]
-    image = np.asarray(cv2.imread(picture, cv2.IMREAD_COLOR), np.uint8)
+    image = read_picture(Path(picture))
     imports = _peak()
     segment = Segmenter(**json.loads(options))
     segment.warm_up((image.shape[0], image.shape[1]))

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -48,6 +47,7 @@ from yolact_ros.network import (
     load_weights,
     save_weights,
 )
+from yolact_ros.pictures import write_picture
 
 T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
@@ -285,7 +285,7 @@ def _clock(settings: Settings, device: torch.device) -> Callable[..., dict[str, 
 
 def _measure_memory(model: _Model, settings: Settings, folder: Path) -> Memory:
     picture = folder / "image.png"
-    cv2.imwrite(str(picture), settings.image)
+    write_picture(picture, settings.image)
     return measure_memory(model.options, picture)
 
 

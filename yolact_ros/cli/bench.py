@@ -20,6 +20,7 @@ from yolact_ros.benchmark.run import Settings
 from yolact_ros.benchmark.run import run as run_benchmark
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.network import CONFIGS, EMBEDDED
+from yolact_ros.pictures import read_picture
 
 _PHOTOGRAPH = "riders.jpg"
 
@@ -107,7 +108,5 @@ def _read_image(path: Path | None, size: str) -> npt.NDArray[np.uint8]:
     except ValueError:
         raise ValueError(f"--size {size!r} is not allowed: it must be like 640x480") from None
     with as_file(files("yolact_ros") / "demo" / "photos" / _PHOTOGRAPH) as photograph:
-        image = cv2.imread(str(path or photograph), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path} is not a picture that can be read")
+        image = read_picture(path or photograph)
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from yolact_ros.cli.naming import short_names
 from yolact_ros.data import DataError, DataSource, Report, check
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
@@ -40,8 +41,9 @@ def run(arguments: Sequence[str]) -> None:
 
 def _check(files: Sequence[str], samples: Path | None) -> None:
     wrong = 0
-    for text in files:
-        source = DataSource.parse(text)
+    sources = [DataSource.parse(text) for text in files]
+    names = short_names([source.annotations for source in sources])
+    for source, name in zip(sources, names, strict=True):
         report = check(source, decode=True, progress=True)
         print(_summary(source, report))
         for problem in report.problems:
@@ -50,7 +52,7 @@ def _check(files: Sequence[str], samples: Path | None) -> None:
         if samples is not None:
             page = samples
             if len(files) > 1:
-                page = page.with_name(f"{page.stem}-{source.annotations.stem}{page.suffix}")
+                page = page.with_name(f"{page.stem}-{name}{page.suffix}")
             draw_samples(source, report.content, page)
             print(f"  samples: {page}")
     if wrong:

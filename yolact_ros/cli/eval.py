@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from yolact_ros.cli.naming import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
@@ -48,8 +49,9 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = make_segmenter(options, score_threshold=0)
     settings = segmenter.settings
     print(segmenter.description)
-    for text in options.file:
-        source = DataSource.parse(text)
+    sources = [DataSource.parse(text) for text in options.file]
+    names = short_names([source.annotations for source in sources])
+    for source, name in zip(sources, names, strict=True):
         segmenter.settings = settings
         if options.devices > 1:
             makers = _makers(options, segmenter)
@@ -60,9 +62,7 @@ def run(arguments: Sequence[str]) -> None:
         print(table(result, options.classes))
         if options.output is None:
             continue
-        folder = options.output
-        if len(options.file) > 1:
-            folder = folder / f"{source.annotations.parent.name}-{source.annotations.stem}"
+        folder = options.output / name if len(sources) > 1 else options.output
         write_results(result, folder)
         plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
         found = found_above(result, options.score)

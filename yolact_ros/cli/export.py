@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from yolact_ros.cli.predict import find_files
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Segmenter
 from yolact_ros.export import PRECISIONS, export
 from yolact_ros.export.check import INT8, Image
 from yolact_ros.network import CONFIGS
+from yolact_ros.pictures import read_picture
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -95,8 +93,4 @@ def run(arguments: Sequence[str]) -> None:
 def _pictures(paths: Sequence[Path] | None) -> dict[str, Image]:
     with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
         found = [file for path in paths or [photographs] for file in find_files(path)]
-        pictures = {file.name: cv2.imread(str(file), cv2.IMREAD_COLOR) for file in found}
-    for name, picture in pictures.items():
-        if picture is None:
-            raise ValueError(f"{name} is not a picture that can be read")
-    return {name: np.asarray(picture, np.uint8) for name, picture in pictures.items()}
+        return {file.name: read_picture(file) for file in found}

@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from yolact_ros.cli.naming import choose_targets
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, draw_overlay
+from yolact_ros.pictures import read_picture, write_picture
 
 Image = npt.NDArray[np.uint8]
 
@@ -34,11 +36,11 @@ def run(arguments: Sequence[str]) -> None:
     add_model_options(parser)
     options = parser.parse_args(arguments)
     files = [file for path in options.path for file in find_files(path)]
+    targets = choose_targets(files, options.output)
     segmenter = make_segmenter(options, options.score)
     print(segmenter.description)
     options.output.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        target = options.output / file.name
+    for file, target in targets.items():
         overlay = not options.no_overlay
         if file.suffix.lower() in _VIDEOS:
             frames = predict_video(segmenter, file, target, overlay)
@@ -69,16 +71,17 @@ def find_files(path: Path) -> list[Path]:
     return files
 
 
+def _ending(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)  # the name may have dots of its own
+
+
 def predict_picture(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> Instances:
     """Segment a picture; write `target`.json and, with `overlay`, `target`.png."""
-    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{file} is not a picture or a video that can be read")
-    instances = segmenter(np.asarray(image, np.uint8))
-    target.with_suffix(".json").write_text(json.dumps(to_json(instances)) + "\n")
+    image = read_picture(file)
+    instances = segmenter(image)
+    _ending(target, ".json").write_text(json.dumps(to_json(instances)) + "\n")
     if overlay:
-        picture = draw_overlay(np.asarray(image, np.uint8), instances)
-        cv2.imwrite(str(target.with_suffix(".png")), picture)
+        write_picture(_ending(target, ".png"), draw_overlay(image, instances))
     return instances
 
 
@@ -91,7 +94,7 @@ def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool)
     total = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) or None
     writer: cv2.VideoWriter | None = None
     count = 0
-    with target.with_suffix(".jsonl").open("w") as lines:
+    with _ending(target, ".jsonl").open("w") as lines:
         for frame in tqdm(video_frames(video), file.name, total, disable=not sys.stderr.isatty()):
             instances = segmenter(frame)
             lines.write(json.dumps({"frame": count, **to_json(instances)}) + "\n")
@@ -100,7 +103,10 @@ def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool)
                 if writer is None:
                     size = (frame.shape[1], frame.shape[0])
                     code = cv2.VideoWriter.fourcc(*"mp4v")
-                    writer = cv2.VideoWriter(str(target.with_suffix(".mp4")), code, rate, size)
+                    film = _ending(target, ".mp4")
+                    writer = cv2.VideoWriter(str(film), code, rate, size)
+                    if not writer.isOpened():
+                        raise ValueError(f"{film} cannot be written")
                 writer.write(draw_overlay(frame, instances))
     video.release()
     if writer is not None:

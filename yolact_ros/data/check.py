@@ -25,6 +25,7 @@ from yolact_ros.data.entries import (
     is_integer,
     is_number,
     load,
+    read_json,
     refuse,
     sift,
 )
@@ -74,11 +75,21 @@ def check(source: DataSource, decode: bool = False, progress: bool = False) -> R
         if not good[kind]:
             refuse(problems)
             raise DataError(f"{file} has no {kind}")
-    sizes = {image["id"]: (image["height"], image["width"]) for image in good["images"]}
-    known = {category["id"] for category in good["categories"]}
-    find = partial(_wrong_annotation, sizes, known)
-    keep("annotations", map(find, good["annotations"]), "boxes and masks")
+    keep("annotations", _wrong_annotations(good), "boxes and masks")
     return Report(tuple(problems), content | good)
+
+
+def require_right_annotations(source: DataSource) -> None:
+    """Raises DataError for wrong annotations; pictures are not looked at."""
+    file, content = source.annotations, read_json(source.annotations)
+    refuse(sift(file, "annotations", content["annotations"], _wrong_annotations(content))[1])
+
+
+def _wrong_annotations(content: dict[str, Any]) -> Iterator[str | None]:
+    """What is wrong with each annotation, in view of the file's pictures and categories."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    known = {category["id"] for category in content["categories"]}
+    return (_wrong_annotation(sizes, known, entry) for entry in content["annotations"])
 
 
 def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:

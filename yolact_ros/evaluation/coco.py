@@ -17,7 +17,14 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
-from yolact_ros.data import DataError, DataSource, decode_mask, read_image, read_json
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    decode_mask,
+    read_image,
+    read_json,
+    require_right_annotations,
+)
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
 
@@ -84,8 +91,10 @@ class Findings:
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    Raises DataError for a picture that is missing, or if there is no such class.
+    Raises DataError for annotations that are wrong, for a picture that is missing, or if there is
+    no such class.
     """
+    require_right_annotations(source)
     return summarise(source, find(segmenter, source, read_json(source.annotations), progress))
 
 
@@ -96,6 +105,7 @@ def evaluate_parallel(
 
     They are pickled. Processes on a CPU share its cores evenly.
     """
+    require_right_annotations(source)
     count = len(makers)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         jobs = [
@@ -212,7 +222,8 @@ def _text(counts: bytes | str) -> str:
 def _truth(content: dict[str, Any]) -> COCO:
     """The content of a COCO-format file, with what the library needs and some files leave out."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for annotation in content["annotations"]:
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation["id"] = number  # 0, where some files begin, would say that nothing was matched
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
             mask = decode_mask(annotation["segmentation"], *sizes[annotation["image_id"]])

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 import torch
 
 from yolact_ros.engine import preprocess
 from yolact_ros.engine.runtimes.files import missing
 from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.network import NetworkConfig
+from yolact_ros.pictures import read_picture
 
 if TYPE_CHECKING:
     import openvino
@@ -48,10 +47,7 @@ def quantise(
     nncf = import_nncf()
 
     def prepare(path: Path) -> dict[str, Any]:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f"{path} is not a picture that can be read")
-        batch = preprocess([torch.from_numpy(np.asarray(image, np.uint8))], config)
+        batch = preprocess([torch.from_numpy(read_picture(path))], config)
         return {INPUT: batch.contiguous().numpy()}
 
     count = min(len(pictures), MOST_PICTURES)

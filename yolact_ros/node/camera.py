@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import rclpy
-from numpy.typing import NDArray
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from sensor_msgs.msg import Image
+
+from yolact_ros.pictures import read_picture
 
 
 class FolderCamera(Node):
@@ -64,14 +63,6 @@ def read_pictures(folder: Path) -> dict[str, Image]:
     if not messages:
         raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
     return messages
-
-
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """The BGR pixels of a picture file. Raises ValueError for any other file."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ValueError(f"{path} is not a picture that can be read")
-    return np.asarray(pixels, np.uint8)
 
 
 def main() -> int:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import cv2
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -27,6 +26,7 @@ from yolact_ros.masks import decode
 from yolact_ros.msg import Instance, InstanceArray
 from yolact_ros.node.images import bgr_of
 from yolact_ros.node.processes import Health, started
+from yolact_ros.pictures import PictureError, write_picture
 
 RELIABLE = QoSProfile(depth=10)
 """Reliable, as profiles are by default: on a busy machine most images that are sent best effort get
@@ -125,11 +125,8 @@ def table(seen: dict[str, Seen]) -> str:
 
 
 def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, message in overlays.items():
-        path = folder / Path(name).with_suffix(".png")
-        if not cv2.imwrite(str(path), bgr_of(message)):
-            raise DemoError(f"{path} cannot be written")
+        write_picture(folder / Path(name).with_suffix(".png"), bgr_of(message))
 
 
 def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str]) -> None:
@@ -164,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with as_file(files("yolact_ros") / "demo" / "photos") as photos:
             show(photos, options.output, options.timeout, options.ros_args)
-    except DemoError as error:
+    except (DemoError, PictureError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -88,23 +88,36 @@ def augment(
 
     Random numbers are torch's. `donor` is the picture whose objects are pasted.
     """
-    geometric: list[v2.Transform] = []
     if settings.expand > 1:
-        geometric.append(v2.RandomZoomOut(fill=_FILL, side_range=(1, settings.expand)))
-    if settings.crop and len(sample.boxes):
-        geometric.append(v2.RandomIoUCrop(min_scale=settings.smallest_crop))
-        geometric.append(_drop_small(1))
-    geometric.append(v2.Resize((image_size, image_size), antialias=False))
+        expand = v2.RandomZoomOut(fill=_FILL, side_range=(1, settings.expand))
+        sample = _apply(expand, sample)
+    if settings.crop:
+        sample = _crop(sample, settings.smallest_crop)
+    fit: list[v2.Transform] = [v2.Resize((image_size, image_size), antialias=False)]
     if settings.mirror:
-        geometric.append(v2.RandomHorizontalFlip())
-    geometric.append(_drop_small(settings.smallest_box))
-    sample = _apply(v2.Compose(geometric), sample)
+        fit.append(v2.RandomHorizontalFlip())
+    drop_small = _drop_small(settings.smallest_box)
+    sample = _apply(v2.Compose([*fit, drop_small]), sample)
     if donor is not None:
-        sample = paste(sample, _apply(v2.Compose(geometric[-3:]), donor))
+        donor = _apply(v2.Compose([*fit, drop_small]), donor)
+        sample = _apply(drop_small, paste(sample, donor))
     if settings.photometric:
         # On the small picture, where it costs least.
         image = _photometric()(sample.image)
         sample = dataclasses.replace(sample, image=image)
+    return sample
+
+
+_MOST_CROPS = 50
+
+
+def _crop(sample: Sample, smallest: float) -> Sample:
+    """A random part that holds an object; one that holds crowds alone does not do, as published."""
+    crop = v2.Compose([v2.RandomIoUCrop(min_scale=smallest), _drop_small(1)])
+    for _ in range(0 if sample.crowd.all() else _MOST_CROPS):
+        cropped = _apply(crop, sample)
+        if not cropped.crowd.all():
+            return cropped
     return sample
 
 
@@ -141,7 +154,9 @@ def _photometric() -> v2.Transform:
 
 
 def _drop_small(smallest: float) -> v2.Transform:
-    return v2.SanitizeBoundingBoxes(min_size=smallest, labels_getter=lambda values: values["tags"])
+    # Cut at the edges first: boxes that leave the picture, by a rounding perhaps, count as invalid.
+    valid = v2.SanitizeBoundingBoxes(min_size=smallest, labels_getter=lambda values: values["tags"])
+    return v2.Compose([v2.ClampBoundingBoxes(), valid])
 
 
 def _apply(transform: v2.Transform, sample: Sample) -> Sample:

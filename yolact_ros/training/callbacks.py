@@ -22,7 +22,10 @@ from yolact_ros.engine import Segmenter
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.report import table
 from yolact_ros.network import build, save_weights
-from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.module import NonFiniteError, TrainingModule
+
+HISTORY_FILE = "validation.jsonl"
+BEST_WEIGHTS_FILE = "best.safetensors"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -106,16 +109,22 @@ class Checkpoints(pl.Callback):
     It does so at each multiple of one of `intervals` and at the end of the training, where
     Lightning's own callback comes too late: the averaged weights have taken the others' place. It
     has to stand after the averaging callback.
+
+    Nothing is written of weights that are not finite: the files before are worth more.
     """
 
     def __init__(self, checkpoint: Path, weights: Path, intervals: Sequence[int]) -> None:
         self.checkpoint, self.weights, self.intervals = checkpoint, weights, intervals
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         is_last = trainer.should_stop or step == trainer.max_steps
-        if is_last or any(step % every == 0 for every in self.intervals):
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)
+        if not is_last and all(step % every for every in self.intervals):
+            return
+        bad = [name for name, p in module.named_parameters() if not p.isfinite().all()]
+        if bad:
+            raise NonFiniteError(f"at iteration {step - 1} weights became infinite: {bad[0]}")
+        trainer.save_checkpoint(self.checkpoint, weights_only=False)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -141,7 +150,7 @@ class Validation(pl.Callback):
     ) -> None:
         self.sources, self.weights = sources, weights
         self.every, self.patience = every, patience
-        self.history_file = weights.with_name("validation.jsonl")
+        self.history_file = weights.with_name(HISTORY_FILE)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -173,7 +182,7 @@ class Validation(pl.Callback):
             accuracy.append((result.masks or result.boxes).overall.ap)
         mean = sum(accuracy) / len(accuracy)
         if all(mean > entry["accuracy"] for entry in earlier):
-            best = self.weights.with_name(f"best{self.weights.suffix}")
+            best = self.weights.with_name(BEST_WEIGHTS_FILE)
             shutil.copy(self.weights, partial_path(best))
             partial_path(best).replace(best)
         with self.history_file.open("a") as file:

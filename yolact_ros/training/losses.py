@@ -7,13 +7,13 @@ positive anchors of the whole batch; the semantic loss is divided by the number 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from yolact_ros.detection import boxes
 from yolact_ros.detection.masks import crop, crop_rectangles
@@ -30,6 +30,8 @@ class LossSettings:
     class_weight: float = 1.0
     box_weight: float = 1.5
     mask_weight: float = 6.125
+    fc_mask_weight: float = 30.625
+    """Of the fc-mask baseline's masks, in the place of `mask_weight`."""
     semantic_weight: float = 1.0
     mask_iou_weight: float = 25.0
     negatives_per_positive: int = 3
@@ -42,6 +44,13 @@ class LossSettings:
     100, or 300 for inputs of 700 pixels and more."""
     smallest_rescored_mask: int = 25
     """Masks of at most this many prototype pixels are left out of the mask IoU loss."""
+
+    def __post_init__(self) -> None:
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            low = 1 if field_.name == "masks_per_image" else 0
+            if isinstance(value, int | float) and not low <= value < math.inf:
+                raise ValueError(f"{field_.name}={value} is not allowed: it must be {low} or more")
 
     def masks_at(self, image_size: int) -> int:
         """`masks_per_image` for inputs of `image_size` pixels."""
@@ -92,11 +101,12 @@ def compute_losses(
 
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         exact = _in_float32(predictions)
-        masks, mask_iou = None, None
+        masks, mask_iou, mask_weight = None, None, settings.mask_weight
         if exact.prototypes is not None:
             masks, mask_iou = _prototype_mask_losses(net, exact, targets, matchings, settings)
         elif exact.coefficients is not None:
             masks = _fc_mask_loss(net.anchors, exact, targets, matchings)
+            mask_weight = settings.fc_mask_weight
         semantic = None
         if exact.semantic_logits is not None:
             semantic = semantic_segmentation_loss(exact.semantic_logits, targets)
@@ -105,7 +115,7 @@ def compute_losses(
         return Losses(
             classes=settings.class_weight * class_loss / count,
             boxes=settings.box_weight * box_loss / count,
-            masks=None if masks is None else settings.mask_weight * masks / count,
+            masks=None if masks is None else mask_weight * masks / count,
             semantic=None if semantic is None else settings.semantic_weight * semantic,
             mask_iou=None if mask_iou is None else settings.mask_iou_weight * mask_iou / count,
         )
@@ -243,11 +253,8 @@ def _fc_mask_loss(
     targets: Sequence[Target],
     matchings: Sequence[Matching],
 ) -> Tensor:
-    """Loss of the fc-mask baseline (table 2c), summed over positive anchors.
-
-    The truth is the object's mask inside the predicted box, resized to the 16 x 16 pixels of the
-    prediction. The mean over these pixels takes the place of the sum over the box's area.
-    """
+    """Loss of the fc-mask baseline (table 2c): binary cross entropy, summed over pixels and
+    positive anchors, with the object's mask inside the predicted box, pooled to 16 x 16 pixels."""
     assert predictions.coefficients is not None
     side = round(predictions.coefficients.shape[2] ** 0.5)
     loss = predictions.coefficients.sum() * 0
@@ -255,13 +262,39 @@ def _fc_mask_loss(
         positive = matching.positive
         if not positive.any():
             continue
-        logits = predictions.coefficients[image, positive].view(-1, side, side)
+        masks = predictions.coefficients[image, positive].sigmoid()
         with torch.no_grad():
             offsets = predictions.box_offsets[image, positive]
-            window = boxes.decode(offsets, anchors[positive]).clamp(0, 1) * target.masks.shape[-1]
-            index = matching.objects[positive].to(window.dtype)[:, None]
-            regions = torch.cat([index, window], dim=1)
-            truth = roi_align(target.masks[:, None].float(), regions, side, aligned=True)[:, 0]
-        losses = F.binary_cross_entropy_with_logits(logits, (truth > 0.5).float(), reduction="none")
-        loss = loss + losses.mean(dim=(1, 2)).sum()
+            window = boxes.decode(offsets, anchors[positive]).clamp(0, 1)
+            truth = pool_masks(target.masks, matching.objects[positive], window, side)
+        loss = loss + F.binary_cross_entropy(masks, truth.flatten(1).float(), reduction="sum")
     return loss
+
+
+def pool_masks(masks: Tensor, objects: Tensor, windows: Tensor, side: int) -> Tensor:
+    """What masks show in windows, as bool [n, side, side]: more than half of a cell's pixels.
+
+    `masks` [m, H, W] of 0 and 1, `objects` [n] says which of them, `windows` [n, 4] are corners in
+    0..1, cut to whole pixels. Cells are those of adaptive pooling, which overlap by a pixel.
+    """
+    height, width = masks.shape[-2:]
+    top, bottom = _cells(windows[:, 1], windows[:, 3], height, side)
+    left, right = _cells(windows[:, 0], windows[:, 2], width, side)
+    # Pixels above and to the left of each corner; whole numbers, so that sums are exact.
+    before = F.pad(masks.long().cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+    def count(rows: Tensor, columns: Tensor) -> Tensor:
+        return before[objects[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    inside = count(bottom, right) - count(top, right) - count(bottom, left) + count(top, left)
+    area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
+    return 2 * inside > area
+
+
+def _cells(low: Tensor, high: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """First pixels and ends [n, count] of the cells between `low` and `high` [n], at least one."""
+    first, last = (torch.minimum(low, high) * size).long(), (torch.maximum(low, high) * size).long()
+    first = first.clamp(0, size - 1)[:, None]
+    length = (last.clamp(max=size)[:, None] - first).clamp(min=1)
+    cell = torch.arange(count, device=low.device)
+    return first + cell * length // count, first - (-(cell + 1) * length // count)

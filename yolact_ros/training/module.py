@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,14 @@ from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOrder, collate
 from yolact_ros.training.losses import compute_losses
-from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
+from yolact_ros.training.settings import SETTINGS_FILE, ScheduleSettings, TrainingSettings
 
 # Below this many images a device, batch statistics are too noisy (published code).
 _SMALLEST_NORM_BATCH = 6
 
 
-class NonFiniteLossError(RuntimeError):
-    """Predictions or losses became infinite or not a number; the message names the images."""
+class NonFiniteError(RuntimeError):
+    """Predictions, losses or weights became infinite or not a number."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -42,14 +43,18 @@ class TrainingModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Decide what learns, before the optimiser is made."""
         self.train()
+        for prefix in self.settings.freeze:
+            if not any(name.startswith(prefix) for name, _ in self.net.named_parameters()):
+                raise ValueError(f"freeze={prefix!r} is not allowed: no parameter begins with it")
         for name, parameter in self.net.named_parameters():
             if name.startswith(self.settings.freeze):
                 parameter.requires_grad_(False)
-        if self._batch_norm_is_frozen():
-            for module in self.net.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-                    module.requires_grad_(False)
+        all_frozen = self._batch_norm_is_frozen()
+        for name, module in self.net.named_modules():
+            frozen = all_frozen or f"{name}.".startswith(self.settings.freeze)
+            if frozen and isinstance(module, nn.BatchNorm2d):
+                module.eval()
+                module.requires_grad_(False)
 
     def _batch_norm_is_frozen(self) -> bool:
         if self.settings.freeze_batch_norm is not None:
@@ -75,6 +80,7 @@ class TrainingModule(pl.LightningModule):
                 processes=self.trainer.world_size,
             ),
             num_workers=workers,
+            worker_init_fn=_use_one_core,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
@@ -101,10 +107,10 @@ class TrainingModule(pl.LightningModule):
         return total
 
     def _require_finite(self, values: dict[str, Tensor], paths: Sequence[Path]) -> None:
-        """Raises NonFiniteLossError, which leaves weights and checkpoints as they are."""
+        """Raises NonFiniteError, which leaves weights and checkpoints as they are."""
         bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
         if bad:
-            raise NonFiniteLossError(
+            raise NonFiniteError(
                 f"at iteration {self.global_step} {', '.join(bad)} are not finite; "
                 f"the images were {', '.join(map(str, paths))}"
             )
@@ -130,16 +136,26 @@ class TrainingModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["network"] = self.net.config.to_dict()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError for the checkpoint of another optimiser, whose state is of no use."""
-        wanted = self.settings.schedule.optimizer
+        """Raises ValueError for the checkpoint of another network, whose weights do not fit, or of
+        another optimiser, whose state is of no use."""
+        wanted = self.net.config.to_dict()
+        for name, had in checkpoint.get("network", {}).items():
+            if name in wanted and had != wanted[name]:
+                raise ValueError(f"{name}={wanted[name]} is not allowed: the checkpoint has {had}")
+        optimizer = self.settings.schedule.optimizer
         is_adamw = "betas" in checkpoint["optimizer_states"][0]["param_groups"][0]
-        if is_adamw != (wanted == "adamw"):
+        if is_adamw != (optimizer == "adamw"):
             had = "adamw" if is_adamw else "sgd"
-            raise ValueError(f"optimizer={wanted} is not allowed: the checkpoint is one of {had}")
+            raise ValueError(f"optimizer={optimizer} is not allowed: the checkpoint has {had}")
 
     def on_train_start(self) -> None:
         """Let the settings win over the optimiser's and the schedule's own in a checkpoint."""
+        if self.trainer.is_global_zero:  # not before a checkpoint has been found to fit them
+            self.settings.write(Path(self.settings.output) / SETTINGS_FILE)
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
@@ -147,6 +163,11 @@ class TrainingModule(pl.LightningModule):
         scheduler.base_lrs = [rate]
         now = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
         optimizer.param_groups[0].update(optimizer.defaults | {"initial_lr": rate, "lr": now})
+
+
+def _use_one_core(_: int) -> None:
+    """Torch does so by itself in the processes that load pictures, OpenCV does not."""
+    cv2.setNumThreads(1)
 
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:

@@ -15,6 +15,9 @@ from yolact_ros.training.losses import LossSettings
 
 PUBLISHED_BATCH_SIZE = 8
 
+SETTINGS_FILE = "settings.yaml"
+"""Where a run's settings lie, in its output folder."""
+
 
 @dataclass(frozen=True)
 class ScheduleSettings:
@@ -51,10 +54,14 @@ class ScheduleSettings:
             ("batch_size", 1, 10**5),
             ("learning_rate", 1e-12, 100),
             ("warmup_iterations", 0, 10**9),
+            ("warmup_learning_rate", 0, 100),
+            ("momentum", 0, 0.999999),
+            ("weight_decay", 0, 100),
             ("ema", 0, 0.999999),
+            ("gradient_clip", 1e-12, 1e12),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name}={value} is not allowed: it must be {low} to {high}")
         if not all(0 < step < 1 for step in self.steps):
             raise ValueError(f"steps={self.steps} is not allowed: they must be between 0 and 1")
@@ -134,10 +141,17 @@ class TrainingSettings:
             raise ValueError("train is empty: name at least one COCO-format file to learn from")
         if not 0 <= self.plain_from <= 1:
             raise ValueError(f"plain_from={self.plain_from} is not allowed: it must be 0 to 1")
-        for name in ("save_every", "validate_every", "log_every"):
+        for name, low in (
+            ("save_every", 1),
+            ("validate_every", 1),
+            ("log_every", 1),
+            ("patience", 1),
+            ("workers", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not allowed: it must be 1 or more")
+            if value is not None and value < low:
+                raise ValueError(f"{name}={value} is not allowed: it must be {low} or more")
 
     def write(self, path: Path) -> None:
         """Write a YAML file that `--config` takes."""

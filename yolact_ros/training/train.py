@@ -29,6 +29,8 @@ from yolact_ros.network import (
 )
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.callbacks import (
+    BEST_WEIGHTS_FILE,
+    HISTORY_FILE,
     AtomicCheckpoints,
     Checkpoints,
     ProgressBar,
@@ -41,7 +43,6 @@ from yolact_ros.training.settings import TrainingSettings
 
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
-SETTINGS_FILE = "settings.yaml"
 
 
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
@@ -50,7 +51,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     Raises DataError when there are none, or bad ones, or when `val` has bad ones or no such class.
     """
     records: list[ImageRecord] = []
-    classes = settings.classes
+    classes, known = settings.classes, set[str]()
     for text in settings.train:
         source = DataSource.parse(text)
         report = check(source, progress=True)
@@ -62,6 +63,10 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
             report.raise_if_bad()
         classes = classes or class_names(report.content)
         records += read_records(source, classes, report.content)
+        known.update(category["name"] for category in report.content["categories"])
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
         source = DataSource.parse(text)
         check(source, progress=True).raise_if_bad()  # accuracy counts all entries: none is left out
@@ -73,18 +78,22 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     return records, classes
 
 
-def starting_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
-    """The network for `classes` before the first iteration.
+def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
+    """The network for `classes`, with random weights."""
+    config = config_of(settings.model)
+    net = build(config.replace(**{**settings.network, "class_names": classes}))
+    return net.to(memory_format=torch.channels_last)
+
+
+def load_start(net: Yolact, settings: TrainingSettings) -> None:
+    """Give `net` the weights of before the first iteration.
 
     Raises WeightsError for a weights file that cannot be used.
     """
-    config = config_of(settings.model)
-    net = build(config.replace(**{**settings.network, "class_names": classes}))
     if settings.start == "imagenet":
         load_imagenet(net)
     elif settings.start != "nothing":
-        start_from(net, Path(settings.start), config)
-    return net.to(memory_format=torch.channels_last)
+        start_from(net, Path(settings.start), config_of(settings.model))
 
 
 def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
@@ -119,11 +128,15 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
     records, classes = training_data(settings)
-    module = TrainingModule(starting_network(settings, classes), records, settings)
+    net = make_network(settings, classes)
     callbacks = make_callbacks(settings)
     trainer = make_trainer(settings, callbacks)
-    if trainer.is_global_zero:
-        settings.write(output / SETTINGS_FILE)
+    if not checkpoint.exists():
+        load_start(net, settings)
+        if trainer.is_global_zero:
+            for name in (HISTORY_FILE, BEST_WEIGHTS_FILE):  # of an earlier run
+                (output / name).unlink(missing_ok=True)
+    module = TrainingModule(net, records, settings)
     # The checkpoint is our own file and holds plain values and tensors.
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
     for callback in callbacks:
@@ -135,11 +148,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
     """What happens around the iterations: averaging, checkpoints, weights files, validation."""
     output, schedule = Path(settings.output), settings.schedule
-    callbacks: list[pl.Callback] = [
-        ProgressBar(),
-        LearningRateMonitor("step"),
-        Throughput(schedule.batch_size, settings.log_every),
-    ]
+    callbacks: list[pl.Callback] = [ProgressBar(), LearningRateMonitor("step")]
     weights = output / WEIGHTS_FILE
     validate_every = settings.validate_every or schedule.total_iterations
     if schedule.ema:
@@ -147,6 +156,8 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
         callbacks.append(WeightAveraging(multi_avg_fn=function))
     intervals = (settings.save_every, validate_every)
     callbacks.append(Checkpoints(output / LAST_CHECKPOINT, weights, intervals))
+    # After all that takes time when an iteration ends, and before what does when one begins.
+    callbacks.append(Throughput(schedule.batch_size, settings.log_every))
     if settings.val:
         sources = [DataSource.parse(text) for text in settings.val]
         callbacks.append(Validation(sources, weights, validate_every, settings.patience))

@@ -21,8 +21,8 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from yolact_ros.node.camera import read_picture
 from yolact_ros.node.messages import bgr_image, jpeg_image
+from yolact_ros.pictures import read_picture
 
 NEWEST = QoSProfile(depth=1)
 """Reliable, as profiles are by default: nothing is lost but what a newer image replaces."""

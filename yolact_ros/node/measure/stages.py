@@ -53,13 +53,9 @@ def measure(
     Everything is real: a camera and a subscriber in processes of their own, rclpy's executor, the
     node's own functions. Raises MeasureError.
     """
-    # Every candidate is as good as another: there are as many as are asked for. A detection stage
-    # inside the graph may find fewer.
-    wanted: dict[str, Any] = {
-        "score_threshold": 0.0,
-        "confidence_threshold": 0.0,
-        "nms_iou_threshold": 1.0,
-    }
+    # Without thresholds NMS leaves enough boxes, each somewhere else. A detection stage inside the
+    # graph may find fewer.
+    wanted: dict[str, Any] = {"score_threshold": 0.0, "confidence_threshold": 0.0}
     fixed = segmenter.runtime.header.fixed_settings
     free = {name: value for name, value in wanted.items() if name not in fixed}
     segmenter.settings = replace(segmenter.settings, top_k=instances, **free)

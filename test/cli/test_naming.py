@@ -1,0 +1,30 @@
+"""Results have names of their own."""
+
+from pathlib import Path
+
+import pytest
+
+from yolact_ros.cli.naming import choose_targets, short_names
+
+
+def test_names_are_as_short_as_can_be():
+    assert short_names([Path("x/val.json")]) == ["val"]
+    assert short_names([Path("a/train.json"), Path("a/val.json")]) == ["train", "val"]
+    roboflow = [Path("train/_annotations.coco.json"), Path("valid/_annotations.coco.json")]
+    assert short_names(roboflow) == ["train-_annotations.coco", "valid-_annotations.coco"]
+    assert short_names([Path("x/ann/val.json"), Path("y/ann/val.json")]) == [
+        "x-ann-val",
+        "y-ann-val",
+    ]
+    with pytest.raises(ValueError, match="twice"):
+        short_names([Path("a.json"), Path("./a.json")])
+
+
+def test_results_overwrite_nothing(tmp_path):
+    files = [tmp_path / "a.b.jpg", tmp_path / "c.png"]
+    out = tmp_path / "out"
+    assert choose_targets(files, out) == {files[0]: out / "a.b", files[1]: out / "c"}
+    with pytest.raises(ValueError, match=r"a\.b\.jpg and .*a\.b\.png would both"):
+        choose_targets([*files, tmp_path / "a.b.png"], out)
+    with pytest.raises(ValueError, match=r"is the folder of .*a\.b\.jpg itself"):
+        choose_targets(files, tmp_path)
