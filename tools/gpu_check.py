@@ -226,7 +226,9 @@ def describe(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if cuda else "CPU",
         "torch": torch.__version__,
         "triton": triton,
-        "all kernels are used": str(kernels.usable(torch.zeros(1, device=device))),
+        "all kernels are used": str(
+            kernels.usable(torch.zeros(1, dtype=torch.float16, device=device))
+        ),
     }
 
 

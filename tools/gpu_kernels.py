@@ -18,6 +18,7 @@ from torchvision.ops import deform_conv2d
 from yolact_ros import kernels
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles
+from yolact_ros.detection.nms import suppress_plain
 from yolact_ros.detection.regions import pack_plain, packed_sizes, pixel_rectangles
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
 from yolact_ros.network import config_of
@@ -34,6 +35,10 @@ class Case:
     kernel: Callable[[], Tensor]
     exact: Callable[[], Tensor]
     """The twin in float32, which errors are counted from."""
+    name: str
+    """Of the kernel, as `kernels.usable` takes it."""
+    dtype: torch.dtype
+    """That it computes in."""
 
 
 def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[], Case]]:
@@ -42,6 +47,7 @@ def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[]
         "preprocessing": partial(_preprocessing, device, small),
         "mask assembly": partial(_assembly, device, small),
         "mask packing": partial(_packing, device, small),
+        "Fast NMS": partial(_suppression, device, small),
     }
     for name, shape in layers(small).items():
         made[f"deformable convolution, {name}"] = partial(_deformable, device, shape)
@@ -51,7 +57,7 @@ def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[]
 @torch.no_grad()
 def check(case: Case, device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
     """Relative errors and milliseconds of the twin and, where it runs, of the kernel."""
-    usable = kernels.usable(torch.zeros(1, device=device))
+    usable = kernels.usable(torch.zeros(1, device=device), case.name, case.dtype)
     exact = case.exact().double()
     calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
     times = measure(calls, rounds=2 if small else 30, seconds=1.0, device=device)
@@ -76,6 +82,8 @@ def _preprocessing(device: torch.device, small: bool) -> Case:
         twin=partial(plain, torch.float16),
         kernel=partial(preprocess, image, config, torch.float16),
         exact=partial(plain, torch.float32),
+        name="resize_and_normalise",
+        dtype=torch.float16,
     )
 
 
@@ -102,7 +110,8 @@ def _assembly(device: torch.device, small: bool) -> Case:
         return crop(assemble(coefficients.to(dtype), prototypes.to(dtype)), cells)
 
     half = coefficients.dtype
-    return Case(partial(plain, half), assembled, partial(plain, torch.float32))
+    exact = partial(plain, torch.float32)
+    return Case(partial(plain, half), assembled, exact, "assemble", half)
 
 
 def _packing(device: torch.device, small: bool) -> Case:
@@ -126,7 +135,22 @@ def _packing(device: torch.device, small: bool) -> Case:
         pack_plain(values, extents, rectangles, ends, out)
         return out
 
-    return Case(plain, by_kernel, lambda: plain().clone())
+    return Case(plain, by_kernel, lambda: plain().clone(), "pack", values.dtype)
+
+
+def _suppression(device: torch.device, small: bool) -> Case:
+    """Candidates of 80 classes."""
+    lists, count = (3, 40) if small else (80, 200)
+    corners = torch.rand(lists, count, 2, 2, device=device).sort(dim=2).values.flatten(2)
+    scores = torch.rand(lists, count, device=device).sort(descending=True).values
+
+    def by_kernel() -> Tensor:
+        from yolact_ros.kernels import nms
+
+        return nms.suppress(corners, scores, 0.5)
+
+    plain = partial(suppress_plain, corners, scores, 0.5)
+    return Case(plain, by_kernel, plain, "suppress", torch.float32)
 
 
 def layers(small: bool = False) -> dict[str, tuple[int, int, int]]:
@@ -165,8 +189,9 @@ def _kernel(*tensors: Tensor, tiles: Any = None) -> Tensor:
 
 def _deformable(device: torch.device, shape: tuple[int, int, int]) -> Case:
     tensors = _layer(device, *shape)
-    full = [tensor.float() for tensor in tensors]
-    return Case(partial(_twin, *tensors), partial(_kernel, *tensors), partial(_twin, *full))
+    exact = partial(_twin, *(tensor.float() for tensor in tensors))
+    kernel, half = partial(_kernel, *tensors), tensors[0].dtype
+    return Case(partial(_twin, *tensors), kernel, exact, "deform_conv2d", half)
 
 
 @torch.no_grad()

@@ -23,22 +23,18 @@ from yolact_ros.benchmark.contender import Found
 from yolact_ros.benchmark.memory import measure_memory
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless
 from yolact_ros.benchmark.published import load
+from yolact_ros.benchmark.stages import as_graph, fixed_stages_of
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
-from yolact_ros.detection import Detections, DetectionSettings, detect
-from yolact_ros.detection.instances import image_scales, place
-from yolact_ros.detection.masks import make_masks, rescore
-from yolact_ros.detection.results import Results
+from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
-from yolact_ros.engine.graphs import CANDIDATES, Batch, shortlist
 from yolact_ros.engine.runtimes import compiled
 from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.pytorch import run_network
 from yolact_ros.network import (
     EMBEDDED,
     NetworkConfig,
-    Predictions,
     Yolact,
     build,
     load_weights,
@@ -46,6 +42,7 @@ from yolact_ros.network import (
     save_weights,
 )
 from yolact_ros.node.images import bgr_of_compressed, bgr_on_gpu
+from yolact_ros.pictures import write_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORE = 0.05
@@ -204,58 +201,14 @@ def _stream(
 def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
     """Milliseconds of each stage of a single image in fixed shapes; each a graph of its own."""
     setup, segmenter = models.setup, models.segmenter(config)
-    runtime, settings = segmenter.runtime, segmenter.settings
-    image = setup.image[None].to(setup.device)
-    scales = torch.tensor(
-        image_scales([setup.image_size]), dtype=torch.float32, device=setup.device
-    )
-    batch = preprocess(image, runtime.config, runtime.dtype)
-    predictions = runtime(batch)
-    assert isinstance(predictions, Predictions)
-
-    def find() -> Detections:
-        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
-        return detect(chosen, anchors, settings, fixed_shapes=True)
-
-    detections = find()
-    grids = make_masks(detections, predictions.prototypes, None)
-    assert grids is not None
-    placed = place(detections, grids, scales)
-    room = Batch((setup.image_size,), settings).mask_bytes(settings.top_k)
-    results = Results.allocate(placed, room)
-    values, ids, scores = grids.values, detections.class_ids, detections.scores
-    calls: dict[str, Callable[[], object]] = {
-        "preprocessing": lambda: preprocess(image, runtime.config, runtime.dtype),
-        "network": lambda: runtime(batch),
-        "NMS": find,
-        "masks": lambda: make_masks(detections, predictions.prototypes, None),
-        "packing": lambda: results.write(place(detections, grids, scales), scales),
-    }
+    calls = fixed_stages_of(segmenter, [setup.image.numpy()], in_parts=False)
     if setup.device.type == "cuda":
+        runtime = segmenter.runtime
+        batch = preprocess([setup.image.to(setup.device)], config, runtime.dtype)
         separate = run_network(models.network(config), setup.device, runtime.dtype, fused=False)
-        calls["network, convolutions not fused"] = lambda: separate(batch)
-    mask_iou = runtime.mask_iou
-    if mask_iou is not None:
-        calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
-    return setup.time({name: as_graph(call, setup.device) for name, call in calls.items()})
-
-
-def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """What does `call` again without the time that launches take; on a CPU `call` itself."""
-    if device.type != "cuda":
-        return call
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        call()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            kept = call()
-
-    def replay() -> object:
-        graph.replay()
-        return kept
-
-    return replay
+        call = as_graph(partial(separate, batch), setup.device)
+        calls["network, convolutions not fused"] = call
+    return setup.time(calls)
 
 
 def deformable(models: Models, config: NetworkConfig) -> float:
@@ -276,7 +229,7 @@ def memory(models: Models, config: NetworkConfig) -> dict[str, float]:
     # In a process of its own, which must find the package where it is not installed.
     os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     picture = models.setup.folder / "picture.png"
-    cv2.imwrite(str(picture), models.setup.image.numpy())
+    write_picture(picture, models.setup.image.numpy())
     options = {"weights": str(models.weights(config)), "device": str(models.setup.device)}
     return dataclasses.asdict(measure_memory(options, picture))
 

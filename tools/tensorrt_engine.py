@@ -43,7 +43,7 @@ class Engine:
     def build(self, trtexec: str) -> list[str]:
         """The command that builds the engine."""
         shapes = {"min": 1, "opt": self.batch, "max": self.batch}
-        command = [trtexec, f"--onnx={self.onnx}", f"--saveEngine={self.path}", "--skipInference"]
+        command = [trtexec, f"--onnx={self.onnx}", f"--saveEngine={self.path}"]
         command += [f"--{name}Shapes={self._shape(count)}" for name, count in shapes.items()]
         return [*command, "--fp16"] if self.half else command
 

@@ -49,12 +49,13 @@ def test_everything_but_what_fails(
     assert "FileNotFoundError: " in failed.popitem()[1]
     (model,) = report["models"].values()
     stages = {"preprocessing", "network", "NMS", "masks", "packing", "re-scoring"}
+    stages |= {"transfer", "pixels"}
     assert model["stages"].keys() == stages and min(model["stages"].values()) > 0
     assert model["one image"]["instances"] > 0 and model["work"]["limit"] > 0
     assert model["images a second"]["batch 2"] > 0
     assert report["cameras"]["yolact_plus_resnet50"]["images_per_second"] > 0
     assert report["JPEG"]["close"] > 0.99 and report["JPEG"]["mean_difference"] < 1
-    assert len(report["kernels"]) == 4
+    assert len(report["kernels"]) == 5
     assert len(report["precision"]) == 2
     for precision in report["precision"].values():
         assert precision["harmless"] and precision["instances"] > 0
@@ -188,7 +189,7 @@ print(json.dumps([found, gpu_kernels.sweep_tiles(device, shape, small=True)]))
     )
     found, tiles = json.loads(done.stdout)
     assert len(tiles) == 3
-    assert len(found) == 4
+    assert len(found) == 5
     for name, case in found.items():
         limit = 0.05 if name == "mask packing" else 1e-3
         assert case["kernel"]["error"] < limit, name

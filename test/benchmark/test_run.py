@@ -1,5 +1,6 @@
 """A whole benchmark of small networks: what fails is named, and each has the ceilings for it."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -7,9 +8,11 @@ import shutil
 import pytest
 import torch
 
+from yolact_ros.benchmark.models import prepare
 from yolact_ros.benchmark.plot import plot
 from yolact_ros.benchmark.report import to_markdown, write_json
-from yolact_ros.benchmark.run import Settings, describe_machine, node_can_run, run
+from yolact_ros.benchmark.run import describe_machine, node_can_run, run
+from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.export import export
@@ -52,6 +55,20 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
     if node_can_run():
         assert "net.safetensors" in written["node"] and "\n" not in written["node"]
         assert f"node: not measured: {written['node']}" in table
+
+
+def test_models_of_one_configuration_are_told_apart(tiny_weights, picture, tmp_path):
+    other = tmp_path / "other.safetensors"
+    shutil.copy(tiny_weights, other)
+    settings = Settings((str(tiny_weights), str(other)), picture, backends=("torch",), **QUICK)
+    models = prepare(settings, tmp_path)
+    assert [model.name for model in models] == [
+        "tiny, torch, float32, tiny.safetensors",
+        "tiny, torch, float32, other.safetensors",
+    ]
+    twice = dataclasses.replace(settings, models=(str(other), str(other)))
+    with pytest.raises(ValueError, match=r"other\.safetensors is named twice"):
+        prepare(twice, tmp_path)
 
 
 def test_ceilings_are_of_what_each_network_computes_in(tiny_weights):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from yolact_ros.benchmark.stages import STAGES, stages_of
+from yolact_ros.benchmark.stages import STAGES, fixed_stages_of, stages_of
 from yolact_ros.engine import Segmenter
 
 
@@ -15,7 +15,7 @@ def segmenter(small_weights):
 @torch.no_grad()
 def test_stages_give_what_the_segmenter_gives(segmenter, picture):
     calls = stages_of(segmenter, [picture, picture])
-    assert list(calls) == [name for name in STAGES if name != "network"]
+    assert list(calls) == [name for name in STAGES if name not in ("network", "packing")]
     batch = calls["preprocessing"]()
     predictions = segmenter.runtime(batch)
     logits, offsets, coefficients = calls["heads"]()
@@ -29,6 +29,26 @@ def test_stages_give_what_the_segmenter_gives(segmenter, picture):
         torch.testing.assert_close(calls["re-scoring"]()[i], found[i].mask_scores)
         assert torch.equal(calls["transfer"]()[i].masks, found[i].masks)
         assert torch.equal(calls["pixels"]()[i].pixels, found[i].regions().pixels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, picture, in_parts):
+    """As they are on a GPU, where each is a graph."""
+    pictures = [picture, picture[:50, :40]]
+    sizes = tuple(each.shape[:2] for each in pictures)
+    calls = fixed_stages_of(segmenter, pictures, in_parts)
+    others = {"network"} if in_parts else {"backbone", "FPN", "protonet", "heads"}
+    assert list(calls) == [name for name in STAGES if name not in others]
+    calls["packing"]()
+    results = calls["transfer"]()
+    found = segmenter(pictures)
+    for i, each in enumerate(results.instances(sizes, ("a",))):
+        torch.testing.assert_close(each.scores, found[i].scores)
+        rescored = calls["re-scoring"]()[i, : len(each)]
+        torch.testing.assert_close(rescored, found[i].mask_scores)
+        assert torch.equal(calls["pixels"]()[i].pixels, each.regions().pixels)
+        assert (each.masks != found[i].masks).float().mean() < 1e-3
 
 
 def test_a_stage_can_be_repeated(segmenter, picture):

@@ -163,10 +163,14 @@ def test_a_package_for_cuda_is_refused_without_cuda(small_config, tmp_path, devi
 
 
 def test_packages_that_this_machine_cannot_run(small_config, tmp_path):
-    here = torch.backends.cpu.get_cpu_capability()
+    here = " ".join(compiled._instructions(torch.device("cpu")))
     path = tmp_path / "net.pt2"
-    package(path, small_config, instructions="Z80")
-    with pytest.raises(WeightsError, match=rf"for a cpu with Z80, this one has {here}: export"):
+    for instructions in (f"{here} avx1024 Z80", "avx1024 Z80"):
+        package(path, small_config, instructions=instructions)
+        with pytest.raises(WeightsError, match="cpu with Z80 avx1024, which this one has not"):
+            read(path)
+    package(path, small_config)
+    with pytest.raises(WeightsError, match="for a cpu with unknown-parts, which"):
         read(path)
     package(path, small_config, instructions=here, precision="bfloat16")
     with pytest.raises(ValueError, match=r"'float32' is not allowed for net.pt2 .*auto, bfloat16"):

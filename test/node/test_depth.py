@@ -1,6 +1,7 @@
 """Positions of instances from depth images, alone and on a real graph."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 from yolact_ros.msg import InstanceArray
 
-from yolact_ros.node.depth import DepthImages, locate, metres_of
+from yolact_ros.node.depth import STALLED, DepthImages, NoDepthError, locate, metres_of
 from yolact_ros.node.images import ImageError
 
 FX, FY, CX, CY = 100.0, 110.0, 79.5, 59.5
@@ -39,6 +40,27 @@ def test_depth_in_millimetres_and_metres(image_message):
         image_message(np.where(metres > 0, metres, np.inf).astype(np.float32), "32FC1"),
     ):
         np.testing.assert_allclose(metres_of(message), expected, rtol=1e-6)
+
+
+def test_calibrations_of_binned_images_and_of_parts(segmenter, picture):
+    """Of a camera with twice the pixels, from which a part is taken and binned."""
+    instances = segmenter(picture)
+    depth = np.full((120, 160), 2, np.float32)
+    expected = locate(instances, depth, calibration())
+    whole = CameraInfo(
+        k=[2 * FX, 0.0, 2 * CX + 10, 0.0, 2 * FY, 2 * CY + 30, 0.0, 0.0, 1.0],
+        width=700,
+        height=600,
+        binning_x=2,
+        binning_y=2,
+        roi=RegionOfInterest(x_offset=10, y_offset=30, width=320, height=240),
+    )
+    found = locate(instances, depth, whole)
+    np.testing.assert_allclose(found.centres, expected.centres, rtol=1e-5)
+    np.testing.assert_allclose(found.sizes, expected.sizes, rtol=1e-5)
+    whole.binning_x = whole.binning_y = 1
+    with pytest.raises(ImageError, match=r"camera_info is for 320 x 240 .* depth has 160 x 120"):
+        locate(instances, depth, whole)
 
 
 def test_malformed_depth_is_refused(image_message):
@@ -113,6 +135,40 @@ def test_depth_that_comes_later_is_waited_for():
     timer.join()
 
 
+def test_nothing_is_waited_for_in_vain():
+    """Neither without depth, nor where the next image will be farther away than the last."""
+    images, at = DepthImages(), Time(nanosec=100 * 10**6)
+    started = time.monotonic()
+    assert images.match(at, max_offset=0.02, max_wait=60) is None
+    with pytest.raises(NoDepthError, match="no camera_info"):
+        images.locate(at, None, 0.02, 60)
+    images.put_info(calibration())
+    with pytest.raises(NoDepthError, match=r"within 0\.02 s"):
+        images.locate(at, None, 0.02, 60)
+    before = stamped(95)
+    images.put(stamped(62))
+    images.put(before)
+    assert images.match(at, max_offset=0.02, max_wait=60) is before
+    images._last_arrival -= STALLED
+    assert images.match(Time(nanosec=130 * 10**6), max_offset=0.02, max_wait=60) is None
+    assert time.monotonic() < started + 30
+
+
+def test_missing_depth_is_told(graph, weights, picture, image_message):
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, depth_topic="/depth/image")
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    graph.see(graph.camera(), image_message(picture), received)
+    assert graph.summary().without_depth > 0
+
+    def told():
+        return [s for m in diagnostics for s in m.status if "without depth" in s.message]
+
+    status = graph.wait_until(told, "a warning")[-1]
+    assert status.level == DiagnosticStatus.WARN
+    assert {pair.key: pair.value for pair in status.values}["without depth"] != "0"
+
+
 def test_stamps_that_go_back_begin_anew():
     images = DepthImages()
     for seconds in range(98, 101):
@@ -146,7 +202,7 @@ def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message
     graph.wait_until(refused, "depth of another size to be refused")
 
     def told():
-        found = [s for m in diagnostics for s in m.status if "depth" in s.message]
+        found = [s for m in diagnostics for s in m.status if "of no use" in s.message]
         return found[-1] if found else None
 
     status = graph.wait_until(told, "a warning")

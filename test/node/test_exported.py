@@ -34,6 +34,18 @@ def test_what_the_file_fixes_is_taken(graph, exported, picture, image_message):
     assert graph.set(score_threshold=0.5, top_k=2) == ""
 
 
+def test_what_a_file_fixed_goes_with_it(graph, exported, weights):
+    graph.start(active=False, backend="auto", weights=exported, autostart=False)
+    for step in ("configure", "cleanup"):
+        assert graph.transition(step)
+    assert graph.get("nms.method") == "fast" and graph.get("nms.iou_threshold") == 0.5
+    assert graph.transition("configure") and graph.transition("cleanup")
+    assert graph.set(nms__iou_threshold=0.6) == "", "now it is the user's"
+    assert graph.transition("configure") and graph.transition("cleanup")
+    assert graph.get("nms.iou_threshold") == 0.6 and graph.get("nms.method") == "fast"
+    assert graph.set(weights=weights) == "" and graph.transition("configure")
+
+
 def test_the_same_may_be_asked_for(graph, exported):
     graph.start(backend="auto", weights=exported, nms__method="cross_class")
 

@@ -1,5 +1,6 @@
 """Lifecycle transitions and reconfiguration on a real graph."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,30 @@ def test_shutdown_from_every_state(graph, weights, steps):
 
 
 def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, image_message):
-    graph.start(weights=weights, score_threshold=0.0)
+    pipeline = graph.start(weights=weights, score_threshold=0.0)._pipeline
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    graph.wait_until(lambda: graph.client.count_publishers("/yolact/instances"), "the publisher")
+    decode, begun, gate = pipeline._decode, threading.Event(), threading.Event()
+
+    def wait_and_decode(frame):
+        begun.set()
+        assert gate.wait(60)
+        return decode(frame)
+
+    pipeline._decode = wait_and_decode
     camera = graph.camera()
-    for _ in range(5):
-        for _ in range(20):
-            camera(image_message(picture))
-        assert graph.transition("deactivate")
-        assert graph.transition("activate")
+    camera(image_message(picture))
+    graph.wait_until(begun.is_set, "the image")
+    left = []
+    leaving = threading.Thread(target=lambda: left.append(graph.transition("deactivate")))
+    leaving.start()
+    leaving.join(0.5)
+    assert leaving.is_alive() and not left and graph.summary().processed == 0
+    gate.set()
+    leaving.join()
+    assert left == [True] and graph.summary().processed == 1
+    graph.wait_until(lambda: received, "its answer")
+    assert graph.transition("activate")
 
 
 def test_a_new_model_is_taken_by_a_reconfiguration(

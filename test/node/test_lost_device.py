@@ -12,6 +12,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Image
 from yolact_ros.msg import InstanceArray
 
+from yolact_ros.engine import DeviceLostError
+from yolact_ros.engine.device import choose_device
+from yolact_ros.node import yolact_node
+
 
 def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_message):
     node = graph.start(weights=weights, score_threshold=0.0)
@@ -35,3 +39,30 @@ def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_
     assert graph.transition("configure") and graph.transition("activate")
     graph.wait_until(publisher.get_subscription_count, "the subscription")
     graph.see(publisher.publish, image_message(picture), received)
+
+
+def test_a_lost_device_stays_lost(graph, weights, monkeypatch):
+    """Until the process ends: neither loading nor cleaning up touches it again."""
+    node = graph.start(weights=weights)
+    lost = torch.device("cuda:7")
+    node._segmenter.runtime = replace(node._segmenter.runtime, device=lost)
+    node._on_device_lost(DeviceLostError("cuda:7 is lost: it fell out"))
+    graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
+
+    def fall(*_, **__):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", fall)
+    monkeypatch.setattr(yolact_node, "choose_device", lambda name: lost)
+    for _ in range(2):
+        assert not graph.transition("configure") and graph.state() == "unconfigured"
+        assert node._problem == "cuda:7 is lost; restart the node to use it again"
+    monkeypatch.setattr(yolact_node, "choose_device", choose_device)
+    for step in ("configure", "activate", "deactivate", "cleanup"):
+        assert graph.transition(step), step
+    # A device that is lost while a model is loaded on it.
+    node._lost_devices.clear()
+    monkeypatch.setattr(yolact_node, "Segmenter", fall)
+    assert not graph.transition("configure") and graph.state() == "unconfigured"
+    assert "unspecified launch failure" in node._problem

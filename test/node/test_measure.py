@@ -64,9 +64,9 @@ def test_a_short_soak(weights, tmp_path):
     results = tmp_path / "soak.json"
     # fmt: off
     result = run(
-        "soak", "--seconds", "15", "--interval", "5", "--rate", "20", "--size", "160x120",
+        "soak", "--seconds", "15", "--interval", "5", "--rate", "20", "--size", "640x480",
         "--cameras", "2",
-        "--max-growth", "50", "--max-drift", "1000", "--json", str(results),
+        "--max-growth", "50", "--max-drift", "20", "--json", str(results),
         "--ros-args", "-p", f"weights:={weights}", "-p", "backend:=torch",
     )
     # fmt: on

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import Detections, detect, make_instances
+from yolact_ros.detection.instances import place
 from yolact_ros.detection.masks import make_masks, rescore
+from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.graphs import CANDIDATES, MASK_AREA, Batch, shortlist
 from yolact_ros.engine.runtimes import Detected
-from yolact_ros.network import Yolact
+from yolact_ros.network import Predictions, Yolact
 
 STAGES = {
     "preprocessing": "to the device, resize and normalise",
@@ -25,6 +28,7 @@ STAGES = {
     "NMS": "softmax, thresholds, decoding, non-maximum suppression, top-k",
     "masks": "assembly of the prototypes, sigmoid, crop",
     "re-scoring": "predicted IoU of each mask",
+    "packing": "masks in pixels of the image, as bits, on a GPU",
     "transfer": "of the results to the host",
     "pixels": "masks in pixels of the image, on the host",
 }
@@ -37,9 +41,12 @@ def stages_of(
 ) -> dict[str, Callable[[], object]]:
     """Calls of the parts of `segmenter`, each on what the parts before it made of `images`.
 
-    The parts are the ones that the segmenter calls itself. A part that the network lacks is left
-    out; the network is one part unless PyTorch runs it.
+    The parts are the ones that the segmenter calls itself: on a GPU those in fixed shapes. A part
+    that the network lacks is left out; the network is one part unless PyTorch runs it.
     """
+    is_graphed = segmenter.device.type == "cuda" and segmenter.runtime.header.settings is None
+    if is_graphed and segmenter.settings.nms_method != "standard":
+        return fixed_stages_of(segmenter, images)
     runtime, settings = segmenter.runtime, segmenter.settings
     sizes = [(image.shape[0], image.shape[1]) for image in images]
 
@@ -57,7 +64,7 @@ def stages_of(
 
     def find() -> Detections:
         if isinstance(output, Detected):
-            return output.select(settings)
+            return output.select(settings)[0]
         return detect(output, runtime.anchors, settings)
 
     calls["NMS"] = find
@@ -77,6 +84,53 @@ def stages_of(
     return calls
 
 
+@torch.no_grad()
+def fixed_stages_of(
+    segmenter: Segmenter, images: Sequence[npt.NDArray[np.uint8]], in_parts: bool = True
+) -> dict[str, Callable[[], object]]:
+    """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
+    take no time. The network is one part unless it is wanted `in_parts`."""
+    runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
+    tensors = [torch.from_numpy(image).to(device) for image in images]
+    batch = Batch.of(tensors, settings)
+    scales = batch.scales().to(device)
+    inputs = preprocess(tensors, runtime.config, runtime.dtype)
+    predictions = runtime(inputs)
+    assert isinstance(predictions, Predictions)
+    prototypes = predictions.prototypes
+
+    def find() -> Detections:
+        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
+        return detect(chosen, anchors, settings, fixed_shapes=True)
+
+    detections = find()
+    grids = make_masks(detections, prototypes, None)
+    placed = place(detections, grids, scales)
+    results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
+    results.write(placed, scales)
+    calls: dict[str, Callable[[], object]] = {
+        "preprocessing": lambda: preprocess(tensors, runtime.config, runtime.dtype)
+    }
+    if in_parts and isinstance(runtime.run, Yolact):
+        calls |= _parts_of(runtime.run, inputs)
+    else:
+        calls["network"] = lambda: runtime(inputs)
+    calls["NMS"] = find
+    if grids is not None:
+        calls["masks"] = lambda: make_masks(detections, prototypes, None)
+        if runtime.mask_iou is not None:
+            mask_iou, values = runtime.mask_iou, grids.values
+            ids, scores = detections.class_ids, detections.scores
+            calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
+    calls["packing"] = lambda: results.write(place(detections, grids, scales), scales)
+    calls = {name: as_graph(call, device) for name, call in calls.items()}
+    calls["transfer"] = lambda: results.to("cpu")
+    if grids is not None:
+        found = results.to("cpu").instances(batch.image_sizes, segmenter.class_names)
+        calls["pixels"] = lambda: [each.regions() for each in found]
+    return calls
+
+
 def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
     features = net.backbone(batch)
     pyramid = net.fpn(features)
@@ -89,3 +143,21 @@ def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
         calls["protonet"] = lambda: protonet(pyramid[0])
     calls["heads"] = lambda: net.head(pyramid)
     return calls
+
+
+def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """What does `call` again without the time that launches take; on a CPU `call` itself."""
+    if device.type != "cuda":
+        return call
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        call()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            kept = call()
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay

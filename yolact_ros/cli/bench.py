@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from yolact_ros.benchmark.plot import plot
 from yolact_ros.benchmark.report import to_markdown, write_json
-from yolact_ros.benchmark.run import Settings
 from yolact_ros.benchmark.run import run as run_benchmark
+from yolact_ros.benchmark.settings import Settings
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.network import CONFIGS, EMBEDDED
 from yolact_ros.pictures import read_picture

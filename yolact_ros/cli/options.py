@@ -35,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="IOU",
         help=f"the same; else {defaults.nms_iou_threshold}",
     )
-    group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
+    group.add_argument("--top-k", type=int, help=f"instances an image; else {defaults.top_k}")
 
 
 def make_segmenter(options: argparse.Namespace, score_threshold: float) -> Segmenter:

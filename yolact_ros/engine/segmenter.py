@@ -68,7 +68,7 @@ class Segmenter:
         score_threshold: float = 0.3,
         nms_method: str | None = None,
         nms_iou_threshold: float | None = None,
-        top_k: int = 100,
+        top_k: int | None = None,
     ) -> None:
         """Build the network and load its weights, or read an exported network.
 
@@ -97,9 +97,9 @@ class Segmenter:
             DownloadError: For weights that cannot be downloaded.
             MissingExtraError: For a backend that is not installed.
         """
-        wanted: dict[str, Any] = {"score_threshold": score_threshold, "top_k": top_k}
-        nms = {"nms_method": nms_method, "nms_iou_threshold": nms_iou_threshold}
-        wanted |= {name: value for name, value in nms.items() if value is not None}
+        others = {"nms_method": nms_method, "nms_iou_threshold": nms_iou_threshold, "top_k": top_k}
+        wanted: dict[str, Any] = {"score_threshold": score_threshold}
+        wanted |= {name: value for name, value in others.items() if value is not None}
         DetectionSettings(**wanted)  # bad values are refused before anything is loaded
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
@@ -269,17 +269,23 @@ class Segmenter:
             prepared = self._now()
             output = self.runtime(batch)
             computed = self._now()
+            mask_iou, mask_scores = self.runtime.mask_iou, None
             if isinstance(output, Detected):
-                detections = output.select(self.settings)
+                detections, mask_scores = output.select(self.settings)
             else:
                 detections = detect(output, self.runtime.anchors, self.settings)
             instances = make_instances(
                 detections,
                 output.prototypes,
-                self.runtime.mask_iou,
+                mask_iou if mask_scores is None else None,
                 [(image.shape[0], image.shape[1]) for image in images],
                 self.class_names,
             )
+            if mask_scores is not None:  # the graph has re-scored
+                instances = [
+                    replace(each, mask_scores=scores[: len(each)])
+                    for each, scores in zip(instances, mask_scores, strict=True)
+                ]
             instances = [each.to("cpu") for each in instances]
             times = (started, prepared, computed, self._now())
         return Segmented(

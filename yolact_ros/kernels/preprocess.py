@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 Triple = tuple[float, float, float]
 _BLOCK = 256
+
+# One variant for all places in memory too: another would be compiled on a live frame. Triton knows
+# that from 3.2 on.
+_ALIGNMENT = "do_not_specialize_on_alignment"
+_ANY_ALIGNMENT: dict[str, Any] = (
+    {_ALIGNMENT: ["images", "out"]} if _ALIGNMENT in signature(triton.jit).parameters else {}
+)
 
 
 def resize_and_normalise(images: Tensor, out: Tensor, mean: Triple, std: Triple) -> None:
@@ -42,7 +52,9 @@ def resize_and_normalise(images: Tensor, out: Tensor, mean: Triple, std: Triple)
     )
 
 
-@triton.jit(do_not_specialize=["image_stride", "row_stride", "in_height", "in_width"])
+@triton.jit(
+    do_not_specialize=["image_stride", "row_stride", "in_height", "in_width"], **_ANY_ALIGNMENT
+)
 def _resize_and_normalise(
     images,  # uint8 [B, H, W, 3], BGR
     out,  # [B, height, width, 3], RGB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -20,6 +21,9 @@ from yolact_ros.node.images import ImageError, ImageMessage
 KEPT_IMAGES = 30
 """Depth images that are kept to be matched: one second of most cameras."""
 
+STALLED = 1.0
+"""Seconds without a depth image after which none is waited for."""
+
 CLOCK_JUMP = 1_000_000_000
 """Nanoseconds by which a stamp may be older than the one before; more is a clock that was set."""
 
@@ -28,6 +32,10 @@ NOISE = 0.05
 """Share of an instance's median depth by which a point may always differ from it."""
 
 Array = NDArray[np.float32]
+
+
+class NoDepthError(Exception):
+    """There is no depth image, or no calibration, for an image."""
 
 
 class DepthMessage(ImageMessage, Protocol):
@@ -75,15 +83,13 @@ def metres_of(image: ImageMessage) -> Array:
 
 
 def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
-    """Positions of instances from a depth image of the same size and the camera's matrix K.
+    """Positions of instances from a depth image of the same size and the camera's calibration.
 
     Points whose depth is far from the instance's median (3 standard deviations, estimated from
     the median deviation) are background at its edge and left out. Raises ImageError when sizes
     differ or the camera is not calibrated.
     """
-    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
-    if fx <= 0 or fy <= 0:
-        raise ImageError("data", "the camera_info has no focal length: the camera is uncalibrated")
+    fx, fy, cx, cy = _intrinsics(info, *metres.shape)
     if metres.shape != instances.image_size:
         raise ImageError(
             "size",
@@ -112,12 +118,36 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
     return positions
 
 
+def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy in pixels of an image of that size, which may be binned or a part.
+
+    Raises ImageError for another size than the calibration's, and without a calibration.
+    """
+    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
+    if fx <= 0 or fy <= 0:
+        raise ImageError("data", "the camera_info has no focal length: the camera is uncalibrated")
+    x_bin, y_bin = max(info.binning_x, 1), max(info.binning_y, 1)
+    size = (info.roi.height or info.height) // y_bin, (info.roi.width or info.width) // x_bin
+    if all(size) and size != (height, width):
+        raise ImageError(
+            "size",
+            f"the camera_info is for {size[1]} x {size[0]} pixels, depth has {width} x {height}",
+        )
+    return (
+        fx / x_bin,
+        fy / y_bin,
+        (cx - info.roi.x_offset) / x_bin,
+        (cy - info.roi.y_offset) / y_bin,
+    )
+
+
 class DepthImages:
     """The newest depth images and the camera's calibration; to be called from any thread."""
 
     def __init__(self) -> None:
         self._images: deque[tuple[int, DepthMessage]] = deque(maxlen=KEPT_IMAGES)
         self._info: CameraInfo | None = None
+        self._last_arrival = -math.inf  # time.monotonic()
         self._arrived = threading.Condition()
 
     def put(self, image: DepthMessage) -> None:
@@ -127,6 +157,7 @@ class DepthImages:
             if self._images and at < self._images[-1][0] - CLOCK_JUMP:
                 self._images.clear()
             self._images.append((at, image))
+            self._last_arrival = time.monotonic()
             self._arrived.notify_all()
 
     def put_info(self, info: CameraInfo) -> None:
@@ -136,12 +167,11 @@ class DepthImages:
     def match(self, stamp: Time, max_offset: float, max_wait: float) -> DepthMessage | None:
         """The depth image whose stamp is nearest, at most `max_offset` seconds away.
 
-        Waits up to `max_wait` seconds for one that is not older than the stamp: until then a nearer
-        one may still come.
+        Waits up to `max_wait` seconds while a nearer one may still come.
         """
         wanted, end = nanoseconds(stamp), time.monotonic() + max_wait
         with self._arrived:
-            while not any(at >= wanted for at, _ in self._images):
+            while self._nearer_may_come(wanted):
                 if not self._arrived.wait(max(end - time.monotonic(), 0)):
                     break
             found = min(self._images, key=lambda kept: abs(kept[0] - wanted), default=None)
@@ -149,16 +179,26 @@ class DepthImages:
             return None
         return found[1]
 
+    def _nearer_may_come(self, wanted: int) -> bool:
+        """Whether depth still comes, and its next image may be nearer than those that are here."""
+        if time.monotonic() > self._last_arrival + STALLED:
+            return False
+        stamps = [at for at, _ in self._images]
+        newest, period = stamps[-1], stamps[-1] - stamps[-2] if len(stamps) > 1 else 0
+        return wanted > max(stamps) and wanted > newest + period / 2
+
     def locate(
         self, stamp: Time, instances: Instances, max_offset: float, max_wait: float
-    ) -> Positions | None:
-        """Positions of the instances of the image of this stamp, None without depth for it.
+    ) -> Positions:
+        """Positions of the instances of the image of this stamp.
 
-        Raises ImageError as `metres_of` and `locate` do.
+        Raises NoDepthError without depth for it, ImageError as `metres_of` and `locate` do.
         """
+        if self._info is None:
+            raise NoDepthError("no camera_info has come for the depth images")
         image = self.match(stamp, max_offset, max_wait)
-        if image is None or self._info is None:
-            return None
+        if image is None:
+            raise NoDepthError(f"no depth image within {max_offset} s of an image's stamp")
         return locate(instances, metres_of(image), self._info)
 
 

@@ -90,6 +90,9 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     elif frames.depth_refused_lately:
         level = DiagnosticStatus.WARN
         text = f"{frames.depth_refused_lately} depth images of no use lately; see the log"
+    elif frames.without_depth_lately:
+        level = DiagnosticStatus.WARN
+        text = f"{frames.without_depth_lately} images without depth lately; see the log"
     values = {
         "topic": camera.topic,
         "rate in (Hz)": f"{frames.rate_in:.2f}",
@@ -102,6 +105,8 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     }
     if frames.depth_refused:
         values["depth refused"] = str(frames.depth_refused)
+    if frames.without_depth:
+        values["without depth"] = str(frames.without_depth)
     values |= {f"refused: {reason}": str(n) for reason, n in sorted(frames.refused.items())}
     for stage, latency in frames.latencies.items():
         values[f"{stage} median (ms)"] = f"{latency.median:.2f}"

@@ -100,7 +100,7 @@ class Parameters:
         "and 1 on a CPU, which gains nothing by more.",
         "configure",
         low=0,
-        high=64,
+        high=16,
     )
     qos_reliability: str = parameter(
         "best_effort",

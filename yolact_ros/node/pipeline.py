@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
@@ -20,7 +22,7 @@ from yolact_ros.node.cdr import (
     read_compressed_image,
     read_image,
 )
-from yolact_ros.node.depth import DepthImages, Positions
+from yolact_ros.node.depth import DepthImages, NoDepthError, Positions
 from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
@@ -80,6 +82,12 @@ def picture_of(
         return images.bgr_of(image)
     on_gpu = images.bgr_on_gpu(image, device) if device.type == "cuda" else None
     return images.bgr_of_compressed(image) if on_gpu is None else on_gpu
+
+
+def warm_up_decoder(device: torch.device) -> None:
+    """Decode a JPEG: the first one makes nvJPEG and its library start."""
+    _, data = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))
+    picture_of(SerializedCompressedImage(Header(), "jpeg", data.tobytes()), device)
 
 
 class Pipeline:
@@ -218,9 +226,12 @@ class Pipeline:
         try:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
             return self._depth.locate(header.stamp, instances, offset, wait)
+        except NoDepthError as error:
+            feed.statistics.without_depth()
+            self._logger.warning(f"Positions unknown: {error}", throttle_duration_sec=LOG_PERIOD)
         except ImageError as error:
             self._refuse_depth(feed, error)
-            return None
+        return None
 
     def _refuse(self, feed: Feed, error: ImageError) -> None:
         count = feed.statistics.refused(error.reason)

@@ -37,6 +37,8 @@ class Summary:
     """Malformed images, by what was wrong."""
     depth_refused: int
     """Depth images that could not be used."""
+    without_depth: int
+    """Images for which there was no depth image or no calibration."""
     rate_in: float
     """Images a second that arrived, malformed ones included."""
     rate_out: float
@@ -51,6 +53,8 @@ class Summary:
     """Images that failed within the window of the rates."""
     depth_refused_lately: int
     """Depth images refused within the window of the rates."""
+    without_depth_lately: int
+    """Images without depth within the window of the rates."""
 
 
 class FrameStatistics:
@@ -65,11 +69,13 @@ class FrameStatistics:
         self._failed = 0
         self._refused: Counter[str] = Counter()
         self._depth_refused = 0
+        self._without_depth = 0
         self._arrivals: deque[float] = deque()
         self._completions: deque[float] = deque()
         self._refusals: deque[float] = deque()
         self._failures: deque[float] = deque()
         self._depth_refusals: deque[float] = deque()
+        self._depths_missed: deque[float] = deque()
         self._last_arrival = self._start
         self._latencies: dict[str, deque[float]] = {}
 
@@ -97,6 +103,12 @@ class FrameStatistics:
             self._depth_refused += 1
             _note(self._depth_refusals)
 
+    def without_depth(self) -> None:
+        """There was no depth for an image."""
+        with self._lock:
+            self._without_depth += 1
+            _note(self._depths_missed)
+
     def failed(self) -> None:
         """A sound image could not be processed."""
         with self._lock:
@@ -122,6 +134,7 @@ class FrameStatistics:
                 self._refusals,
                 self._failures,
                 self._depth_refusals,
+                self._depths_missed,
             ):
                 _forget(times, now)
             return Summary(
@@ -131,6 +144,7 @@ class FrameStatistics:
                 failed=self._failed,
                 refused=dict(self._refused),
                 depth_refused=self._depth_refused,
+                without_depth=self._without_depth,
                 rate_in=len(self._arrivals) / window,
                 rate_out=len(self._completions) / window,
                 latencies={
@@ -141,6 +155,7 @@ class FrameStatistics:
                 refused_lately=len(self._refusals),
                 failed_lately=len(self._failures),
                 depth_refused_lately=len(self._depth_refusals),
+                without_depth_lately=len(self._depths_missed),
             )
 
 

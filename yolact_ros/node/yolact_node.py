@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -20,12 +21,13 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from yolact_ros.engine import DeviceLostError, Segmenter
+from yolact_ros.engine.device import choose_device
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.depth import DepthImages
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters, declare, table
-from yolact_ros.node.pipeline import Feed, Pipeline, reason_of
+from yolact_ros.node.pipeline import Feed, Pipeline, reason_of, warm_up_decoder
 from yolact_ros.node.statistics import FrameStatistics
 
 DIAGNOSTICS_PERIOD = 1.0
@@ -53,9 +55,11 @@ class YolactNode(LifecycleNodeMixin, Node):
         # A node that is about to configure itself must not look like one that was left alone.
         self._state = "configuring" if self._wanted.autostart else "unconfigured"
         self._problem = ""
-        self._device_lost = False
+        self._device_lost = False  # since the node was last configured
+        self._lost_devices: set[torch.device] = set()  # for good: only a new process can use them
+        self._kept_from_lost_devices: list[Segmenter] = []
+        self._fixed_by_file: dict[str, Any] = {}
         self._segmenter: Segmenter | None = None
-        self._kept_from_lost_device: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._statistics = self._new_statistics()
         self._pipeline: Pipeline | None = None
@@ -96,6 +100,7 @@ class YolactNode(LifecycleNodeMixin, Node):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and create the publishers; on failure stay unconfigured."""
         self._state, self._problem, self._device_lost = "configuring", "", False
+        self._forget_what_a_file_fixed()
         self._configured = parameters = self._wanted
         self._statistics = self._new_statistics()
         try:
@@ -119,6 +124,9 @@ class YolactNode(LifecycleNodeMixin, Node):
     def _load(self, parameters: Parameters) -> Segmenter:
         asked_for = parameters.weights or parameters.model or "the embedded model"
         self.get_logger().info(f"Loading {asked_for}")
+        device = choose_device(parameters.device)
+        if device in self._lost_devices:
+            raise DeviceLostError(f"{device} is lost; restart the node to use it again")
         segmenter = Segmenter(
             parameters.model,
             parameters.weights,
@@ -138,15 +146,30 @@ class YolactNode(LifecycleNodeMixin, Node):
         segmenter.settings = parameters.detection_settings(segmenter.class_names)
         if taken:
             self.set_parameters(taken)
+            self._fixed_by_file = {each.name: each.value for each in taken}
             values = ", ".join(f"{each.name}={each.value}" for each in taken)
             self.get_logger().info(f"Fixed by the detection stage inside {asked_for}: {values}")
         # The first images take longer than others, and show whether there is memory enough.
         most = parameters.batch_limit(segmenter.device.type)
         segmenter.warm_up(batch_sizes=range(1, most + 1))
+        if parameters.compressed:
+            warm_up_decoder(segmenter.device)
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
             self.get_logger().info(OFFICIAL_MODELS_HINT)
         return segmenter
+
+    def _forget_what_a_file_fixed(self) -> None:
+        """Set parameters that an exported file had decided back to their defaults."""
+        defaults = {name: default for name, (_, default) in table().items()}
+        self.set_parameters(
+            [
+                Parameter(name, value=defaults[name])
+                for name, value in self._fixed_by_file.items()
+                if self.get_parameter(name).value == value  # else a user has set it since
+            ]
+        )
+        self._fixed_by_file = {}
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the thread of the network; on failure stay inactive."""
@@ -233,6 +256,8 @@ class YolactNode(LifecycleNodeMixin, Node):
     def _on_device_lost(self, error: DeviceLostError) -> None:
         """Go to error processing; called in the network's thread, which that will wait for."""
         self._device_lost = True
+        if self._segmenter is not None:
+            self._lost_devices.add(self._segmenter.device)
         self._problem = f"{error}; restart the node to use it again"
         self.get_logger().fatal(self._problem)
         self._give_up.trigger()
@@ -240,6 +265,7 @@ class YolactNode(LifecycleNodeMixin, Node):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the model and the publishers."""
         self._release()
+        self._forget_what_a_file_fixed()
         self._state = "unconfigured"
         return super().on_cleanup(state)
 
@@ -251,10 +277,10 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """After a lost device, or an unforeseen error in a transition: back to unconfigured."""
-        self._release()
         self._state = "unconfigured"
         if not self._device_lost:
             self._problem = "a transition failed; see the log"
+        self._release()
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
@@ -269,11 +295,13 @@ class YolactNode(LifecycleNodeMixin, Node):
         while self._outputs:
             self._outputs.popitem()[1].destroy()
         with self._settings_lock:
-            if self._device_lost:  # older releases of PyTorch abort when its memory is freed
-                self._kept_from_lost_device = self._segmenter
-            self._segmenter = None
-        if torch.cuda.is_available() and not self._device_lost:
-            torch.cuda.empty_cache()
+            segmenter, self._segmenter = self._segmenter, None
+        if segmenter is not None and segmenter.device in self._lost_devices:
+            # Older releases of PyTorch abort when memory of a lost device is freed.
+            self._kept_from_lost_devices.append(segmenter)
+        if torch.cuda.is_available() and not self._lost_devices:
+            with contextlib.suppress(RuntimeError):  # of a device that has just been lost
+                torch.cuda.empty_cache()
 
     # Parameters
 

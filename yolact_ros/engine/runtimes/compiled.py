@@ -5,7 +5,10 @@ A package holds machine code, which runs when it is loaded: load those alone who
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +31,7 @@ from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
 
 _ENTRY = "extra/yolact_ros.json"  # below the folder that all entries of a package are in
+_INSTRUCTION_SETS = re.compile("sse|ssse|avx|amx|fma|f16c|bmi|gfni|vaes|asimd|sve|sme|bf16|i8mm|fp")
 _DEVICE, _INSTRUCTIONS, _PRECISION = "device", "instructions", "precision"
 
 
@@ -50,7 +54,7 @@ def save(program: ExportedProgram, header: Header, path: Path) -> None:
         )
     values = header.to_metadata() | {
         _DEVICE: weight.device.type,
-        _INSTRUCTIONS: _instructions(weight.device),
+        _INSTRUCTIONS: " ".join(sorted(_instructions(weight.device))),
         _PRECISION: str(weight.dtype).removeprefix("torch."),
     }
     with zipfile.ZipFile(path, "a") as archive:
@@ -71,11 +75,11 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
     made_in = values.get(_PRECISION, "float32")
     check_precision(precision, (made_in,), path.name)
     dtype = choose_precision(made_in, where)
-    there, here = values.get(_INSTRUCTIONS), _instructions(where)
-    if there != here:
+    missing = set(values.get(_INSTRUCTIONS, "unknown-parts").split()) - _instructions(where)
+    if missing:
         raise WeightsError(
-            f"{path} was compiled for a {where.type} with {there}, this one has {here}: export it "
-            "on this machine"
+            f"{path} was compiled for a {where.type} with {' '.join(sorted(missing))}, which this "
+            "one has not: export it on this machine"
         )
     if header.config.dcn_variant != "none":
         import torchvision.ops  # noqa: F401  # registers the operator that the package calls
@@ -106,12 +110,19 @@ def _choose_device(path: Path, made_for: str, wanted: str) -> torch.device:
     return device
 
 
-def _instructions(device: torch.device) -> str:
-    """What machine code for a device can count on, and needs."""
+def _instructions(device: torch.device) -> set[str]:
+    """What machine code for a device can count on, and needs, each in a word."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        return f"compute capability {major}.{minor}"
-    return torch.backends.cpu.get_cpu_capability()
+        return {f"compute-capability-{major}.{minor}"}
+    # The compiler uses all that the processor has, and not just the vectors that PyTorch names.
+    found = {torch.backends.cpu.get_cpu_capability().replace(" ", "-"), platform.machine()}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, values = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # on x86, on Arm
+                return found | set(filter(_INSTRUCTION_SETS.match, values.split()))
+    return found
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -27,9 +27,12 @@ class Detected:
     detections: Detections
     prototypes: Tensor | None
     """[B, k, Hp, Wp]; None unless masks are made of prototypes."""
+    mask_scores: Tensor | None = None
+    """[B, K] where the network re-scores masks."""
 
-    def select(self, settings: DetectionSettings) -> Detections:
-        """What the threshold, the classes and the number of `settings` leave of the detections."""
+    def select(self, settings: DetectionSettings) -> tuple[Detections, Tensor | None]:
+        """What the threshold, the classes and the number of `settings` leave of the detections,
+        and their mask scores."""
         found = self.detections
         scores = found.scores.masked_fill(~found.valid, -1)
         if settings.class_ids:
@@ -37,14 +40,15 @@ class Detected:
             scores = scores.masked_fill(~torch.isin(found.class_ids, wanted), -1)
         scores, order = scores.topk(min(settings.top_k, scores.shape[1]))
         rows = order.unsqueeze(-1)
-        coefficients = found.coefficients
-        return Detections(
+        coefficients, mask_scores = found.coefficients, self.mask_scores
+        chosen = Detections(
             boxes=found.boxes.take_along_dim(rows, 1),
             scores=scores,
             class_ids=found.class_ids.gather(1, order),
             coefficients=None if coefficients is None else coefficients.take_along_dim(rows, 1),
             valid=scores > settings.score_threshold,
         )
+        return chosen, None if mask_scores is None else mask_scores.gather(1, order)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Header:
             coefficients=coefficients,
             valid=places < named["counts"].unsqueeze(1),
         )
-        return Detected(detections, prototypes)
+        return Detected(detections, prototypes, named.get("mask_scores"))
 
     @property
     def fixed_settings(self) -> dict[str, object]:

@@ -1,0 +1,113 @@
+"""Our models, ready to be measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolact_ros.benchmark.settings import Image, Settings
+from yolact_ros.benchmark.weights import random_network
+from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.runtimes import EXPORTED
+from yolact_ros.network import EMBEDDED, PUBLISHED, NetworkConfig, config_of, save_weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of our models on a backend, ready to run."""
+
+    segmenter: Segmenter
+    options: dict[str, Any]
+    """What the segmenter was made of."""
+    note: str
+    name: str
+    """Of no other model."""
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.segmenter.config
+
+    @property
+    def weights(self) -> str:
+        return str(self.options["weights"])
+
+    @property
+    def description(self) -> str:
+        weights = self.note or Path(self.weights).name or "embedded weights"
+        return f"{self.name} on {self.segmenter.device}, {weights}"
+
+    @property
+    def is_exported(self) -> bool:
+        return _is_exported(self.weights)
+
+
+def prepare(settings: Settings, folder: Path) -> list[Model]:
+    """Each model on each backend; random weights are written to `folder` if not kept elsewhere.
+
+    Raises ValueError for a model that comes twice, and as `Segmenter` does.
+    """
+    return _told_apart(
+        [
+            _prepare(spec, backend, settings, folder)
+            for spec in settings.models
+            for backend in (("auto",) if _is_exported(spec) else settings.backends)
+        ]
+    )
+
+
+def _is_exported(spec: str) -> bool:
+    return Path(spec).suffix in EXPORTED
+
+
+def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model:
+    """Build the segmenter of NAME, NAME=WEIGHTS or a file; random weights are written down."""
+    model, _, weights = spec.partition("=")
+    note = ""
+    if not weights and model in PUBLISHED:
+        weights = _random_weights(model, settings.image, settings.keep or folder)
+        model, note = "", "random weights"
+    elif not weights and model != EMBEDDED.name:
+        model, weights = "", model
+    options: dict[str, Any] = {
+        "model": model,
+        "weights": weights,
+        "device": settings.device,
+        "precision": settings.precision,
+        "backend": backend,
+    }
+    segmenter = Segmenter(**options, score_threshold=settings.score_threshold)
+    runtime = segmenter.runtime
+    name = f"{segmenter.config.name}, {runtime.name}, {runtime.precision}"
+    return Model(segmenter, options, note, name)
+
+
+def _told_apart(models: Sequence[Model]) -> list[Model]:
+    """The models, with the names of their files in the names that come more than once.
+
+    Raises ValueError for a model that comes twice.
+    """
+    counts = Counter(model.name for model in models)
+    named = [
+        replace(model, name=f"{model.name}, {Path(model.weights).name or 'embedded'}")
+        if counts[model.name] > 1
+        else model
+        for model in models
+    ]
+    names = Counter(model.name for model in named)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{twice[0]} is named twice")
+    return named
+
+
+def _random_weights(name: str, image: Image, folder: Path) -> str:
+    """The file with random weights of a model, which is written if it is not there."""
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        config = config_of(name)
+        save_weights(random_network(config, preprocess([torch.from_numpy(image)], config)), path)
+    return str(path)

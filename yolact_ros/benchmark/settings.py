@@ -1,0 +1,66 @@
+"""What a benchmark measures, and how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from yolact_ros.benchmark.published import check_checkout
+from yolact_ros.benchmark.timing import Timing, measure
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and how long."""
+
+    models: tuple[str, ...]
+    """Names: of random weights, the embedded model with its own. Or NAME=WEIGHTS, or a file."""
+    image: Image
+    """BGR, [H, W, 3]."""
+    device: str = "auto"
+    precision: str = "auto"
+    backends: tuple[str, ...] = ("auto",)
+    """As `Segmenter` has them. An exported file runs on its own."""
+    batches: tuple[int, ...] = (1,)
+    """Batch sizes to try."""
+    score_threshold: float = 0.0
+    reference: Path | None = None
+    """A checkout of the published implementation."""
+    mask_rcnn: bool = False
+    ultralytics: tuple[str, ...] = ()
+    """Names of its models."""
+    memory: bool = True
+    node: bool = True
+    rounds: int = 20
+    seconds: float = 60.0
+    """The most that the rounds of one comparison take."""
+    keep: Path | None = None
+    """Folder where random weights are kept, and taken from when they are there."""
+    clock: Callable[[], float] = time.perf_counter
+    """What times are read from, as `measure` takes it."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError and FileNotFoundError before anything has run."""
+        if not self.models:
+            raise ValueError("models=() is not allowed: name one or more")
+        if not self.batches or min(self.batches) < 1:
+            raise ValueError(f"batches={self.batches} is not allowed: each must be at least 1")
+        if self.rounds < 1:
+            raise ValueError(f"rounds={self.rounds} is not allowed: it must be at least 1")
+        if self.reference is not None:
+            check_checkout(self.reference)
+
+    def clock_of(self, device: torch.device) -> Callable[..., dict[str, Timing]]:
+        """`measure` as these settings say."""
+        return partial(
+            measure, rounds=self.rounds, seconds=self.seconds, device=device, clock=self.clock
+        )

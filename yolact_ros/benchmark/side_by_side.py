@@ -1,0 +1,109 @@
+"""Our models and others in turns, each from an image in memory to masks of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from yolact_ros.benchmark.agreement import compare
+from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.benchmark.models import Model
+from yolact_ros.benchmark.others import mask_rcnn, ultralytics
+from yolact_ros.benchmark.published import published
+from yolact_ros.benchmark.report import ContenderReport
+from yolact_ros.benchmark.settings import Image, Settings
+from yolact_ros.engine import Segmenter, fetch_weights
+from yolact_ros.network import PUBLISHED, Yolact, build, load_weights
+
+
+def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Contender]:
+    """The published implementation of our models that have one, by the names of ours.
+
+    It runs with the same weights on the same device. Weights of exported models cannot be read:
+    they are held to the first of their configuration.
+    """
+    if settings.reference is None:
+        return {}
+    made: dict[tuple[str, str, torch.device], Contender] = {}
+    references: dict[str, Contender] = {}
+    for model in sorted(models, key=lambda each: each.is_exported):
+        config, device = model.config.name, model.segmenter.device
+        key = config, model.weights, device
+        same = [contender for other, contender in made.items() if other[0] == config]
+        if model.is_exported:
+            if same:
+                references[model.name] = same[0]
+        elif config in PUBLISHED:
+            if key not in made:
+                contender = published(
+                    settings.reference, _network_of(model), device, settings.score_threshold
+                )
+                if same:  # of other weights, or elsewhere
+                    name = f"{contender.name}, {Path(model.weights).name} on {device}"
+                    contender = replace(contender, name=name)
+                made[key] = contender
+            references[model.name] = made[key]
+    return references
+
+
+def others_of(settings: Settings, devices: Sequence[torch.device]) -> list[Contender]:
+    """All others that were asked for, on the fastest of our models' devices."""
+    image, score = settings.image, settings.score_threshold
+    device = next((each for each in devices if each.type == "cuda"), devices[0])
+    others = []
+    if settings.mask_rcnn:
+        others += [mask_rcnn(device, image, fast_nms=fast) for fast in (False, True)]
+    return others + [ultralytics(device, image, name, score) for name in settings.ultralytics]
+
+
+def _network_of(model: Model) -> Yolact:
+    """The network as it was loaded: the segmenter's own has been changed to run faster."""
+    weights = model.weights or model.config.name
+    net = build(model.config)
+    load_weights(net, fetch_weights(weights) if weights in PUBLISHED else weights)
+    return net
+
+
+def _to_masks(segmenter: Segmenter) -> Callable[[Image], Found]:
+    def segment(image: Image) -> Found:
+        found = segmenter(image)
+        return Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
+
+    return segment
+
+
+@torch.no_grad()
+def side_by_side(
+    models: Sequence[Model],
+    references: Mapping[str, Contender],
+    others: Sequence[Contender],
+    settings: Settings,
+) -> tuple[ContenderReport, ...]:
+    """Ours and the others in turns; ours alone are no comparison."""
+    theirs = {f"ours {name}": contender.name for name, contender in references.items()}
+    others = [*{each.name: each for each in references.values()}.values(), *others]
+    if not others:
+        return ()
+    ours = [
+        Contender(f"ours {model.name}", _to_masks(model.segmenter), model.note) for model in models
+    ]
+    calls = {each.name: partial(each.segment, settings.image) for each in (*ours, *others)}
+    found = {name: call() for name, call in calls.items()}
+    timings = settings.clock_of(models[0].segmenter.device)(calls, warm_up=1)
+
+    def report(each: Contender) -> ContenderReport:
+        same = theirs.get(each.name)
+        return ContenderReport(
+            name=each.name,
+            note=each.note,
+            timing=timings[each.name],
+            instances=len(found[each.name].scores),
+            speed_up=timings[same].median / timings[each.name].median if same else None,
+            agreement=compare(found[each.name], found[same]) if same else None,
+        )
+
+    return tuple(report(each) for each in (*ours, *others))
