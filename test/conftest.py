@@ -11,6 +11,10 @@ from types import ModuleType
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # it is not alone: threads would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # of processes to come
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

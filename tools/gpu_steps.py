@@ -199,7 +199,7 @@ def _stream(
 
 
 def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
-    """Milliseconds of each stage of a single image in fixed shapes; each a graph of its own."""
+    """Milliseconds of each stage of a single image in fixed shapes, on the device as graphs."""
     setup, segmenter = models.setup, models.segmenter(config)
     calls = fixed_stages_of(segmenter, [setup.image.numpy()], in_parts=False)
     if setup.device.type == "cuda":

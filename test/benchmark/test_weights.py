@@ -20,7 +20,7 @@ def test_so_many_candidates_as_promised(small_net, picture):
 
 
 def test_one_class_and_another_backbone(picture):
-    config = EMBEDDED.replace(image_size=128)
+    config = EMBEDDED.replace(image_size=128, mask_rescoring=False)
     batch = preprocess([torch.from_numpy(picture)], config)
     net = random_network(config, batch)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_rounding_stays_small_through_deformable_layers(small_net, picture):
 
 
 def test_the_seed_decides(picture):
-    config = EMBEDDED.replace(image_size=128)
+    config = EMBEDDED.replace(image_size=128, mask_rescoring=False)
     batch = preprocess([torch.from_numpy(picture)], config)
     state = torch.get_rng_state()
     a, b, c = (random_network(config, batch, seed).head.boxes.weight for seed in (0, 0, 1))

@@ -17,7 +17,7 @@ from yolact_ros.network import EMBEDDED, build, save_weights
 def weights(tmp_path_factory):
     """A network that finds something everywhere: its class logits have no preference."""
     torch.manual_seed(0)
-    net = build(EMBEDDED, image_size=128, fpn_channels=16)
+    net = build(EMBEDDED, image_size=128, fpn_channels=16, mask_rescoring=False)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     save_weights(net, path)
     return path

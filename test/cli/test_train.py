@@ -1,5 +1,7 @@
 """`yolact train`: settings from a YAML file and the command line."""
 
+import shlex
+
 import pytest
 import yaml
 
@@ -57,6 +59,15 @@ def test_the_shipped_file_is_good(repository):
     path = repository / "config" / "train" / "person.yaml"
     settings, _ = read_settings(["--config", str(path)])
     assert settings.classes == ("person",) and len(settings.train) == 3
+    # The commands in its head are those that made the weights.
+    head = path.read_text().partition("\ntrain:")[0].replace("#", " ").replace("\\\n", " ")
+    lines = head.replace("config/train/person.yaml", str(path)).splitlines()
+    first, second = (shlex.split(line)[2:] for line in lines if "yolact train" in line)
+    settings, _ = read_settings(first)
+    assert settings.network == {"mask_rescoring": False} and settings.schedule.iterations == 3000
+    weights = f"{settings.output}/weights.safetensors"
+    settings, _ = read_settings(second)
+    assert settings.start == weights and settings.network == {}
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_masks_are_the_interpolated_small_ones(size):
 def test_regions_and_labels_agree_with_masks(size):
     instances = blobs(20, *size, seed=1)
     masks, regions = instances.masks, instances.regions()
+    assert regions is instances.regions(), "they are made once"
     assert torch.equal(regions.areas(), masks.sum(dim=(1, 2)))
     for i, (x1, y1, x2, y2) in enumerate(regions.rectangles.tolist()):
         assert 0 <= x1 <= x2 <= size[1] and 0 <= y1 <= y2 <= size[0]

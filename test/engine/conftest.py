@@ -148,7 +148,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 SMALL = EMBEDDED.replace(
-    name="small", class_names=("cat", "dog", "person"), image_size=96, fpn_channels=16
+    name="small",
+    class_names=("cat", "dog", "person"),
+    image_size=96,
+    fpn_channels=16,
+    mask_rescoring=False,
 )
 
 

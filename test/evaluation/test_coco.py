@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataError, DataSource, read_json, read_records
-from yolact_ros.evaluation.coco import category_ids, evaluate, score
+from yolact_ros.data import DataError, DataSource, read_json, read_records, require_countable
+from yolact_ros.evaluation.coco import category_ids, score
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
@@ -146,14 +146,23 @@ def test_ids_may_begin_at_0(tmp_path):
     [
         ({"image_id": 77}, "annotation 1: image_id 77 is no image of this file"),
         ({"segmentation": []}, "annotation 1: segmentation has no polygon"),
-        ({"bbox": [50, 50, -30, 30]}, r"annotation 1: bbox .* has no area"),
+        ({"segmentation": {"size": [9, 9], "counts": "1"}}, r"has the size \[9, 9\]"),
     ],
     ids=str,
 )
-def test_wrong_annotations_are_named_before_anything_is_segmented(tmp_path, changes, reason):
+def test_annotations_that_cannot_be_counted_are_named(tmp_path, changes, reason):
     source, _ = some_objects(tmp_path, **changes)
     with pytest.raises(DataError, match=reason):
-        evaluate(None, source)
+        require_countable(source, masks=True)
+
+
+def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
+    """COCO's own files have boxes without area, and boxes suffice for a network without masks."""
+    source, results = some_objects(tmp_path, bbox=[50, 50, 0, 30])
+    require_countable(source, masks=True)
+    source, results = some_objects(tmp_path, segmentation=[])
+    require_countable(source, masks=False)
+    assert score(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
 
 
 def test_nothing_found_scores_nothing(source):
@@ -164,7 +173,7 @@ def test_nothing_found_scores_nothing(source):
 def test_the_command_writes_all_files(source, tmp_path, capsys):
     torch.manual_seed(0)
     weights = tmp_path / "small.safetensors"
-    save_weights(build(EMBEDDED, image_size=96, fpn_channels=16), weights)
+    save_weights(build(EMBEDDED, image_size=96, fpn_channels=16, mask_rescoring=False), weights)
     content = read_json(source.annotations)
     content["images"] = [i for i in content["images"] if i["id"] in _with_people(source)][:3]
     kept = {i["id"] for i in content["images"]}

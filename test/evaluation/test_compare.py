@@ -13,7 +13,7 @@ from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
 
-TINY = EMBEDDED.replace(name="tiny", image_size=96, fpn_channels=16)
+TINY = EMBEDDED.replace(name="tiny", image_size=96, fpn_channels=16, mask_rescoring=False)
 TINY_RESNET = NetworkConfig(
     name="tiny_resnet", backbone="resnet50", image_size=256, fpn_channels=16, num_prototypes=8
 )

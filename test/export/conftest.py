@@ -22,7 +22,11 @@ from yolact_ros.network import (
 )
 
 PLAIN = EMBEDDED.replace(
-    name="small", class_names=("cat", "dog", "person"), image_size=96, fpn_channels=16
+    name="small",
+    class_names=("cat", "dog", "person"),
+    image_size=96,
+    fpn_channels=16,
+    mask_rescoring=False,
 )
 PLUS = PLAIN.replace(
     name="plus",

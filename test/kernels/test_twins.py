@@ -268,7 +268,9 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     watch(masks, "pack")
     watch(nms, "suppress")
     watch(deformable, "deform_conv2d")
-    config = EMBEDDED.replace(name="small", image_size=64, fpn_channels=8, num_prototypes=8)
+    config = EMBEDDED.replace(
+        name="small", image_size=64, fpn_channels=8, num_prototypes=8, mask_rescoring=False
+    )
     with torch.enable_grad():  # as a user calls it
         settings = DetectionSettings(score_threshold=0.1, top_k=3)
         runtime = run_network(build(config), device, torch.float32)

@@ -10,7 +10,11 @@ import torch
 from yolact_ros.network import EMBEDDED, NetworkConfig, Yolact, build, official_name
 
 SMALL = EMBEDDED.replace(
-    name="small", class_names=("cat", "dog", "person"), image_size=96, fpn_channels=16
+    name="small",
+    class_names=("cat", "dog", "person"),
+    image_size=96,
+    fpn_channels=16,
+    mask_rescoring=False,
 )
 
 

@@ -159,7 +159,7 @@ def test_embedded_network_is_small():
     with torch.device("meta"):
         net = build(EMBEDDED)
     assert sum(p.numel() for p in net.parameters()) <= 5.05e6
-    assert multiply_adds(EMBEDDED) < 5e9
+    assert multiply_adds(EMBEDDED) < 7e9
 
 
 def test_depthwise_convolutions_learn_the_same_in_bfloat16():

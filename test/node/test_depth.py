@@ -149,8 +149,14 @@ def test_nothing_is_waited_for_in_vain():
     images.put(stamped(62))
     images.put(before)
     assert images.match(at, max_offset=0.02, max_wait=60) is before
+    images.put(stamped(200))  # some between were lost
+    timer = threading.Timer(0.05, images.put, (stamped(230),))
+    timer.start()
+    late = images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=60)
+    assert late is not None and late.header.stamp.nanosec == 230 * 10**6
+    timer.join()
     images._last_arrival -= STALLED
-    assert images.match(Time(nanosec=130 * 10**6), max_offset=0.02, max_wait=60) is None
+    assert images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60) is None
     assert time.monotonic() < started + 30
 
 

@@ -75,9 +75,10 @@ def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, imag
     leaving = threading.Thread(target=lambda: left.append(graph.transition("deactivate")))
     leaving.start()
     leaving.join(0.5)
-    assert leaving.is_alive() and not left and graph.summary().processed == 0
+    waiting = leaving.is_alive() and not left and graph.summary().processed == 0
     gate.set()
     leaving.join()
+    assert waiting
     assert left == [True] and graph.summary().processed == 1
     graph.wait_until(lambda: received, "its answer")
     assert graph.transition("activate")

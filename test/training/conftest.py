@@ -58,7 +58,7 @@ def settings(shapes, tmp_path):
         train=(str(shapes),),
         output=str(tmp_path / "run"),
         model="yolact_person_lite",
-        network={"image_size": 64, "fpn_channels": 8},
+        network={"image_size": 64, "fpn_channels": 8, "mask_rescoring": False},
         start="nothing",
         schedule=ScheduleSettings(
             iterations=12, batch_size=4, learning_rate=2e-3, warmup_iterations=2, ema=0.9

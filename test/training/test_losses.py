@@ -23,6 +23,7 @@ from yolact_ros.training.matching import Matching, match
 from yolact_ros.training.targets import Target
 
 LETTERS = {"boxes": "B", "masks": "M", "classes": "C", "semantic": "S", "mask_iou": "I"}
+SMALL = EMBEDDED.replace(fpn_channels=16, mask_rescoring=False)
 STORED = ("yolact_resnet50", "yolact_plus_resnet50")
 
 
@@ -121,7 +122,7 @@ def test_fc_masks_learn_what_adaptive_pooling_shows_of_the_predicted_box():
         part = masks[index, low[1] : high[1], low[0] : high[0]].double()
         assert torch.equal(ours, F.adaptive_avg_pool2d(part[None], 16)[0] > 0.5)
 
-    net = build(EMBEDDED, image_size=64, fpn_channels=16, mask_branch="fc").train()
+    net = build(SMALL, image_size=64, mask_branch="fc").train()
     target = Target(
         boxes=torch.tensor([[0.2, 0.1, 0.9, 0.9]]),
         labels=torch.tensor([0]),
@@ -148,7 +149,7 @@ def test_fc_masks_learn_what_adaptive_pooling_shows_of_the_predicted_box():
 )
 def test_every_mask_branch_learns_and_takes_empty_images(changes, parts):
     torch.manual_seed(0)
-    net = build(EMBEDDED, image_size=256, fpn_channels=16, **changes).train()
+    net = build(SMALL, image_size=256, **changes).train()
     target = Target(
         boxes=torch.tensor([[0.2, 0.1, 0.9, 0.9]]),
         labels=torch.tensor([0]),
@@ -171,7 +172,7 @@ def test_every_mask_branch_learns_and_takes_empty_images(changes, parts):
 def test_shares_of_a_batch_average_to_the_whole_batch():
     """What distributed training relies on."""
     torch.manual_seed(0)
-    net = build(EMBEDDED, image_size=96, fpn_channels=16).train()
+    net = build(SMALL, image_size=96).train()
     images = torch.randn(2, 3, 96, 96)
     targets = []
     for count in (1, 3):

@@ -218,7 +218,7 @@ def test_weights_that_are_not_finite_take_no_place(settings, monkeypatch):
         return loss
 
     monkeypatch.setattr(torch.optim.SGD, "step", spoil)
-    with pytest.raises(NonFiniteError, match="at iteration 2 weights became infinite: net"):
+    with pytest.raises(NonFiniteError, match=r"at iteration 2 net.* is not finite"):
         train(settings)
     kept = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
     assert kept["global_step"] == 2
@@ -248,11 +248,11 @@ def test_resuming_needs_no_weights_to_start_from(settings, tmp_path):
 
 
 def test_waiting_for_data_is_not_what_callbacks_do(settings, monkeypatch):
-    settings = change_schedule(settings, iterations=2)
+    settings = change_schedule(settings, iterations=1)
     save = Checkpoints.on_train_batch_end
 
     def slow(self, *arguments):
-        time.sleep(0.4)
+        time.sleep(1)
         save(self, *arguments)
 
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", slow)

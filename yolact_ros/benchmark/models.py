@@ -49,7 +49,7 @@ class Model:
 def prepare(settings: Settings, folder: Path) -> list[Model]:
     """Each model on each backend; random weights are written to `folder` if not kept elsewhere.
 
-    Raises ValueError for a model that comes twice, and as `Segmenter` does.
+    Raises as `Segmenter` does.
     """
     return _told_apart(
         [
@@ -87,21 +87,15 @@ def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model
 
 
 def _told_apart(models: Sequence[Model]) -> list[Model]:
-    """The models, with the names of their files in the names that come more than once.
-
-    Raises ValueError for a model that comes twice.
-    """
+    """The models, with their weights in names that come more than once; what is the same, once."""
     counts = Counter(model.name for model in models)
     named = [
-        replace(model, name=f"{model.name}, {Path(model.weights).name or 'embedded'}")
+        replace(model, name=f"{model.name}, {model.weights or 'embedded weights'}")
         if counts[model.name] > 1
         else model
         for model in models
     ]
-    names = Counter(model.name for model in named)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"{twice[0]} is named twice")
-    return named
+    return list({model.name: model for model in named}.values())
 
 
 def _random_weights(name: str, image: Image, folder: Path) -> str:

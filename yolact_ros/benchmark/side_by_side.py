@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -43,7 +42,7 @@ def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Cont
                     settings.reference, _network_of(model), device, settings.score_threshold
                 )
                 if same:  # of other weights, or elsewhere
-                    name = f"{contender.name}, {Path(model.weights).name} on {device}"
+                    name = f"{contender.name}, {model.weights} on {device}"
                     contender = replace(contender, name=name)
                 made[key] = contender
             references[model.name] = made[key]

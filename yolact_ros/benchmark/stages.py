@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from yolact_ros.detection import Detections, detect, make_instances
+from yolact_ros.detection import Detections, Instances, MaskRegions, detect, make_instances
 from yolact_ros.detection.instances import place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
@@ -72,7 +72,8 @@ def stages_of(
     grids = make_masks(detections, prototypes, None)
     if grids is not None:
         calls["masks"] = lambda: make_masks(detections, prototypes, None)
-        if runtime.mask_iou is not None:
+        in_graph = isinstance(output, Detected) and output.mask_scores is not None
+        if runtime.mask_iou is not None and not in_graph:
             mask_iou, values = runtime.mask_iou, grids.values
             ids, scores = detections.class_ids, detections.scores
             calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
@@ -80,7 +81,7 @@ def stages_of(
     calls["transfer"] = lambda: [each.to("cpu") for each in instances]
     if grids is not None:
         on_host = [each.to("cpu") for each in instances]
-        calls["pixels"] = lambda: [each.regions() for each in on_host]
+        calls["pixels"] = lambda: [_pixels(each) for each in on_host]
     return calls
 
 
@@ -106,7 +107,7 @@ def fixed_stages_of(
     detections = find()
     grids = make_masks(detections, prototypes, None)
     placed = place(detections, grids, scales)
-    results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
+    results = Results.allocate(placed, batch.mask_bytes(max(MASK_AREA, settings.top_k)))
     results.write(placed, scales)
     calls: dict[str, Callable[[], object]] = {
         "preprocessing": lambda: preprocess(tensors, runtime.config, runtime.dtype)
@@ -127,8 +128,13 @@ def fixed_stages_of(
     calls["transfer"] = lambda: results.to("cpu")
     if grids is not None:
         found = results.to("cpu").instances(batch.image_sizes, segmenter.class_names)
-        calls["pixels"] = lambda: [each.regions() for each in found]
+        calls["pixels"] = lambda: [_pixels(each) for each in found]
     return calls
+
+
+def _pixels(instances: Instances) -> MaskRegions:
+    assert instances.small_masks is not None
+    return instances.small_masks.regions(*instances.image_size)  # anew: instances keep theirs
 
 
 def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
@@ -150,6 +156,7 @@ def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], o
     if device.type != "cuda":
         return call
     stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
         call()
         graph = torch.cuda.CUDAGraph()

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolact_ros.cli.naming import short_names
+from yolact_ros.cli.files import short_names
 from yolact_ros.data import DataError, DataSource, Report, check
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from yolact_ros.cli.naming import short_names
+from yolact_ros.cli.files import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter

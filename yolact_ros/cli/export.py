@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from yolact_ros.cli.predict import find_files
+from yolact_ros.cli.files import find_files
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Segmenter
 from yolact_ros.export import PRECISIONS, export

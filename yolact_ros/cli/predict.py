@@ -14,16 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from yolact_ros.cli.naming import choose_targets
+from yolact_ros.cli.files import choose_targets, find_files, is_video
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.pictures import read_picture, write_picture
 
 Image = npt.NDArray[np.uint8]
-
-_PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -42,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for file, target in targets.items():
         overlay = not options.no_overlay
-        if file.suffix.lower() in _VIDEOS:
+        if is_video(file):
             frames = predict_video(segmenter, file, target, overlay)
             print(f"{file}: {frames} frames")
         else:
@@ -53,22 +50,6 @@ def run(arguments: Sequence[str]) -> None:
             )
             print(f"{file}: {found or 'nothing'}")
     print(f"written to {options.output}")
-
-
-def find_files(path: Path) -> list[Path]:
-    """A file itself, or the pictures and videos in a folder.
-
-    Raises ValueError when there is nothing to segment.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ValueError(f"{path} does not exist")
-    kinds = _PICTURES | _VIDEOS
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
-    if not files:
-        raise ValueError(f"the folder {path} has no picture or video in it")
-    return files
 
 
 def _ending(target: Path, ending: str) -> Path:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from yolact_ros.cli.files import find_files
 from yolact_ros.cli.options import add_model_options, make_segmenter
-from yolact_ros.cli.predict import find_files, video_frames
+from yolact_ros.cli.predict import video_frames
 from yolact_ros.data import read_image
 from yolact_ros.evaluation.stability import measure_stability, write_stability
 

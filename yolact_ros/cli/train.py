@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -14,7 +16,20 @@ from yolact_ros.training.train import train
 def run(arguments: Sequence[str]) -> None:
     """Train as a YAML file and the command line say."""
     settings, resume = read_settings(arguments)
+    _quiet_lightning()
     print(f"weights: {train(settings, resume)}")
+
+
+def _quiet_lightning() -> None:
+    """Leave out what Lightning says of things that are as they should be, or that it sells."""
+    for message in (
+        r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
+        "You're resuming from a checkpoint that ended before",  # our data order resumes anywhere
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:

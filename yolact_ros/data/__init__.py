@@ -1,6 +1,6 @@
 """Data sets: reading and checking them."""
 
-from yolact_ros.data.check import Report, check, require_right_annotations
+from yolact_ros.data.check import Report, check, require_countable
 from yolact_ros.data.coco import (
     Annotation,
     DataSource,
@@ -25,5 +25,5 @@ __all__ = [
     "read_image",
     "read_json",
     "read_records",
-    "require_right_annotations",
+    "require_countable",
 ]

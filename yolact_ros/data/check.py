@@ -75,21 +75,37 @@ def check(source: DataSource, decode: bool = False, progress: bool = False) -> R
         if not good[kind]:
             refuse(problems)
             raise DataError(f"{file} has no {kind}")
-    keep("annotations", _wrong_annotations(good), "boxes and masks")
+    find = partial(_wrong_annotation, *_sizes_and_categories(good))
+    keep("annotations", map(find, good["annotations"]), "boxes and masks")
     return Report(tuple(problems), content | good)
 
 
-def require_right_annotations(source: DataSource) -> None:
-    """Raises DataError for wrong annotations; pictures are not looked at."""
+def require_countable(source: DataSource, masks: bool) -> None:
+    """Raises DataError for annotations that accuracy cannot be counted with, as COCO counts it.
+
+    Those without a picture or a category here and, for that of masks, without a mask. Boxes and
+    outlines that are of no use for training are none of them: COCO's own files have some.
+    """
     file, content = source.annotations, read_json(source.annotations)
-    refuse(sift(file, "annotations", content["annotations"], _wrong_annotations(content))[1])
+    sizes, known = _sizes_and_categories(content)
+
+    def reason(entry: dict[str, Any]) -> str | None:
+        wrong = _wrong_reference(sizes, known, entry)
+        if wrong or not masks:
+            return wrong
+        mask, size = entry["segmentation"], sizes[entry["image_id"]]
+        if isinstance(mask, list):
+            return None if mask else "segmentation has no polygon"
+        return _wrong_rle(mask, *size)
+
+    refuse(
+        sift(file, "annotations", content["annotations"], map(reason, content["annotations"]))[1]
+    )
 
 
-def _wrong_annotations(content: dict[str, Any]) -> Iterator[str | None]:
-    """What is wrong with each annotation, in view of the file's pictures and categories."""
+def _sizes_and_categories(content: dict[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    known = {category["id"] for category in content["categories"]}
-    return (_wrong_annotation(sizes, known, entry) for entry in content["annotations"])
+    return sizes, {category["id"] for category in content["categories"]}
 
 
 def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:
@@ -126,13 +142,22 @@ def _ends_well(path: Path, kind: str | None) -> bool:
 def _wrong_annotation(
     sizes: dict[int, tuple[int, int]], categories: set[int], entry: dict[str, Any]
 ) -> str | None:
-    image, category, segmentation = (entry[k] for k in ("image_id", "category_id", "segmentation"))
+    if wrong := _wrong_reference(sizes, categories, entry):
+        return wrong
+    segmentation, size = entry["segmentation"], sizes[entry["image_id"]]
+    wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
+    return _wrong_box(entry["bbox"], *size) or wrong_mask(segmentation, *size)
+
+
+def _wrong_reference(
+    sizes: dict[int, tuple[int, int]], categories: set[int], entry: dict[str, Any]
+) -> str | None:
+    image, category = entry["image_id"], entry["category_id"]
     if image not in sizes:
         return f"image_id {image} is no image of this file, or one that is wrong itself"
     if category not in categories:
         return f"category_id {category} is no category of this file, or one that is wrong itself"
-    wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
-    return _wrong_box(entry["bbox"], *sizes[image]) or wrong_mask(segmentation, *sizes[image])
+    return None
 
 
 def _wrong_box(box: list[float], height: int, width: int) -> str | None:

@@ -59,9 +59,8 @@ def detect(
     """
     if fixed_shapes and settings.nms_method == "standard":
         raise ValueError("nms_method='standard' has no fixed shapes: use 'fast' or 'cross_class'")
-    scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:]  # [B, P, C]
+    scores, best = class_scores(predictions.class_logits)
     offsets, coefficients = predictions.box_offsets, predictions.coefficients
-    best = scores.amax(dim=-1).nan_to_num(-1)  # [B, P]
     threshold = max(settings.confidence_threshold, settings.score_threshold)
     if fixed_shapes:
         index = None
@@ -93,6 +92,15 @@ def detect(
         coefficients=None if coefficients is None else _take(coefficients, anchor),
         valid=kept > settings.score_threshold,
     )
+
+
+def class_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the classes, float32 [..., C], of logits [..., C + 1], and the best of them [...].
+
+    The best is -1 where half precision gave no number.
+    """
+    scores = logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
+    return scores, scores.amax(dim=-1).nan_to_num(-1)
 
 
 def _with_shorter_lists(settings: DetectionSettings, scores: Tensor) -> DetectionSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -77,7 +78,14 @@ class Instances:
         return result
 
     def regions(self) -> MaskRegions:
-        """Masks in source pixels, only where they are. Raises ValueError for boxes only."""
+        """Masks in source pixels, only where they are; made when first asked for.
+
+        Raises ValueError for boxes only.
+        """
+        return self._regions
+
+    @functools.cached_property
+    def _regions(self) -> MaskRegions:
         if self.small_masks is None:
             raise ValueError("these instances have no masks: the model gives boxes only")
         return self.small_masks.regions(*self.image_size)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, Instances, detect
+from yolact_ros.detection.detections import class_scores
 from yolact_ros.detection.instances import Placed, image_scales, place
 from yolact_ros.detection.masks import make_masks
 from yolact_ros.detection.results import Results
@@ -143,24 +144,24 @@ def shortlist(
 ) -> tuple[Predictions, Tensor, Tensor]:
     """The `count` anchors of each image whose best classes score highest.
 
-    Returns their predictions, the anchors [B, N, 4], and the best score [B] of all others.
+    Returns their predictions, the anchors [B, N, 4], and what no other scores more than [B].
     """
-    scores = predictions.class_logits.float().softmax(dim=-1)[..., 1:].amax(dim=-1).nan_to_num(-1)
-    count = min(count, scores.shape[1] - 1)
-    best, index = scores.topk(count + 1)
-    rows = index[:, :count, None]
+    _, best = class_scores(predictions.class_logits)
+    chosen, index = best.topk(min(count, best.shape[1]), sorted=False)
+    rest = chosen.amin(dim=1) if count < best.shape[1] else torch.full_like(chosen[:, 0], -1)
+    rows = index.unsqueeze(-1)
 
     def take(values: Tensor) -> Tensor:
         return values.gather(1, rows.expand(-1, -1, values.shape[-1]))
 
     coefficients = predictions.coefficients
-    chosen = Predictions(
+    taken = Predictions(
         class_logits=take(predictions.class_logits),
         box_offsets=take(predictions.box_offsets),
         coefficients=None if coefficients is None else take(coefficients),
         prototypes=predictions.prototypes,
     )
-    return chosen, anchors[index[:, :count]], best[:, count]
+    return taken, anchors[index], rest
 
 
 class Slot:

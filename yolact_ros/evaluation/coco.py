@@ -23,7 +23,7 @@ from yolact_ros.data import (
     decode_mask,
     read_image,
     read_json,
-    require_right_annotations,
+    require_countable,
 )
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
@@ -91,10 +91,10 @@ class Findings:
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    Raises DataError for annotations that are wrong, for a picture that is missing, or if there is
-    no such class.
+    Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
+    there is no such class.
     """
-    require_right_annotations(source)
+    require_countable(source, _has_masks(segmenter))
     return summarise(source, find(segmenter, source, read_json(source.annotations), progress))
 
 
@@ -105,7 +105,6 @@ def evaluate_parallel(
 
     They are pickled. Processes on a CPU share its cores evenly.
     """
-    require_right_annotations(source)
     count = len(makers)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         jobs = [
@@ -120,9 +119,15 @@ def _find_share(
     maker: Callable[[], Segmenter], source: DataSource, share: int, shares: int, progress: bool
 ) -> Findings:
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
+    segmenter = maker()
+    require_countable(source, _has_masks(segmenter))
     content = read_json(source.annotations)
     content["images"] = content["images"][share::shares]
-    return find(maker(), source, content, progress and share == 0)
+    return find(segmenter, source, content, progress and share == 0)
+
+
+def _has_masks(segmenter: Segmenter) -> bool:
+    return segmenter.config.mask_branch != "none"
 
 
 def _interleave(shares: list[Findings]) -> Findings:
@@ -142,7 +147,7 @@ def find(
 ) -> Findings:
     """Segment the images of a data set whose file has the `content`, or a part of it."""
     categories = category_ids(source, segmenter.class_names)
-    findings = Findings(categories, segmenter.config.mask_branch != "none", [], [], [])
+    findings = Findings(categories, _has_masks(segmenter), [], [], [])
     for image in tqdm(content["images"], "images", disable=not progress):
         size = image["height"], image["width"]
         instances = segmenter(read_image(source.images / image["file_name"], size))
@@ -226,8 +231,11 @@ def _truth(content: dict[str, Any]) -> COCO:
         annotation["id"] = number  # 0, where some files begin, would say that nothing was matched
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
-            mask = decode_mask(annotation["segmentation"], *sizes[annotation["image_id"]])
-            annotation["area"] = int(mask.sum())
+            _, _, width, height = annotation["bbox"]
+            annotation["area"] = width * height
+            if annotation["segmentation"]:
+                mask = decode_mask(annotation["segmentation"], *sizes[annotation["image_id"]])
+                annotation["area"] = int(mask.sum())
     return COCO(content)
 
 

@@ -209,10 +209,11 @@ EMBEDDED = NetworkConfig(
     name="yolact_person_lite",
     class_names=("person",),
     backbone="efficientnet_lite0",
-    image_size=416,
+    image_size=480,
     fpn_channels=96,
     anchor_ratios=(0.3, 0.6),  # people stand
     anchor_octaves=2,
+    mask_rescoring=True,
 )
 """The model that the package ships: people, for boards without a large GPU."""
 

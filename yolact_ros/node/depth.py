@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -171,7 +172,7 @@ class DepthImages:
         """
         wanted, end = nanoseconds(stamp), time.monotonic() + max_wait
         with self._arrived:
-            while self._nearer_may_come(wanted):
+            while self._nearer_may_come(wanted, round(max_offset * 1e9)):
                 if not self._arrived.wait(max(end - time.monotonic(), 0)):
                     break
             found = min(self._images, key=lambda kept: abs(kept[0] - wanted), default=None)
@@ -179,13 +180,15 @@ class DepthImages:
             return None
         return found[1]
 
-    def _nearer_may_come(self, wanted: int) -> bool:
+    def _nearer_may_come(self, wanted: int, max_offset: int) -> bool:
         """Whether depth still comes, and its next image may be nearer than those that are here."""
         if time.monotonic() > self._last_arrival + STALLED:
             return False
-        stamps = [at for at, _ in self._images]
-        newest, period = stamps[-1], stamps[-1] - stamps[-2] if len(stamps) > 1 else 0
-        return wanted > max(stamps) and wanted > newest + period / 2
+        stamps = sorted(at for at, _ in self._images)
+        # The least of them: images in between may have been lost.
+        steps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
+        beyond = wanted - stamps[-1]
+        return beyond > 0 and (beyond > max_offset or beyond > min(steps, default=0) / 2)
 
     def locate(
         self, stamp: Time, instances: Instances, max_offset: float, max_wait: float

@@ -151,9 +151,14 @@ class YolactNode(LifecycleNodeMixin, Node):
             self.get_logger().info(f"Fixed by the detection stage inside {asked_for}: {values}")
         # The first images take longer than others, and show whether there is memory enough.
         most = parameters.batch_limit(segmenter.device.type)
-        segmenter.warm_up(batch_sizes=range(1, most + 1))
-        if parameters.compressed:
-            warm_up_decoder(segmenter.device)
+        try:
+            segmenter.warm_up(batch_sizes=range(1, most + 1))
+            if parameters.compressed:
+                warm_up_decoder(segmenter.device)
+        except DeviceLostError:
+            self._lost_devices.add(segmenter.device)
+            self._kept_from_lost_devices.append(segmenter)
+            raise
         self.get_logger().info(f"Running {segmenter.description}")
         if not parameters.weights and not parameters.model:
             self.get_logger().info(OFFICIAL_MODELS_HINT)

@@ -123,7 +123,7 @@ class Checkpoints(pl.Callback):
             return
         bad = [name for name, p in module.named_parameters() if not p.isfinite().all()]
         if bad:
-            raise NonFiniteError(f"at iteration {step - 1} weights became infinite: {bad[0]}")
+            raise NonFiniteError(f"at iteration {step - 1} {bad[0]} is not finite")
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
 
     def on_save_checkpoint(
@@ -142,7 +142,8 @@ class Validation(pl.Callback):
     """Measures the accuracy of the weights file, keeps the best one, and stops without progress.
 
     Accuracy is mask AP (box AP for a network without masks), the mean over the data sets. It is
-    written to `validation.jsonl`, a line for each time; a resumed run goes on from there.
+    written to `validation.jsonl`, a line for each time; a resumed run goes on from there, another
+    begins anew, and takes the place of the best weights when it first measures its own.
     """
 
     def __init__(
@@ -151,6 +152,11 @@ class Validation(pl.Callback):
         self.sources, self.weights = sources, weights
         self.every, self.patience = every, patience
         self.history_file = weights.with_name(HISTORY_FILE)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Forget the accuracies of an earlier run."""
+        if trainer.is_global_zero and trainer.global_step == 0:
+            self.history_file.unlink(missing_ok=True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int

@@ -281,7 +281,7 @@ def pool_masks(masks: Tensor, objects: Tensor, windows: Tensor, side: int) -> Te
     top, bottom = _cells(windows[:, 1], windows[:, 3], height, side)
     left, right = _cells(windows[:, 0], windows[:, 2], width, side)
     # Pixels above and to the left of each corner; whole numbers, so that sums are exact.
-    before = F.pad(masks.long().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    before = F.pad(masks.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))
 
     def count(rows: Tensor, columns: Tensor) -> Tensor:
         return before[objects[:, None, None], rows[:, :, None], columns[:, None, :]]

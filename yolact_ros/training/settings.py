@@ -111,7 +111,8 @@ class TrainingSettings:
     freeze_batch_norm: bool | None = None
     """Keep batch norm as it starts; none: below 6 images a device, as published."""
     freeze: tuple[str, ...] = ()
-    """Parameters whose names begin with one of these keep their values, such as `backbone.stem`."""
+    """Parameters whose names begin with one of these keep their values, such as `backbone.stem`; so
+    do the statistics of batch norm there."""
     negatives: bool = False
     """Also train on pictures without any object; as published, they are left out."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"

@@ -29,8 +29,6 @@ from yolact_ros.network import (
 )
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.callbacks import (
-    BEST_WEIGHTS_FILE,
-    HISTORY_FILE,
     AtomicCheckpoints,
     Checkpoints,
     ProgressBar,
@@ -117,7 +115,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
 
     With `resume`, go on from the last checkpoint in the output folder. Raises DataError for a data
     set that is not right, FileExistsError when there is a checkpoint but `resume` is off and
-    NonFiniteLossError when the training diverges.
+    NonFiniteError when the training diverges.
     """
     output = Path(settings.output)
     checkpoint = output / LAST_CHECKPOINT
@@ -133,9 +131,6 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     trainer = make_trainer(settings, callbacks)
     if not checkpoint.exists():
         load_start(net, settings)
-        if trainer.is_global_zero:
-            for name in (HISTORY_FILE, BEST_WEIGHTS_FILE):  # of an earlier run
-                (output / name).unlink(missing_ok=True)
     module = TrainingModule(net, records, settings)
     # The checkpoint is our own file and holds plain values and tensors.
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)

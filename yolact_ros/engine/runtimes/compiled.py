@@ -31,7 +31,9 @@ from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
 
 _ENTRY = "extra/yolact_ros.json"  # below the folder that all entries of a package are in
-_INSTRUCTION_SETS = re.compile("sse|ssse|avx|amx|fma|f16c|bmi|gfni|vaes|asimd|sve|sme|bf16|i8mm|fp")
+_INSTRUCTION_SETS = re.compile(
+    "ssse|sse(?!4a)|avx|amx|fma$|f16c|bmi|gfni|vaes|vpclmul|asimd|sve|sme|bf16|i8mm|fphp"
+)
 _DEVICE, _INSTRUCTIONS, _PRECISION = "device", "instructions", "precision"
 
 
@@ -115,14 +117,12 @@ def _instructions(device: torch.device) -> set[str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return {f"compute-capability-{major}.{minor}"}
-    # The compiler uses all that the processor has, and not just the vectors that PyTorch names.
-    found = {torch.backends.cpu.get_cpu_capability().replace(" ", "-"), platform.machine()}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, values = line.partition(":")
             if name.strip() in ("flags", "Features"):  # on x86, on Arm
-                return found | set(filter(_INSTRUCTION_SETS.match, values.split()))
-    return found
+                return {platform.machine(), *filter(_INSTRUCTION_SETS.match, values.split())}
+    return {platform.machine(), torch.backends.cpu.get_cpu_capability().replace(" ", "-")}
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""Results have names of their own."""
+"""What commands write has names of its own."""
 
 from pathlib import Path
 
 import pytest
 
-from yolact_ros.cli.naming import choose_targets, short_names
+from yolact_ros.cli.files import choose_targets, short_names
 
 
 def test_names_are_as_short_as_can_be():
@@ -16,8 +16,12 @@ def test_names_are_as_short_as_can_be():
         "x-ann-val",
         "y-ann-val",
     ]
-    with pytest.raises(ValueError, match="twice"):
-        short_names([Path("a.json"), Path("./a.json")])
+    assert short_names([Path("/data/val.json"), Path("/mnt/data/val.json")]) == [
+        "data-val",
+        "mnt-data-val",
+    ]
+    twice = [Path("a.json"), Path("x/b.json"), Path("./a.json")]
+    assert short_names(twice) == ["a-1", "b", "a-2"]
 
 
 def test_results_overwrite_nothing(tmp_path):
@@ -26,5 +30,7 @@ def test_results_overwrite_nothing(tmp_path):
     assert choose_targets(files, out) == {files[0]: out / "a.b", files[1]: out / "c"}
     with pytest.raises(ValueError, match=r"a\.b\.jpg and .*a\.b\.png would both"):
         choose_targets([*files, tmp_path / "a.b.png"], out)
+    thumbnail = [tmp_path / "clip.jpg", tmp_path / "clip.mp4"]
+    assert set(choose_targets(thumbnail, out).values()) == {out / "clip"}
     with pytest.raises(ValueError, match=r"is the folder of .*a\.b\.jpg itself"):
         choose_targets(files, tmp_path)

@@ -1,0 +1,70 @@
+"""Which files commands read, and names of what they write, so that nothing overwrites another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
+
+
+def find_files(path: Path) -> list[Path]:
+    """A file itself, or the pictures and videos in a folder.
+
+    Raises ValueError when there is nothing to segment.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path} does not exist")
+    kinds = _PICTURES | _VIDEOS
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
+    if not files:
+        raise ValueError(f"the folder {path} has no picture or video in it")
+    return files
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is one, by its name."""
+    return file.suffix.lower() in _VIDEOS
+
+
+def choose_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """What the results of each file are called in `folder`, but for their endings.
+
+    Raises ValueError where one would overwrite another, or a file itself.
+    """
+    targets = {file: folder / file.stem for file in files}
+    owners: dict[tuple[Path, bool], Path] = {}
+    for file, target in targets.items():
+        other = owners.setdefault((target, is_video(file)), file)
+        if other != file:
+            raise ValueError(
+                f"the results of {other} and {file} would both be called {target}: "
+                "segment them one after the other, with another --output"
+            )
+        if folder.resolve() == file.resolve().parent:
+            raise ValueError(
+                f"--output {folder} is the folder of {file} itself, which could be overwritten"
+            )
+    return targets
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """A name for each of some files: as many of the last parts of its path as tell them apart.
+
+    One that comes more than once gets numbers.
+    """
+    paths = [file.absolute().with_suffix("") for file in files]
+    parts = [path.relative_to(path.anchor).parts for path in paths]
+    different, names = len(set(parts)), list[str]()
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["-".join(each[-depth:]) for each in parts]
+        if len(set(names)) == different:
+            break
+    counts = {name: names.count(name) for name in names}
+    return [
+        name if counts[name] == 1 else f"{name}-{names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
