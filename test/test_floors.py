@@ -19,9 +19,9 @@ ALLOWED = {
     "data": {"pictures"},
     "training": {"evaluation", "engine", "detection", "network", "data"},
     "evaluation": {"benchmark", "engine", "detection", "network", "data", "pictures"},
-    "benchmark": {"engine", "detection", "network"},
-    "export": {"benchmark", "engine", "detection", "network"},
-    "node": {"engine", "detection", "network", "masks", "msg"},
+    "benchmark": {"engine", "detection", "network", "pictures"},
+    "export": {"benchmark", "engine", "detection", "network", "pictures"},
+    "node": {"engine", "detection", "network", "masks", "msg", "pictures"},
     "cli": {
         "training",
         "export",

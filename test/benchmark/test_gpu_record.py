@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,9 @@ def test_an_interruption_leaves_what_there_is(files: Files, number: signal.Signa
     command = prepare(files, ("first", "hangs", "last"))
     folder = files.json.parent
     whole = [sys.executable, str(folder / "supervisor.py"), str(folder), *command]
-    process = subprocess.Popen(whole)
+    # A shell's background jobs ignore SIGINT, and what they start does, too.
+    listen = partial(signal.signal, number, signal.SIG_DFL)
+    process = subprocess.Popen(whole, preexec_fn=listen)
     deadline = time.monotonic() + 60
     while outcomes(files)["hangs"] != "running" and time.monotonic() < deadline:
         time.sleep(0.05)

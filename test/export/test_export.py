@@ -131,9 +131,10 @@ def test_what_is_inside_is_the_default(own_nms, segmenters, pictures):
 def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path, capsys):
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), next(iter(pictures.values())))
-    words = ["predict", str(picture), "--weights", str(own_nms[0]), "--output", str(tmp_path)]
+    out = tmp_path / "out"
+    words = ["predict", str(picture), "--weights", str(own_nms[0]), "--output", str(out)]
     assert main([*words, "--score", "0.2"]) == 0
-    found = json.loads((tmp_path / "picture.json").read_text())["instances"]
+    found = json.loads((out / "picture.json").read_text())["instances"]
     assert len(found) > 0
     assert main([*words, "--nms", "cross_class", "--nms-iou", "0.3"]) == 0
     assert main([*words, "--nms-iou", "0.5"]) == 1

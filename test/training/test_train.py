@@ -295,7 +295,9 @@ def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, c
 
 def test_mixed_precision(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
-    settings = dataclasses.replace(settings, schedule=schedule)
+    # In bfloat16 PyTorch's gradient for maps of a single pixel is not finite on a CPU.
+    network = {**settings.network, "image_size": 160}
+    settings = dataclasses.replace(settings, schedule=schedule, network=network)
     train(dataclasses.replace(settings, output=f"{settings.output}-32"))
     train(dataclasses.replace(settings, precision="bf16-mixed"))
     wanted = losses(f"{settings.output}-32")
