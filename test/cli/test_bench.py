@@ -8,7 +8,8 @@ import pytest
 from yolact_ros.cli import main
 
 PARTS = (
-    "preprocessing", "backbone", "FPN", "protonet", "heads", "NMS", "masks", "re-scoring", "transfer", "pixels",
+    "preprocessing", "backbone", "FPN", "protonet", "heads", "NMS", "masks", "re-scoring",
+    "transfer", "pixels",
 )  # fmt: skip
 
 
