@@ -53,8 +53,8 @@ def test_how_many_images_go_through_the_network_at_once():
     six = Parameters(image_topic=tuple(f"/camera{i}/image" for i in range(6)))
     assert six.batch_limit("cuda") == 4 and six.batch_limit("cpu") == 1
     assert dataclasses.replace(six, max_batch=5).batch_limit("cpu") == 5
-    assert dataclasses.replace(six, max_batch=64).batch_limit("cuda") == 6
-    assert Parameters(max_batch=64).batch_limit("cuda") == 1
+    assert dataclasses.replace(six, max_batch=16).batch_limit("cuda") == 6
+    assert Parameters(max_batch=16).batch_limit("cuda") == 1
 
 
 @pytest.mark.parametrize("given", [TOPICS, ", ".join(TOPICS)])
