@@ -53,6 +53,18 @@ def test_a_folder_of_pictures(weights, picture, tmp_path):
         assert (coco_mask.decode(rle) == mask.numpy()).all()
 
 
+def test_mask_scores_are_written(repository, tmp_path):
+    """The embedded model re-scores its masks."""
+    file = repository / "yolact_ros" / "demo" / "photos" / "riders.jpg"
+    arguments = ["--output", str(tmp_path), "--backend", "torch", "--no-overlay"]
+    assert main(["predict", str(file), *arguments]) == 0
+    entries = json.loads((tmp_path / "riders.json").read_text())["instances"]
+    found = Segmenter(backend="torch")(cv2.imread(str(file)))
+    assert len(found) > 0 and (found.mask_scores < found.scores).all()
+    for name, values in (("score", found.scores), ("mask_score", found.mask_scores)):
+        assert [entry[name] for entry in entries] == pytest.approx(values.tolist(), abs=1e-3)
+
+
 def test_a_video(weights, picture, tmp_path):
     video = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))

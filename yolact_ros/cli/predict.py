@@ -114,6 +114,7 @@ def to_json(instances: Instances) -> dict[str, Any]:
             "class_id": int(instances.class_ids[i]),
             "class_name": name,
             "score": round(float(instances.scores[i]), 4),
+            "mask_score": round(float(instances.mask_scores[i]), 4),
             "box": [round(v, 2) for v in instances.boxes[i].tolist()],
         }
         if masks is not None:
