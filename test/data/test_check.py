@@ -144,7 +144,7 @@ CASES = {
     "segmentation of nothing": (
         ("annotations", 0, "segmentation", None),
         "annotation 11",
-        "segmentation None is not polygons or an RLE",
+        "it has no segmentation",
     ),
     "enormous box": (
         ("annotations", 0, "bbox", [10**400, 1.5, 2, 3]),
@@ -178,6 +178,33 @@ def test_what_is_wrong_is_named(folder, case):
     with pytest.raises(DataError, match=re.escape(where)):
         report.raise_if_bad()
     assert len(report.content[kind]) == 1, "the bad entry is left out, the good one stays"
+
+
+@pytest.mark.parametrize("nothing", [{}, {"segmentation": None}, {"segmentation": []}], ids=str)
+def test_boxes_are_enough_where_no_masks_are_wanted(folder, nothing):
+    data = content()
+    del data["annotations"][0]["segmentation"]
+    data["annotations"][0] |= nothing
+    source = write(folder, data)
+    assert check(source).problems[0].where == "annotation 11"
+    report = check(source, masks=False)
+    assert not report.problems
+    (annotation,) = read_records(source, ["cat"], report.content)[0].annotations
+    mask = decode_mask(annotation.segmentation, 48, 64)
+    assert mask.sum() == 400 and mask[10:30, 10:30].all(), "the box stands for it"
+    data["annotations"][0]["segmentation"] = [[1, 2, 3]]
+    assert "three or more" in check(write(folder, data), masks=False).problems[0].reason
+
+
+def test_the_command_checks_boxes_alone(folder):
+    data = content()
+    for annotation in data["annotations"]:
+        del annotation["segmentation"]
+    source = write(folder, data)
+    command = ["data", "check", str(source.annotations)]
+    assert main(command) == 1
+    assert main([*command, "--boxes", "--samples", str(folder / "page.png")]) == 0
+    assert (folder / "page.png").exists()
 
 
 @pytest.mark.parametrize("key", ["id", "name"])

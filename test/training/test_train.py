@@ -293,6 +293,26 @@ def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, c
     assert "1 wrong entries are left out" in capsys.readouterr().out
 
 
+def test_boxes_alone_are_learned_from_boxes_alone(settings, tmp_path):
+    content = json.loads(Path(settings.train[0]).read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content))
+    images = Path(settings.train[0]).parent / "images"
+    source = (f"{path}:{images}",)
+    settings = dataclasses.replace(settings, train=source, val=source)
+    with pytest.raises(DataError, match="annotation 1: it has no segmentation"):
+        train(settings)
+    network = settings.network | {"mask_branch": "none"}
+    weights = train(dataclasses.replace(settings, network=network))
+    assert load_network(weights).config.mask_branch == "none"
+    found = losses(settings.output)
+    assert found[len(found) - 1] < found[0]
+    (line,) = (weights.parent / "validation.jsonl").read_text().splitlines()
+    assert 0 <= json.loads(line)["accuracy"] <= 1
+
+
 def test_mixed_precision(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     # In bfloat16 PyTorch's gradient for maps of a single pixel is not finite on a CPU.

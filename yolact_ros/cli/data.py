@@ -25,6 +25,9 @@ def run(arguments: Sequence[str]) -> None:
         description="Look at every entry and every picture. Ends with status 1 if one is bad.",
     )
     checking.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
+    checking.add_argument(
+        "--boxes", action="store_true", help="objects need no masks: for mask_branch none"
+    )
     checking.add_argument("--samples", metavar="PNG", type=Path, help="draw a page of samples")
     converting = commands.add_parser(
         "convert-sbd", help="write Pascal SBD's annotations in COCO's format"
@@ -34,17 +37,17 @@ def run(arguments: Sequence[str]) -> None:
     converting.add_argument("--output", type=Path, help="folder to write; default: that of img")
     options = parser.parse_args(arguments)
     if options.command == "check":
-        _check(options.file, options.samples)
+        _check(options.file, not options.boxes, options.samples)
     else:
         _convert_sbd(options.folder, options.splits, options.output)
 
 
-def _check(files: Sequence[str], samples: Path | None) -> None:
+def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:
     wrong = 0
     sources = [DataSource.parse(text) for text in files]
     names = short_names([source.annotations for source in sources])
     for source, name in zip(sources, names, strict=True):
-        report = check(source, decode=True, progress=True)
+        report = check(source, decode=True, progress=True, masks=masks)
         print(_summary(source, report))
         for problem in report.problems:
             print(f"  {problem.where}: {problem.reason}")

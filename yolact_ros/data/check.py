@@ -32,6 +32,7 @@ from yolact_ros.data.entries import (
 
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
+_NO_MASK = "it has no segmentation"
 # How whole files end. Within the pixels of a JPEG this cannot occur.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 
@@ -49,12 +50,15 @@ class Report:
         refuse(self.problems)
 
 
-def check(source: DataSource, decode: bool = False, progress: bool = False) -> Report:
+def check(
+    source: DataSource, decode: bool = False, progress: bool = False, masks: bool = True
+) -> Report:
     """Look at every entry and every picture of a data set.
 
-    Pictures are decoded if `decode` asks for it. If not, their headers are read, and whether JPEG
-    and PNG files are whole is seen from their ends. Raises DataError for a file that has no
-    picture or no category that is right.
+    `masks` says that each object needs one; without, boxes are enough. Pictures are decoded if
+    `decode` asks for it. If not, their headers are read, and whether JPEG and PNG files are whole
+    is seen from their ends. Raises DataError for a file that has no picture or no category that is
+    right.
     """
     file, content = source.annotations, load(source.annotations)
     good: dict[str, list[Any]] = {}
@@ -75,7 +79,7 @@ def check(source: DataSource, decode: bool = False, progress: bool = False) -> R
         if not good[kind]:
             refuse(problems)
             raise DataError(f"{file} has no {kind}")
-    find = partial(_wrong_annotation, *_sizes_and_categories(good))
+    find = partial(_wrong_annotation, masks, *_sizes_and_categories(good))
     keep("annotations", map(find, good["annotations"]), "boxes and masks")
     return Report(tuple(problems), content | good)
 
@@ -93,7 +97,9 @@ def require_countable(source: DataSource, masks: bool) -> None:
         wrong = _wrong_reference(sizes, known, entry)
         if wrong or not masks:
             return wrong
-        mask, size = entry["segmentation"], sizes[entry["image_id"]]
+        mask, size = entry.get("segmentation"), sizes[entry["image_id"]]
+        if mask is None:
+            return _NO_MASK
         if isinstance(mask, list):
             return None if mask else "segmentation has no polygon"
         return _wrong_rle(mask, *size)
@@ -140,13 +146,22 @@ def _ends_well(path: Path, kind: str | None) -> bool:
 
 
 def _wrong_annotation(
-    sizes: dict[int, tuple[int, int]], categories: set[int], entry: dict[str, Any]
+    masks: bool,
+    sizes: dict[int, tuple[int, int]],
+    categories: set[int],
+    entry: dict[str, Any],
 ) -> str | None:
     if wrong := _wrong_reference(sizes, categories, entry):
         return wrong
-    segmentation, size = entry["segmentation"], sizes[entry["image_id"]]
+    segmentation, size = entry.get("segmentation"), sizes[entry["image_id"]]
+    if wrong := _wrong_box(entry["bbox"], *size):
+        return wrong
+    if not segmentation and not masks:
+        return None
+    if segmentation is None:
+        return _NO_MASK
     wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
-    return _wrong_box(entry["bbox"], *size) or wrong_mask(segmentation, *size)
+    return wrong_mask(segmentation, *size)
 
 
 def _wrong_reference(

@@ -44,7 +44,7 @@ class Annotation:
     box: tuple[float, float, float, float]
     """x, y, width, height in pixels, as in the file."""
     segmentation: Any
-    """Polygons, or RLE, compressed or not."""
+    """Polygons, or RLE, compressed or not; the outline of the box where the file has none."""
     is_crowd: bool
 
 
@@ -93,7 +93,7 @@ def read_records(
                     id=a["id"],
                     label=label_of[a["category_id"]],
                     box=tuple(a["bbox"]),
-                    segmentation=a["segmentation"],
+                    segmentation=a.get("segmentation") or _outline(*a["bbox"]),
                     is_crowd=bool(a.get("iscrowd", 0)),
                 )
             )
@@ -107,6 +107,11 @@ def read_records(
         )
         for image in content["images"]
     ]
+
+
+def _outline(x: float, y: float, width: float, height: float) -> list[list[float]]:
+    """A box as a polygon."""
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.uint8]:

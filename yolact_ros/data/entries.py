@@ -68,7 +68,9 @@ FIELDS = {
             lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)),
             "four finite numbers",
         ),
-        "segmentation": Field(lambda v: isinstance(v, list | dict), "polygons or an RLE"),
+        "segmentation": Field(
+            lambda v: v is None or isinstance(v, list | dict), "polygons or an RLE", optional=True
+        ),
         "iscrowd": Field(lambda v: isinstance(v, int) and v in (0, 1), "0 or 1", optional=True),
     },
 }

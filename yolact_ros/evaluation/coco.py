@@ -233,8 +233,8 @@ def _truth(content: dict[str, Any]) -> COCO:
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height
-            if annotation["segmentation"]:
-                mask = decode_mask(annotation["segmentation"], *sizes[annotation["image_id"]])
+            if segmentation := annotation.get("segmentation"):
+                mask = decode_mask(segmentation, *sizes[annotation["image_id"]])
                 annotation["area"] = int(mask.sum())
     return COCO(content)
 

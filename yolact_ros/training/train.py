@@ -48,11 +48,12 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
 
     Raises DataError when there are none, or bad ones, or when `val` has bad ones or no such class.
     """
+    masks = network_config(settings).mask_branch != "none"
     records: list[ImageRecord] = []
     classes, known = settings.classes, set[str]()
     for text in settings.train:
         source = DataSource.parse(text)
-        report = check(source, progress=True)
+        report = check(source, progress=True, masks=masks)
         if settings.skip_bad:
             left_out = len(report.problems)
             if left_out:
@@ -67,7 +68,8 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
         source = DataSource.parse(text)
-        check(source, progress=True).raise_if_bad()  # accuracy counts all entries: none is left out
+        # None is left out, since accuracy counts all entries.
+        check(source, progress=True, masks=masks).raise_if_bad()
         category_ids(source, classes)
     if not settings.negatives:
         records = [r for r in records if any(not a.is_crowd for a in r.annotations)]
@@ -76,10 +78,14 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     return records, classes
 
 
+def network_config(settings: TrainingSettings) -> NetworkConfig:
+    """The network to train, whose classes the data may decide."""
+    return config_of(settings.model).replace(**settings.network)
+
+
 def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
     """The network for `classes`, with random weights."""
-    config = config_of(settings.model)
-    net = build(config.replace(**{**settings.network, "class_names": classes}))
+    net = build(network_config(settings).replace(class_names=classes))
     return net.to(memory_format=torch.channels_last)
 
 
