@@ -27,6 +27,11 @@ PARAMETERS = {
     "precision": ("precision", str, "auto, float32, float16 or bfloat16"),
     "backend": ("backend", str, "auto, torch, inductor, openvino or onnxruntime"),
     "score_threshold": ("score_threshold", float, "least score of an instance, 0.0 to 1.0"),
+    "mask_score_threshold": (
+        "mask_score_threshold",
+        float,
+        "least score of an instance with its mask, 0.0 to 1.0",
+    ),
     "top_k": ("top_k", int, "most instances an image"),
     "nms_method": ("nms.method", str, "fast, cross_class or standard"),
     "nms_iou_threshold": ("nms.iou_threshold", float, "largest overlap of boxes, 0.0 to 1.0"),

@@ -251,6 +251,11 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
 
     everything = see()
     assert len(everything) == 5
+    middle = sorted(found.mask_score for found in everything)[2]
+    assert graph.set(mask_score_threshold=middle) == ""
+    better = [found for found in everything if found.mask_score >= middle]
+    assert [f.mask_score for f in see()] == [f.mask_score for f in better]
+    assert graph.set(mask_score_threshold=0.0) == ""
     assert graph.set(top_k=2) == ""
     assert len(see()) == 2
     assert graph.set(top_k=1000, score_threshold=1.0) == ""

@@ -126,6 +126,14 @@ class Parameters:
         low=0.0,
         high=1.0,
     )
+    mask_score_threshold: float = parameter(
+        0.0,
+        "Instances whose mask_score is lower are left out: the score times the predicted IoU of "
+        "the mask, where the network re-scores masks.",
+        "at once",
+        low=0.0,
+        high=1.0,
+    )
     nms_method: str = parameter(
         "fast",
         "How overlapping boxes are thinned out: fast (Fast NMS within each class), cross_class "

@@ -199,6 +199,8 @@ class Pipeline:
     ) -> None:
         feed, header = decoded.frame.feed, decoded.frame.image.header
         parameters = self._current()
+        if parameters.mask_score_threshold > 0:  # choosing takes time
+            instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
         started = time.monotonic()
         try:
             positions = self._locate(feed, header, instances, parameters)
