@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from yolact_ros import kernels
+from yolact_ros.detection.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -65,24 +64,10 @@ class SmallMasks:
         """Sample the masks (bilinear, above one half) at the pixels of a height x width image."""
         limits = self.extents.new_tensor((width, height))
         rectangles = pixel_rectangles(self.extents, self.cells, self.values, limits)
-        areas = (rectangles[:, 2] - rectangles[:, 0]) * (rectangles[:, 3] - rectangles[:, 1])
+        areas = (rectangles[:, 2:] - rectangles[:, :2]).prod(dim=1)
         offsets = torch.nn.functional.pad(areas.cumsum(0), (1, 0))
-        grids, pixels = self.values.cpu().float().numpy(), np.empty(int(offsets[-1]), np.bool_)
-        # Masks of prototypes all cover the same, the whole image, and share their taps.
-        taps: dict[tuple[float, ...], tuple[_Taps, _Taps]] = {}
-        spans = itertools.pairwise(offsets.tolist())
-        placed = zip(self.extents.tolist(), rectangles.tolist(), spans, strict=True)
-        for grid, (extent, (x1, y1, x2, y2), span) in zip(grids, placed, strict=True):
-            key = tuple(extent)
-            if key not in taps:
-                left, top, right, bottom = extent
-                taps[key] = (
-                    _Taps.of(height, (top, bottom), grid.shape[0]),
-                    _Taps.of(width, (left, right), grid.shape[1]),
-                )
-            rows, columns = taps[key]
-            mask = pixels[slice(*span)].reshape(y2 - y1, x2 - x1)
-            _sample(grid, rows.cut(y1, y2), columns.cut(x1, x2), mask)
+        grids, extents = self.values.cpu().float().numpy(), self.extents.tolist()
+        pixels = sample(grids, extents, rectangles.cpu().numpy(), (height, width))
         return MaskRegions(rectangles, torch.from_numpy(pixels).to(self.values.device), offsets)
 
 
@@ -202,60 +187,3 @@ def pack_plain(
     inside = (byte < ends[-1]).unsqueeze(1) & (x < x2.unsqueeze(1))
     value = torch.lerp(above, beneath, row - row0)
     out.copy_((((value > 0.5) & inside).long() << (7 - bit)).sum(dim=1))
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """Linear interpolation along one axis: the two cells that each pixel lies between."""
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    fraction: NDArray[np.float32]
-    """Share of the second cell, in 0..1."""
-
-    @classmethod
-    def of(cls, length: int, extent: tuple[float, float], count: int) -> _Taps:
-        """For `length` pixels of an axis, of which `count` cells divide `extent`."""
-        low, high = extent
-        scale = count / max(high - low, 1e-6)
-        positions = (np.arange(length) + (0.5 - low)) * scale - 0.5
-        positions = positions.clip(0, count - 1).astype(np.float32)
-        first = positions.astype(np.int64)
-        fraction = positions - first.astype(np.float32)
-        return cls(first, np.minimum(first + 1, count - 1), fraction)
-
-    def cut(self, start: int, stop: int) -> _Taps:
-        """For some of the pixels."""
-        span = slice(start, stop)
-        return _Taps(self.first[span], self.second[span], self.fraction[span])
-
-
-def _sample(grid: NDArray[np.float32], rows: _Taps, columns: _Taps, out: NDArray[np.bool_]) -> None:
-    """Write where a grid [h, w], interpolated, exceeds one half, to `out` [rows, columns].
-
-    Few pixels need arithmetic: where the grid rows above and beneath a pixel are on the same side
-    of one half, so is the pixel.
-    """
-    if not out.size:
-        return
-    top, bottom = rows.first[0], rows.second[-1] + 1
-    lines, right = (grid[top:bottom].take(taps, axis=1) for taps in (columns.first, columns.second))
-    right -= lines
-    right *= columns.fraction
-    lines += right  # [bottom - top, columns]
-    inside = lines > 0.5
-    line_of_row = rows.first - top
-    inside.take(line_of_row, axis=0, out=out, mode="clip")
-    # Where a line and the next are on different sides: the pixels of that column between them.
-    width = out.shape[1]
-    crossings = np.flatnonzero(inside[1:] != inside[:-1])
-    line, column = np.divmod(crossings, width)
-    first_rows = np.searchsorted(line_of_row, np.arange(len(lines)))
-    counts = (first_rows[1:] - first_rows[:-1])[line]
-    crossing = np.repeat(np.arange(len(crossings)), counts)  # of each such pixel
-    y = np.arange(len(crossing)) - np.repeat(counts.cumsum() - counts, counts)
-    y += first_rows[line][crossing]
-    upper, rise = lines.reshape(-1)[crossings], lines.reshape(-1)[crossings + width]
-    rise -= upper
-    between = upper[crossing] + rise[crossing] * rows.fraction[y]
-    out.reshape(-1)[y * width + column[crossing]] = between > 0.5

@@ -57,13 +57,16 @@ def _add_positions(found: list[Instance], positions: Positions) -> None:
 
 def _box_messages(instances: Instances) -> list[RegionOfInterest]:
     height, width = instances.image_size
-    limits = np.array((width, height, width, height))
-    corners = np.clip(instances.integer_boxes().numpy(), 0, limits)
-    sizes = np.maximum(corners[:, 2:] - corners[:, :2], 0)
-    return [
-        RegionOfInterest(x_offset=x, y_offset=y, width=w, height=h)
-        for (x, y, _, _), (w, h) in zip(corners.tolist(), sizes.tolist(), strict=True)
-    ]
+    found = []
+    for x1, y1, x2, y2 in instances.integer_boxes().tolist():
+        x, y = min(max(x1, 0), width), min(max(y1, 0), height)
+        right, bottom = min(x2, width), min(y2, height)
+        found.append(
+            RegionOfInterest(
+                x_offset=x, y_offset=y, width=max(right - x, 0), height=max(bottom - y, 0)
+            )
+        )
+    return found
 
 
 def _mask_messages(instances: Instances, encoding: str) -> list[Mask]:
