@@ -38,7 +38,7 @@ PARAMETERS = {
     "classes": ("classes", str, "classes to report, separated by commas"),
     "mask_encoding": ("mask.encoding", str, "rle, bits or mono8"),
     "overlay": ("overlay.enabled", bool, "publish overlays: true or false"),
-    "qos_reliability": ("qos.reliability", str, "of the image subscription: best_effort, reliable"),
+    "qos_reliability": ("qos.reliability", str, "of images and depth: best_effort or reliable"),
     "depth_topic": ("depth_topic", str, "depth images registered to the colour images"),
     "camera_info_topic": ("camera_info_topic", str, "calibration that belongs to the depth images"),
     "autostart": ("autostart", bool, "configure and activate by itself: true or false"),
@@ -73,7 +73,8 @@ def generate_launch_description() -> LaunchDescription:
             "rviz",
             default_value="false",
             choices=["true", "false"],
-            description="show image, overlay and markers in RViz",
+            description="show image, overlay and markers in RViz, of the first camera in "
+            "image_topic as given here (params_file is not looked into); needs the package rviz2",
         ),
         DeclareLaunchArgument(
             "fixed_frame", default_value="", description="RViz: frame that everything is shown in"
@@ -98,7 +99,8 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
         emulate_tty=True,
     )
-    return [node, _rviz(context)]
+    # First, so that nothing has begun if it is not installed.
+    return [_rviz(context), node]
 
 
 def _rviz(context: LaunchContext) -> Node:

@@ -162,7 +162,6 @@ class Graph:
             thread.join()
             executor.shutdown()
         if self.node is not None:
-            self.node.close()
             self.node.destroy_node()
         self.client.destroy_node()
         rclpy.shutdown(context=self.context)

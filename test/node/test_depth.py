@@ -26,6 +26,16 @@ def calibration():
     return CameraInfo(k=[FX, 0.0, CX, 0.0, FY, CY, 0.0, 0.0, 1.0])
 
 
+def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
+    """The raw image's is for other pixels than those of the rectified one."""
+    instances, depth = segmenter(picture), np.full((120, 160), 2, np.float32)
+    info = calibration()
+    expected = locate(instances, depth, info)
+    info.k = [2 * value for value in info.k]
+    info.p = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
+    np.testing.assert_array_equal(locate(instances, depth, info).centres, expected.centres)
+
+
 def test_depth_in_millimetres_and_metres(image_message):
     metres = np.array([[0.5, 1.25], [0.0, 3.0]])
     expected = np.where(metres > 0, metres, np.nan).astype(np.float32)
@@ -96,6 +106,8 @@ def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
         points = np.stack(((x[surface] - CX) * z / FX, (y[surface] - CY) * z / FY, z), axis=1)
         np.testing.assert_allclose(positions.centres[i], np.median(points, axis=0), rtol=1e-5)
         np.testing.assert_allclose(positions.sizes[i], np.ptp(points, axis=0), rtol=1e-5)
+        middle = (points.max(axis=0) + points.min(axis=0)) / 2
+        np.testing.assert_allclose(positions.middles[i], middle, rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_located_is_refused(segmenter, picture):
@@ -122,8 +134,14 @@ def test_the_nearest_stamp_is_matched():
     for at, nearest in ((100, 100), (120, 133), (150, 166), (199, 200), (205, 200)):
         found = images.match(Time(nanosec=at * 10**6), max_offset=0.02, max_wait=0)
         assert found is kept[nearest]
-    assert images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=0) is None
-    assert DepthImages().match(Time(), max_offset=1, max_wait=0) is None
+    with pytest.raises(NoDepthError, match=r"within 0.02 s .* the nearest is 0.030 s earlier"):
+        images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=0)
+    with pytest.raises(NoDepthError, match=r"nearest is 0.050 s later"):
+        images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=0)
+    with pytest.raises(NoDepthError, match="no depth image has come"):
+        DepthImages().match(Time(), max_offset=1, max_wait=0)
+    images.put(again := stamped(200))
+    assert images.match(Time(nanosec=200 * 10**6), max_offset=0.02, max_wait=0) is again
 
 
 def test_depth_that_comes_later_is_waited_for():
@@ -139,11 +157,10 @@ def test_nothing_is_waited_for_in_vain():
     """Neither without depth, nor where the next image will be farther away than the last."""
     images, at = DepthImages(), Time(nanosec=100 * 10**6)
     started = time.monotonic()
-    assert images.match(at, max_offset=0.02, max_wait=60) is None
-    with pytest.raises(NoDepthError, match="no camera_info"):
+    with pytest.raises(NoDepthError, match="no calibration has come on camera_info"):
         images.locate(at, None, 0.02, 60)
     images.put_info(calibration())
-    with pytest.raises(NoDepthError, match=r"within 0\.02 s"):
+    with pytest.raises(NoDepthError, match="no depth image has come"):
         images.locate(at, None, 0.02, 60)
     before = stamped(95)
     images.put(stamped(62))
@@ -155,8 +172,18 @@ def test_nothing_is_waited_for_in_vain():
     late = images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=60)
     assert late is not None and late.header.stamp.nanosec == 230 * 10**6
     timer.join()
+    with pytest.raises(NoDepthError, match=r"nearest is 8\.\d+ s earlier"):  # another clock
+        images.match(Time(sec=9), max_offset=0.02, max_wait=60)
+    timer = threading.Timer(0.05, images.close)
+    timer.start()
+    with pytest.raises(NoDepthError):
+        images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60)
+    timer.join()
+    images = DepthImages()
+    images.put(before)
     images._last_arrival -= STALLED
-    assert images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60) is None
+    with pytest.raises(NoDepthError):
+        images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60)
     assert time.monotonic() < started + 30
 
 
@@ -254,7 +281,9 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
         instance = found[box.id]
         assert (box.type, text.type) == (Marker.CUBE, Marker.TEXT_VIEW_FACING)
         assert box.header == text.header == received[-1].header
-        assert box.pose.position == instance.position and box.color.a > 0
+        assert box.pose.position.z == pytest.approx(2) and box.color.a > 0
+        lowest = (instance.mask.x_offset - CX) * 2 / FX
+        assert lowest - 1e-4 <= box.pose.position.x - box.scale.x / 2
         assert min(box.scale.x, box.scale.y, box.scale.z) > 0
         assert text.text == f"{instance.class_name} {instance.score:.2f}"
     # Without depth of the same time there are instances still, and no old markers.
@@ -262,4 +291,7 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
     result = graph.see(publish, image, received, 2)
     assert result.instances and not any(found.position_valid for found in result.instances)
     graph.wait_until(lambda: len(shown[-1].markers) == 1, "the markers to go")
-    assert graph.transition("deactivate")
+    graph.see(camera, None, shown, 2)
+    count = len(shown)
+    assert graph.transition("shutdown")
+    graph.wait_until(lambda: len(shown) > count and len(shown[-1].markers) == 1, "them to go again")

@@ -1,5 +1,6 @@
 """What /diagnostics tells, and what a flood of malformed images does."""
 
+import threading
 import time
 
 import cv2
@@ -67,6 +68,35 @@ def test_no_image_for_a_while_is_a_warning(graph, weights):
         graph, messages, "/yolact: images", lambda status, _: status.level == DiagnosticStatus.WARN
     )
     assert "no image on /image_raw" in status.message
+
+
+def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    node = graph.start(weights=weights, image_timeout=0.5)
+    goes_on, submit = threading.Event(), node._segmenter.submit
+
+    def hang(images):
+        goes_on.wait()
+        return submit(images)
+
+    node._segmenter.submit = hang
+    camera = graph.camera()
+
+    def told():
+        camera(image_message(picture))
+        newest = latest(messages, "/yolact: images")
+        return newest[0] if newest and newest[0].level == DiagnosticStatus.ERROR else None
+
+    assert "images come, but none was finished" in graph.wait_until(told, "an error").message
+    goes_on.set()
+    wait_for(
+        graph,
+        messages,
+        "/yolact: images",
+        lambda status, values: (
+            status.level != DiagnosticStatus.ERROR and values["processed"] != "0"
+        ),
+    )
 
 
 def test_an_unconfigured_node_says_so(graph, weights):

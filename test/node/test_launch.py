@@ -25,6 +25,7 @@ GIVEN = [
     ("precision", "precision", "float32"),
     ("backend", "backend", "torch"),
     ("score_threshold", "score_threshold", 0.25),
+    ("mask_score_threshold", "mask_score_threshold", 0.125),
     ("top_k", "top_k", 7),
     ("nms_method", "nms.method", "standard"),
     ("nms_iou_threshold", "nms.iou_threshold", 0.75),

@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
 import cv2
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from yolact_ros.msg import InstanceArray
@@ -165,11 +166,14 @@ def test_quality_of_service(graph, weights, picture, image_message, node, publis
     reliability = ReliabilityPolicy[publisher.upper()]
     qos = QoSProfile(depth=1, reliability=reliability)
     if (node, publisher) == ("reliable", "best_effort"):
-        publisher = graph.client.create_publisher(Image, "/image_raw", qos)
+        refused = []
+        events = PublisherEventCallbacks(incompatible_qos=refused.append)
+        publisher = graph.client.create_publisher(Image, "/image_raw", qos, event_callbacks=events)
+        graph.wait_until(lambda: refused, "ROS to say that the two do not match")
         for _ in range(10):
             publisher.publish(image_message(picture))
             time.sleep(0.05)
-        assert received == []  # the two do not match, as ROS says
+        assert received == []
     else:
         graph.see(graph.camera(qos=qos), image_message(picture), received)
 

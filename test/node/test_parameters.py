@@ -11,6 +11,7 @@ from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.parameter import Parameter
 
 from yolact_ros.network import PUBLISHED
+from yolact_ros.node.cameras import Camera
 from yolact_ros.node.parameters import Parameters, table
 
 
@@ -31,6 +32,8 @@ def test_the_parameter_file_lists_every_parameter_with_default_and_meaning(repos
     comments = " ".join(line.strip().lstrip("# ") for line in text.splitlines())
     for info, _ in table().values():
         assert info.description in comments, info.name
+        allowed = comments.split(info.description, 1)[1].strip().lower()
+        assert allowed.startswith(info.allowed().lower()), info.name
 
 
 def test_the_readme_has_every_parameter_with_default_and_meaning(repository):
@@ -110,6 +113,10 @@ def test_topics_of_images_and_depth():
     assert Parameters(depth_topic="/d/image").depth_topics() == ("/d/image", "/d/camera_info")
     assert Parameters(depth_topic="/image").depth_topics() == ("/image", "/camera_info")
     assert Parameters(depth_topic="image").depth_topics() == ("image", "camera_info")
+    moved = {"image": "/eye/depth", "a": "/eye/a"}.__getitem__
+    assert Parameters(depth_topic="image").depth_topics(moved) == ("image", "/eye/camera_info")
+    compressed = Parameters(image_topic="a", compressed=True)
+    assert compressed.subscription_topic(Camera("a", ""), moved) == "/eye/a/compressed"
     own = Parameters(depth_topic="/d/image", camera_info_topic="/c/info")
     assert own.depth_topics() == ("/d/image", "/c/info")
 

@@ -87,11 +87,34 @@ def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
     assert "Traceback" not in idle.text()
 
 
+PROGRAM_OF_A_USER = """
+import rclpy
+from yolact_ros.node.yolact_node import YolactNode
+rclpy.init()
+node = YolactNode()
+assert node.trigger_configure() and node.trigger_activate()
+node.destroy_node()
+rclpy.shutdown()
+print("done")
+"""
+
+
+def test_a_node_in_a_program_of_its_users_ends_when_it_is_destroyed(weights):
+    command = [sys.executable, "-c", PROGRAM_OF_A_USER, "--ros-args", "-p", f"weights:={weights}"]
+    ended = subprocess.run(
+        [*command, "-p", "autostart:=false"], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 0 and "done" in ended.stdout, ended.stderr
+
+
 def test_a_bad_value_at_the_start_is_explained(start):
     reasons = {
         "score_threshold:=7.0": "score_threshold out of range Min: 0.0, Max: 1.0, value: 7.0",
         "nms.method:=soft": "nms.method='soft' is not allowed: it must be one of fast",
     }
+    file = Process("--params-file", "/no/such/file.yaml")
+    assert file.end() == 1
+    assert "/no/such/file.yaml" in file.text() and "Traceback" not in file.text()
     processes = {parameter: start(parameter) for parameter in reasons}
     for parameter, process in processes.items():
         assert process.end() == 1

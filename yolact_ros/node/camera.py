@@ -12,6 +12,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -30,6 +31,8 @@ class FolderCamera(Node):
         super().__init__("camera")
         folder = self._parameter("folder", "", "Folder of JPEG and PNG files.")
         rate = self._parameter("rate", 2.0, "Pictures a second.")
+        if not 0 < rate <= 1000:
+            raise ValueError(f"rate={rate} is not allowed: it must be above 0 and at most 1000")
         self._pictures = read_pictures(Path(folder))
         self._next: list[str] = []
         self._publisher = self.create_publisher(Image, "~/image_raw", 10)
@@ -53,7 +56,9 @@ class FolderCamera(Node):
 def read_pictures(folder: Path) -> dict[str, Image]:
     """The pictures in `folder` as messages, by file name. Raises ValueError when there is none."""
     messages = {}
-    for path in folder.glob("*.[jp][pn]g"):
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            continue
         pixels = read_picture(path)
         height, width, _ = pixels.shape
         message = Image(height=height, width=width, encoding="bgr8", step=3 * width)
@@ -75,7 +80,7 @@ def main() -> int:
         # A signal may end the context while a picture is being published.
         if rclpy.ok():
             raise
-    except ValueError as error:
+    except (ValueError, ParameterException) as error:
         print(f"camera: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import threading
@@ -56,6 +57,10 @@ class Positions:
     """[n, 3]: median of the surface points."""
     sizes: Array
     """[n, 3]: extent of the surface points along the axes."""
+    middles: Array
+    """[n, 3]: middle of that extent."""
+    frame_id: str = ""
+    """Of the depth image; empty where it has none."""
 
 
 def metres_of(image: ImageMessage) -> Array:
@@ -98,7 +103,7 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
             f"{instances.image_size[1]} x {instances.image_size[0]}; depth must be registered",
         )
     n = len(instances)
-    positions = Positions(np.zeros(n, bool), *np.zeros((2, n, 3), np.float32))
+    positions = Positions(np.zeros(n, bool), *np.zeros((3, n, 3), np.float32))
     if instances.small_masks is None:
         return positions
     regions = instances.regions()
@@ -115,16 +120,19 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
         points = np.stack(((x - cx) * z / fx, (y - cy) * z / fy, z), axis=1)
         positions.valid[i] = True
         positions.centres[i] = np.median(points, axis=0)
-        positions.sizes[i] = points.max(axis=0) - points.min(axis=0)
+        low, high = points.min(axis=0), points.max(axis=0)
+        positions.sizes[i], positions.middles[i] = high - low, (low + high) / 2
     return positions
 
 
 def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float, float, float]:
     """fx, fy, cx, cy in pixels of an image of that size, which may be binned or a part.
 
+    They are those of the rectified image, as in depth_image_proc; without, those of the raw one.
     Raises ImageError for another size than the calibration's, and without a calibration.
     """
-    fx, fy, cx, cy = (float(info.k[i]) for i in (0, 4, 2, 5))
+    matrix, columns = (info.p, 4) if info.p[0] > 0 else (info.k, 3)
+    fx, fy, cx, cy = (float(matrix[i]) for i in (0, columns + 1, 2, columns + 2))
     if fx <= 0 or fy <= 0:
         raise ImageError("data", "the camera_info has no focal length: the camera is uncalibrated")
     x_bin, y_bin = max(info.binning_x, 1), max(info.binning_y, 1)
@@ -145,9 +153,11 @@ def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float
 class DepthImages:
     """The newest depth images and the camera's calibration; to be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, info_topic: str = "camera_info") -> None:
+        self._info_topic = info_topic
         self._images: deque[tuple[int, DepthMessage]] = deque(maxlen=KEPT_IMAGES)
         self._info: CameraInfo | None = None
+        self._closed = False
         self._last_arrival = -math.inf  # time.monotonic()
         self._arrived = threading.Condition()
 
@@ -165,29 +175,45 @@ class DepthImages:
         """Keep the calibration."""
         self._info = info
 
-    def match(self, stamp: Time, max_offset: float, max_wait: float) -> DepthMessage | None:
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._arrived:
+            self._closed = True
+            self._arrived.notify_all()
+
+    def match(self, stamp: Time, max_offset: float, max_wait: float) -> DepthMessage:
         """The depth image whose stamp is nearest, at most `max_offset` seconds away.
 
-        Waits up to `max_wait` seconds while a nearer one may still come.
+        Waits up to `max_wait` seconds while a nearer one may still come. Raises NoDepthError.
         """
         wanted, end = nanoseconds(stamp), time.monotonic() + max_wait
         with self._arrived:
             while self._nearer_may_come(wanted, round(max_offset * 1e9)):
                 if not self._arrived.wait(max(end - time.monotonic(), 0)):
                     break
-            found = min(self._images, key=lambda kept: abs(kept[0] - wanted), default=None)
-        if found is None or abs(found[0] - wanted) > max_offset * 1e9:
-            return None
+            # The newest of those that are equally near.
+            kept = reversed(self._images)
+            found = min(kept, key=lambda each: abs(each[0] - wanted), default=None)
+        if found is None:
+            raise NoDepthError("no depth image has come")
+        offset = (found[0] - wanted) / 1e9
+        if abs(offset) > max_offset:
+            raise NoDepthError(
+                f"no depth image within {max_offset} s of an image's stamp; the nearest is "
+                f"{abs(offset):.3f} s {'later' if offset > 0 else 'earlier'}"
+            )
         return found[1]
 
     def _nearer_may_come(self, wanted: int, max_offset: int) -> bool:
         """Whether depth still comes, and its next image may be nearer than those that are here."""
-        if time.monotonic() > self._last_arrival + STALLED:
+        if self._closed or time.monotonic() > self._last_arrival + STALLED:
             return False
         stamps = sorted(at for at, _ in self._images)
         # The least of them: images in between may have been lost.
         steps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
         beyond = wanted - stamps[-1]
+        if beyond > STALLED * 1e9:  # another clock
+            return False
         return beyond > 0 and (beyond > max_offset or beyond > min(steps, default=0) / 2)
 
     def locate(
@@ -198,11 +224,10 @@ class DepthImages:
         Raises NoDepthError without depth for it, ImageError as `metres_of` and `locate` do.
         """
         if self._info is None:
-            raise NoDepthError("no camera_info has come for the depth images")
+            raise NoDepthError(f"no calibration has come on {self._info_topic}")
         image = self.match(stamp, max_offset, max_wait)
-        if image is None:
-            raise NoDepthError(f"no depth image within {max_offset} s of an image's stamp")
-        return locate(instances, metres_of(image), self._info)
+        positions = locate(instances, metres_of(image), self._info)
+        return dataclasses.replace(positions, frame_id=image.header.frame_id)
 
 
 def nanoseconds(stamp: Time) -> int:

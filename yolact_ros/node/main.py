@@ -55,7 +55,11 @@ def main(args: list[str] | None = None) -> int:
 
     from yolact_ros.node.yolact_node import YolactNode
 
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # of arguments or a parameter file
+        print(f"The node cannot start: {error}", file=sys.stderr)
+        return 1
     try:
         node = YolactNode()
     except (ValueError, ParameterException) as error:
@@ -79,7 +83,6 @@ def main(args: list[str] | None = None) -> int:
         stopped.set_result(None)
         spinner.join()
         executor.shutdown()
-        node.close()
         node.destroy_node()
         rclpy.shutdown()
     # At once: the interpreter would take seconds to take PyTorch apart, and a second signal (Ctrl-C

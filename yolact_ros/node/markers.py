@@ -27,7 +27,7 @@ def markers(header: Header, instances: Instances, positions: Positions) -> Marke
     colours = class_colours(len(instances.class_names)) / 255
     scores, class_ids = instances.scores.tolist(), instances.class_ids.tolist()
     for i in positions.valid.nonzero()[0].tolist():
-        x, y, z = positions.centres[i].tolist()
+        x, y, z = positions.middles[i].tolist()
         size = [max(side, LEAST_SIDE) for side in positions.sizes[i].tolist()]
         blue, green, red = colours[class_ids[i]].tolist()
         # The camera's y axis points down.

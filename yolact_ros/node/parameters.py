@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from yolact_ros.network import CONFIGS, PUBLISHED, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
 from yolact_ros.node.cameras import Camera, cameras_of
 from yolact_ros.node.parameter_info import ParameterInfo, parameter
+
+Resolve = Callable[[str], str]
+"""Makes a topic's full name of one that a user gave."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class Parameters:
     )
     qos_reliability: str = parameter(
         "best_effort",
-        "Reliability of the image subscription. best_effort receives from every publisher; "
-        "reliable only from reliable ones.",
+        "Reliability of the subscriptions to images and depth. best_effort receives from every "
+        "publisher; reliable only from reliable ones.",
         "configure",
         name="qos.reliability",
         choices=("best_effort", "reliable"),
@@ -302,21 +305,23 @@ class Parameters:
         limit = self.max_batch or (4 if device_type == "cuda" else 1)
         return min(limit, len(self.cameras()))
 
-    def subscription_topic(self, camera: Camera) -> str:
-        """The topic of a camera to subscribe to, raw or compressed."""
+    def subscription_topic(self, camera: Camera, resolve: Resolve = str) -> str:
+        """The topic of a camera to subscribe to, raw or compressed.
+
+        Names are derived from what `resolve` makes of those that the user gave, so that remapping
+        one of these moves what is beside it, as with image_transport.
+        """
         topic = camera.topic
         if self.compressed and not topic.endswith("/compressed"):
-            return f"{topic}/compressed"
+            return f"{resolve(topic)}/compressed"
         return topic
 
-    def depth_topics(self) -> tuple[str, str]:
+    def depth_topics(self, resolve: Resolve = str) -> tuple[str, str]:
         """Topics of depth images and of their calibration; both empty: off."""
         if not self.depth_topic:
             return "", ""
-        beside = self.depth_topic.rpartition("/")[0]
-        return self.depth_topic, self.camera_info_topic or (
-            f"{beside}/camera_info" if "/" in self.depth_topic else "camera_info"
-        )
+        space, slash, _ = resolve(self.depth_topic).rpartition("/")
+        return self.depth_topic, self.camera_info_topic or f"{space}{slash}camera_info"
 
 
 def _table() -> list[tuple[str, ParameterInfo]]:

@@ -31,12 +31,16 @@ from yolact_ros.node.worker import Begun, Worker
 
 LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
+FRAME_LOG_PERIOD = 60.0
+"""Seconds between log lines about what may be right all the same."""
 
 
 @dataclass(frozen=True)
 class Feed:
     """One camera of the node: where its answers go, and how many there were."""
 
+    topic: str
+    """Full name of what is subscribed to."""
     camera: Camera
     outputs: Outputs
     statistics: FrameStatistics
@@ -124,6 +128,8 @@ class Pipeline:
 
     def stop(self) -> None:
         """Drop what waits and finish what is in work."""
+        if self._depth is not None:
+            self._depth.close()
         self._worker.stop()
 
     def take(self, feed: Feed, message: bytes) -> None:
@@ -199,10 +205,10 @@ class Pipeline:
     ) -> None:
         feed, header = decoded.frame.feed, decoded.frame.image.header
         parameters = self._current()
-        if parameters.mask_score_threshold > 0:  # choosing takes time
-            instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
         started = time.monotonic()
         try:
+            if parameters.mask_score_threshold > 0:  # choosing takes time
+                instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
             positions = self._locate(feed, header, instances, parameters)
             located = time.monotonic()
             feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
@@ -227,7 +233,14 @@ class Pipeline:
             return None
         try:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
-            return self._depth.locate(header.stamp, instances, offset, wait)
+            positions = self._depth.locate(header.stamp, instances, offset, wait)
+            if positions.frame_id not in ("", header.frame_id):
+                self._logger.warning(
+                    f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
+                    "positions are wrong unless the depth is registered to the images",
+                    throttle_duration_sec=FRAME_LOG_PERIOD,
+                )
+            return positions
         except NoDepthError as error:
             feed.statistics.without_depth()
             self._logger.warning(f"Positions unknown: {error}", throttle_duration_sec=LOG_PERIOD)
@@ -238,7 +251,7 @@ class Pipeline:
     def _refuse(self, feed: Feed, error: ImageError) -> None:
         count = feed.statistics.refused(error.reason)
         self._logger.warning(
-            f"Malformed image dropped on {feed.camera.topic}: {error} ({count} so far)",
+            f"Malformed image dropped on {feed.topic}: {error} ({count} so far)",
             throttle_duration_sec=LOG_PERIOD,
         )
 
@@ -249,7 +262,7 @@ class Pipeline:
     def _fail(self, feed: Feed, error: Exception) -> None:
         feed.statistics.failed()
         self._logger.error(
-            f"An image of {feed.camera.topic} could not be processed: {reason_of(error)}",
+            f"An image of {feed.topic} could not be processed: {reason_of(error)}",
             throttle_duration_sec=LOG_PERIOD,
         )
 

@@ -47,6 +47,8 @@ class Summary:
     """By stage, in the order in which the stages were first recorded."""
     silence: float
     """Seconds since the last image arrived, or since the start when none has."""
+    unanswered: float
+    """Seconds that images have come in of which none was finished with; 0 when one was since."""
     refused_lately: int
     """Images refused within the window of the rates."""
     failed_lately: int
@@ -77,6 +79,7 @@ class FrameStatistics:
         self._depth_refusals: deque[float] = deque()
         self._depths_missed: deque[float] = deque()
         self._last_arrival = self._start
+        self._unanswered_since: float | None = None
         self._latencies: dict[str, deque[float]] = {}
 
     def arrived(self) -> None:
@@ -84,6 +87,8 @@ class FrameStatistics:
         with self._lock:
             self._received += 1
             self._last_arrival = _note(self._arrivals)
+            if self._unanswered_since is None:
+                self._unanswered_since = self._last_arrival
 
     def passed_over(self) -> None:
         """An image was given up for a newer one."""
@@ -94,6 +99,7 @@ class FrameStatistics:
         """An image was malformed. Returns how many were so far."""
         with self._lock:
             self._refused[reason] += 1
+            self._unanswered_since = None
             _note(self._refusals)
             return self._refused.total()
 
@@ -113,12 +119,14 @@ class FrameStatistics:
         """A sound image could not be processed."""
         with self._lock:
             self._failed += 1
+            self._unanswered_since = None
             _note(self._failures)
 
     def processed(self, latencies: Mapping[str, float]) -> None:
         """An image was processed; milliseconds by stage."""
         with self._lock:
             self._processed += 1
+            self._unanswered_since = None
             _note(self._completions)
             for stage, value in latencies.items():
                 self._latencies.setdefault(stage, deque(maxlen=LATENCY_FRAMES)).append(value)
@@ -152,6 +160,7 @@ class FrameStatistics:
                     for stage, values in self._latencies.items()
                 },
                 silence=now - self._last_arrival,
+                unanswered=now - (self._unanswered_since or now),
                 refused_lately=len(self._refusals),
                 failed_lately=len(self._failures),
                 depth_refused_lately=len(self._depth_refusals),

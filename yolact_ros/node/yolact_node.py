@@ -46,6 +46,9 @@ class YolactNode(LifecycleNodeMixin, Node):
     """
 
     def __init__(self, **options: Any) -> None:
+        # What `destroy_node` stops; rclpy calls it too where a node cannot be made.
+        self._pipeline: Pipeline | None = None
+        self._inputs: list[Subscription[Any]] = []
         Node.__init__(self, "yolact", **options)
         # In a group of their own, so that parameters and diagnostics answer while a model loads.
         transitions = ReentrantCallbackGroup()
@@ -62,8 +65,6 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._segmenter: Segmenter | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._statistics = self._new_statistics()
-        self._pipeline: Pipeline | None = None
-        self._inputs: list[Subscription[Any]] = []
         self._settings_lock = threading.Lock()
         self._give_up = self.create_guard_condition(self._deactivate, transitions)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -86,9 +87,10 @@ class YolactNode(LifecycleNodeMixin, Node):
         """Whether a model is being loaded, or downloaded, at the moment."""
         return self._state == "configuring"
 
-    def close(self) -> None:
-        """Stop working, in whatever state: to be called before the node is destroyed."""
+    def destroy_node(self) -> None:
+        """Stop working, in whatever state, and free what the node has."""
         self._stop_receiving()
+        super().destroy_node()
 
     # Lifecycle
 
@@ -194,14 +196,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         return {camera: FrameStatistics() for camera in self._configured.cameras()}
 
     def _start_receiving(self, parameters: Parameters) -> list[str]:
-        """Subscribe to images, and to depth if wanted. Returns the full topics of the images."""
+        """Subscribe to images, and to depth if wanted. Returns the full topics."""
         assert self._segmenter is not None
         feeds = [
-            Feed(camera, outputs, self._statistics[camera])
+            Feed(self._full_topic(camera), camera, outputs, self._statistics[camera])
             for camera, outputs in self._outputs.items()
         ]
-        depth_topic, info_topic = parameters.depth_topics()
-        depth = DepthImages() if depth_topic else None
+        depth_topic, info_topic = parameters.depth_topics(self._resolved)
+        depth = DepthImages(self._resolved(info_topic)) if depth_topic else None
         self._pipeline = pipeline = Pipeline(
             self._segmenter,
             feeds,
@@ -218,16 +220,20 @@ class YolactNode(LifecycleNodeMixin, Node):
         )
         kind = CompressedImage if parameters.compressed else Image
         for feed in feeds:
-            topic = parameters.subscription_topic(feed.camera)
+            topic = parameters.subscription_topic(feed.camera, self._resolved)
             self._subscribe(kind, topic, functools.partial(pipeline.take, feed), qos, raw=True)
         if depth is not None:
             take_depth = functools.partial(pipeline.take_depth, feeds[0], depth)
-            self._subscribe(Image, depth_topic, take_depth, qos_profile_sensor_data, raw=True)
+            self._subscribe(Image, depth_topic, take_depth, qos, raw=True)
             self._subscribe(CameraInfo, info_topic, depth.put_info, qos_profile_sensor_data)
-        return [self._full_topic(feed.camera) for feed in feeds]
+        others = [self._resolved(topic) for topic in (depth_topic, info_topic) if topic]
+        return [feed.topic for feed in feeds] + others
 
     def _full_topic(self, camera: Camera) -> str:
-        topic = self._configured.subscription_topic(camera)
+        return self._resolved(self._configured.subscription_topic(camera, self._resolved))
+
+    def _resolved(self, topic: str) -> str:
+        """The full name, with remappings followed."""
         try:
             return str(self.resolve_topic_name(topic))
         except RuntimeError:  # a name with {substitutions} that ROS does not know
@@ -248,8 +254,6 @@ class YolactNode(LifecycleNodeMixin, Node):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the image in work is finished first."""
         self._stop_receiving()
-        for outputs in self._outputs.values():
-            outputs.clear()
         if self._device_lost:
             return TransitionCallbackReturn.ERROR
         self._state = "inactive"
@@ -294,6 +298,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         if self._pipeline is not None:
             self._pipeline.stop()
             self._pipeline = None
+            for outputs in self._outputs.values() if self.context.ok() else ():
+                outputs.clear()
 
     def _release(self) -> None:
         self._stop_receiving()
