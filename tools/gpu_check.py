@@ -30,7 +30,6 @@ from gpu_record import MEASURED, Files, Step, begin, supervise, work  # noqa: E4
 from gpu_report import to_markdown  # noqa: E402
 from gpu_steps import Models, Setup  # noqa: E402
 
-from yolact_ros import kernels  # noqa: E402
 from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates, parts  # noqa: E402
 from yolact_ros.engine.device import choose_device  # noqa: E402
 from yolact_ros.engine.failures import answers  # noqa: E402
@@ -226,9 +225,6 @@ def describe(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if cuda else "CPU",
         "torch": torch.__version__,
         "triton": triton,
-        "all kernels are used": str(
-            kernels.usable(torch.zeros(1, dtype=torch.float16, device=device))
-        ),
     }
 
 

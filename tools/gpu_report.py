@@ -9,6 +9,7 @@ Report = dict[str, Any]
 Row = tuple[str, str, str]
 
 PLUS = "yolact_plus_resnet50"
+NOT_USED = ["not used", ""]
 
 
 def to_markdown(report: Report) -> str:
@@ -173,7 +174,7 @@ def _kernels(kernels: dict[str, Report]) -> list[str]:
     for name, found in kernels.items():
         cells = [name]
         for each in (found.get("twin"), found.get("kernel")):
-            cells += [f"{each['milliseconds']:.3f}", f"{each['error']:.1g}"] if each else ["", ""]
+            cells += [f"{each['milliseconds']:.3f}", f"{each['error']:.1g}"] if each else NOT_USED
         rows.append(cells)
     return _table(("kernel", "twin, ms", "error", "Triton, ms", "error"), rows)
 

@@ -139,6 +139,7 @@ def test_any_part_of_the_report_may_be_missing():
     whole = gpu_report.to_markdown(REPORT)
     assert "| inductor | 2.00 | 1.00 | 2.00 | 60.00 |" in whole
     assert "98 of 100 instances" in whole
+    assert "| preprocessing | 0.100 | 0.001 | not used |" in whole
     assert gpu_report.to_markdown({})
     for key in REPORT:
         less = gpu_report.to_markdown({name: REPORT[name] for name in REPORT if name != key})

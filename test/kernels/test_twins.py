@@ -14,8 +14,14 @@ from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles, cropped_masks
-from yolact_ros.detection.nms import suppress_plain
-from yolact_ros.detection.regions import PackedMasks, SmallMasks, packed_sizes, pixel_rectangles
+from yolact_ros.detection.nms import suppress, suppress_plain
+from yolact_ros.detection.regions import (
+    PackedMasks,
+    SmallMasks,
+    pack,
+    packed_sizes,
+    pixel_rectangles,
+)
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
 from yolact_ros.network import config_of
 
@@ -36,7 +42,7 @@ def device():
         return torch.device("cpu")
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, or Triton's interpreter (test_interpreter.py)")
-    if not kernels.usable(torch.zeros(1, device="cuda")):
+    if not kernels.usable(torch.zeros(1, device="cuda"), "pack"):
         pytest.skip("needs Triton")
     return torch.device("cuda")
 
@@ -71,6 +77,45 @@ def test_where_a_kernel_fails_its_twin_is_used_and_one_warning_says_why(device):
     assert len(told) == 1
     assert torch.equal(found, crop(assemble(coefficients, prototypes), cells))
     assert kernels.usable(coefficients, "assemble", torch.float32)
+
+
+def test_a_kernel_may_fail_at_any_call(device, monkeypatch):
+    """Triton compiles for every kind of arguments anew, also after others have worked."""
+    from triton.runtime.errors import OutOfResources
+
+    from yolact_ros.kernels import masks, nms
+
+    monkeypatch.setattr(kernels, "_refused", set())
+    boxes = torch.tensor(((0.0, 0, 1, 1), (0, 0, 1, 0.9), (0, 0, 0.1, 0.1)), device=device)
+    scores = torch.tensor((0.9, 0.8, 0.7), device=device)
+    expected = suppress_plain(boxes, scores, 0.5)
+    assert torch.equal(suppress(boxes, scores, 0.5), expected)
+    errors = iter(
+        (RuntimeError("Triton Error [CUDA]: out of memory"), OutOfResources(9, 8, "shared memory"))
+    )
+
+    def fail(*args: object) -> torch.Tensor:
+        raise next(errors)
+
+    monkeypatch.setattr(nms, "suppress", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):  # which says nothing of the kernel
+        suppress(boxes, scores, 0.5)
+    assert kernels.usable(boxes, "suppress")
+    with pytest.warns(
+        RuntimeWarning, match="kernel suppress is not used .*: OutOfResources"
+    ) as told:
+        for _ in range(2):
+            assert torch.equal(suppress(boxes, scores, 0.5), expected)
+    assert len(told) == 1 and kernels.usable(boxes, "pack")
+    # Nothing that was written before it failed is left.
+    monkeypatch.setattr(masks, "pack", lambda *args: (args[-1].fill_(0x5A), fail()))
+    errors = iter((OutOfResources(9, 8, "shared memory"),))
+    out = torch.empty(3, dtype=torch.uint8, device=device)
+    one = torch.ones(1, 4, 4, device=device)
+    extents = torch.tensor(((0.0, 0, 8, 2),), device=device)
+    with pytest.warns(RuntimeWarning, match="kernel pack"):
+        pack(one, extents, extents.long(), torch.tensor((2,), device=device), out)
+    assert out.tolist() == [255, 255, 0]
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -244,6 +289,10 @@ def test_suppression(device, count, threshold):
     assert torch.equal(found.cpu(), expected)
     if count == 70:
         assert torch.equal(expected, scores) == (threshold == 1)
+    if threshold == 0:  # there overlaps in half precision are those in float32
+        halves = (boxes.to(device).half(), scores.to(device).half())
+        twin = suppress_plain(halves[0].cpu().float(), halves[1].cpu().float(), 0)
+        assert torch.equal(nms.suppress(*halves, 0).cpu().float(), twin)
 
 
 def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
@@ -277,10 +326,9 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         batch = Batch(((24, 32),), settings)
         path = FixedPath(runtime, batch.plan, batch.mask_bytes(8))
         image = torch.zeros(24, 32, 3, dtype=torch.uint8, device=device)
-        for _ in range(2):  # at first they are tried
-            used.clear()
-            path.prepare([image], batch.scales())
-            path.run()
+        used.clear()
+        path.prepare([image], batch.scales())
+        path.run()
     assert used == ["resize_and_normalise", "suppress", "assemble", "pack"]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))
     assert used[-1] == "deform_conv2d"

@@ -51,9 +51,10 @@ def make_masks(
 def cropped_masks(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
     """Masks [B, K, Hp, Wp] of coefficients [B, K, k], with zeros outside of cells [B, K, 4]."""
     if kernels.usable(prototypes, "assemble"):
-        from yolact_ros.kernels import masks
+        with kernels.attempt(prototypes, "assemble"):
+            from yolact_ros.kernels import masks
 
-        return masks.assemble(coefficients, prototypes, cells)
+            return masks.assemble(coefficients, prototypes, cells)
     return crop(assemble(coefficients, prototypes), cells)
 
 

@@ -65,9 +65,10 @@ def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> 
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Scores [..., T], falling, with -1 where any better box [..., T, 4] overlaps too much."""
     if kernels.usable(boxes, "suppress"):
-        from yolact_ros.kernels import nms
+        with kernels.attempt(boxes, "suppress"):
+            from yolact_ros.kernels import nms
 
-        return nms.suppress(boxes, scores, threshold)
+            return nms.suppress(boxes, scores, threshold)
     return suppress_plain(boxes, scores, threshold)
 
 

@@ -146,11 +146,11 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
         out: uint8, of any length. What lies beyond it is left out.
     """
     if kernels.usable(values, "pack"):
-        from yolact_ros.kernels import masks
+        with kernels.attempt(values, "pack"):
+            from yolact_ros.kernels import masks
 
-        masks.pack(values, extents, rectangles, ends, out)
-    else:
-        pack_plain(values, extents, rectangles, ends, out)
+            return masks.pack(values, extents, rectangles, ends, out)
+    pack_plain(values, extents, rectangles, ends, out)
 
 
 def pack_plain(

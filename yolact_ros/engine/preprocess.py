@@ -32,23 +32,22 @@ def preprocess(
     Images uint8 [H, W, 3] in BGR order, of any sizes, on one device, or one tensor [B, H, W, 3].
     Returns `dtype` [B, 3, S, S] on that device, in channels-last memory order: `out`, if given.
     """
-    if not kernels.usable(images[0], "resize_and_normalise", dtype):
-        result = normalise(resize(images, config.image_size), config)
-        return result.to(dtype) if out is None else out.copy_(result)
-    from yolact_ros.kernels.preprocess import resize_and_normalise
+    if kernels.usable(images[0], "resize_and_normalise", dtype):
+        with kernels.attempt(images[0], "resize_and_normalise", dtype):
+            from yolact_ros.kernels.preprocess import resize_and_normalise
 
-    batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-    if out is None:
-        out = torch.empty(
-            (len(images), 3, config.image_size, config.image_size),
-            dtype=dtype,
-            device=images[0].device,
-            memory_format=torch.channels_last,
-        )
-    mean, std = _NORMALISATION[config.backbone]
-    for batch, part in zip(batches, out.split(len(batches[0])), strict=True):
-        resize_and_normalise(batch, part, mean, std)
-    return out
+            batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
+            result = out
+            if result is None:
+                shape = (len(images), 3, config.image_size, config.image_size)
+                result = (
+                    images[0].new_empty(shape, dtype=dtype).to(memory_format=torch.channels_last)
+                )
+            for batch, part in zip(batches, result.split(len(batches[0])), strict=True):
+                resize_and_normalise(batch, part, *_NORMALISATION[config.backbone])
+            return result
+    plain = normalise(resize(images, config.image_size), config)
+    return plain.to(dtype) if out is None else out.copy_(plain)
 
 
 def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:

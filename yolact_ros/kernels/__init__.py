@@ -13,27 +13,32 @@ Nothing here imports Triton before a kernel is wanted: PyTorch for CPUs comes wi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+_NO_MEMORY = ("out of memory", "_ALLOC_FAILED", "NVML_SUCCESS == r INTERNAL ASSERT FAILED")
+"""What errors say for want of memory that are no `OutOfMemoryError`: CUDA's of pinned memory and
+of graphs, Triton's; cuDNN's and cuBLAS'; PyTorch's on a Jetson."""
 
-def usable(x: Tensor, kernel: str = "", dtype: torch.dtype | None = None) -> bool:
+_refused: set[tuple[str, torch.device, torch.dtype]] = set()
+
+
+def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
     """Whether a kernel can take `x`: a tensor on the current CUDA device, where Triton works.
 
     Under Triton's interpreter (TRITON_INTERPRET=1) tensors on the CPU can be taken, too. Never
     while gradients are recorded or a graph is traced: kernels know neither.
 
-    A kernel is tried when it is first asked for. One that fails there is not used again, and a
-    warning says why.
-
     Args:
         x: Any tensor of the call.
-        kernel: Its name in the table above, without the module; all of them, if empty.
+        kernel: Its name in the table above, without the module.
         dtype: What it computes in; that of `x`, if None.
     """
     if recorded() or x.device.type not in ("cuda", "cpu") or not _is_installed():
@@ -42,10 +47,40 @@ def usable(x: Tensor, kernel: str = "", dtype: torch.dtype | None = None) -> boo
         return False
     if not x.is_cuda and not interpreted():
         return False
-    from yolact_ros.kernels.trial import KERNELS
+    return (kernel, x.device, dtype or x.dtype) not in _refused
 
-    names = (kernel,) if kernel else tuple(KERNELS)
-    return all(_works(name, x.device, dtype or x.dtype) for name in names)
+
+@contextlib.contextmanager
+def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Within, a kernel that is `usable` is called; after it, for where that failed, its twin.
+
+    Triton compiles when a kernel is called, for every kind of arguments anew, and needs a C
+    compiler and a device that has what the kernel takes of it. Whatever it lacks, a warning says
+    so once, and the kernel is not usable again. What is raised says nothing of the kernel: too
+    little memory, and warnings that are errors.
+    """
+    dtype = dtype or x.dtype
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Warning) or is_out_of_memory(error):
+            raise
+        _refused.add((kernel, x.device, dtype))
+        reason = (str(error).strip().splitlines() or [""])[0]
+        warnings.warn(
+            f"Triton's kernel {kernel} is not used for {str(dtype).removeprefix('torch.')} on "
+            f"{x.device}, PyTorch's operators are: {type(error).__name__}: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the host's pinned memory, had too little: less work may fit."""
+    text = str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
+        each in text for each in _NO_MEMORY
+    )
 
 
 def recorded() -> bool:
@@ -68,28 +103,3 @@ def multiprocessors(device: torch.device) -> int:
 @functools.cache
 def _is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def _works(kernel: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tried once: Triton needs a C compiler, and a device that has what the kernel takes of it."""
-    from yolact_ros.kernels.trial import KERNELS
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")  # a warning, even where it is an error, is no failure
-            KERNELS[kernel](device, dtype)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-    except torch.cuda.OutOfMemoryError:
-        raise  # says nothing of the kernel
-    except Exception as error:  # whatever Triton lacks, PyTorch's own operators do the work
-        reason = (str(error).strip().splitlines() or [""])[0]
-        warnings.warn(
-            f"Triton's kernel {kernel} is not used for {str(dtype).removeprefix('torch.')} on "
-            f"{device}, PyTorch's operators are: {type(error).__name__}: {reason}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return False
-    return True

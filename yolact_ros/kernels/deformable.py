@@ -110,7 +110,8 @@ def deform_conv2d(
     return result.permute(0, 3, 1, 2)
 
 
-@triton.jit
+# One variant for all sizes of images: each takes seconds to compile.
+@triton.jit(do_not_specialize=["pixels", "height", "width", "out_height", "out_width"])
 def _deform_conv2d(
     x,  # [B, H, W, C]
     learned,  # [B, Ho, Wo, 27], or 18 without modulation

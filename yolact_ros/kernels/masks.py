@@ -7,8 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from yolact_ros.kernels import multiprocessors
+
 _BLOCK_BYTES = 128
 _BLOCK_CELLS = 128
+_PROGRAMS = 8  # for each multiprocessor
 
 
 def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
@@ -109,7 +112,9 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
         out: uint8, of any length: what lies beyond it is not written.
     """
     count, height, width = values.shape
-    _pack[(triton.cdiv(len(out), _BLOCK_BYTES),)](
+    # There is room for far more than most images need: programs go on until the masks end.
+    programs = min(triton.cdiv(len(out), _BLOCK_BYTES), _PROGRAMS * multiprocessors(out.device))
+    _pack[(programs,)](
         values.contiguous(),
         extents.contiguous(),
         rectangles.contiguous(),
@@ -139,53 +144,52 @@ def _pack(
     SEARCH_STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # One program: BLOCK bytes of the result, whatever masks they belong to; so the work is spread
-    # evenly, and how much there is need not be known before.
-    first = tl.program_id(0) * BLOCK
+    # One program: every n-th block of BLOCK bytes, whatever masks they belong to; so the work is
+    # spread evenly, and how much there is need not be known before.
     used = tl.minimum(tl.load(ends + count - 1), length)
-    if first >= used:
-        return
-    byte = first + tl.arange(0, BLOCK)  # [BLOCK]
-    inside = byte < used
-    # Binary search: the first mask that ends beyond the byte.
-    low = tl.zeros_like(byte)
-    high = low + count
-    for _ in tl.static_range(SEARCH_STEPS):
-        middle = (low + high) // 2
-        before = tl.load(ends + middle, mask=middle < count, other=length) <= byte
-        open_ = low < high
-        low = tl.where(open_ & before, middle + 1, low)
-        high = tl.where(open_ & ~before, middle, high)
-    mask = tl.minimum(low, count - 1)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    for first in range(start, used, tl.num_programs(0) * BLOCK):
+        byte = first + tl.arange(0, BLOCK)  # [BLOCK]
+        inside = byte < used
+        # Binary search: the first mask that ends beyond the byte.
+        low = tl.zeros((BLOCK,), dtype=tl.int32)
+        high = low + count
+        for _ in tl.static_range(SEARCH_STEPS):
+            middle = (low + high) // 2
+            before = tl.load(ends + middle, mask=middle < count, other=length) <= byte
+            open_ = low < high
+            low = tl.where(open_ & before, middle + 1, low)
+            high = tl.where(open_ & ~before, middle, high)
+        mask = tl.minimum(low, count - 1)
 
-    x1 = tl.load(rectangles + mask * 4).to(tl.int32)
-    y1 = tl.load(rectangles + mask * 4 + 1).to(tl.int32)
-    x2 = tl.load(rectangles + mask * 4 + 2).to(tl.int32)
-    start = tl.load(ends + mask - 1, mask=mask > 0, other=0)
-    place = (byte - start).to(tl.int32)
-    row_bytes = tl.maximum((x2 - x1 + 7) // 8, 1)
-    bit = tl.arange(0, 8)[None, :]
-    x = (x1 + place % row_bytes * 8)[:, None] + bit  # [BLOCK, 8]
-    y = y1 + place // row_bytes  # [BLOCK]
+        x1 = tl.load(rectangles + mask * 4).to(tl.int32)
+        y1 = tl.load(rectangles + mask * 4 + 1).to(tl.int32)
+        x2 = tl.load(rectangles + mask * 4 + 2).to(tl.int32)
+        begin = tl.load(ends + mask - 1, mask=mask > 0, other=0)
+        place = (byte - begin).to(tl.int32)
+        row_bytes = tl.maximum((x2 - x1 + 7) // 8, 1)
+        bit = tl.arange(0, 8)[None, :]
+        x = (x1 + place % row_bytes * 8)[:, None] + bit  # [BLOCK, 8]
+        y = y1 + place // row_bytes  # [BLOCK]
 
-    left = tl.load(extents + mask * 4)
-    top = tl.load(extents + mask * 4 + 1)
-    x_scale = width / tl.maximum(tl.load(extents + mask * 4 + 2) - left, 1e-6)
-    y_scale = height / tl.maximum(tl.load(extents + mask * 4 + 3) - top, 1e-6)
-    column = (x + (0.5 - left)[:, None]) * x_scale[:, None] - 0.5
-    column = tl.minimum(tl.maximum(column, 0.0), width - 1.0)
-    row = tl.minimum(tl.maximum((y + (0.5 - top)) * y_scale - 0.5, 0.0), height - 1.0)
-    column0, row0 = column.to(tl.int32), row.to(tl.int32)
-    right, below = column - column0, (row - row0)[:, None]
-    column1, row1 = tl.minimum(column0 + 1, width - 1), tl.minimum(row0 + 1, height - 1)
-    grid = values + mask.to(tl.int64) * (height * width)
-    upper, lower = (grid + row0 * width)[:, None], (grid + row1 * width)[:, None]
-    wanted = inside[:, None] & (x < x2[:, None])
-    a = tl.load(upper + column0, mask=wanted, other=0.0).to(tl.float32)
-    b = tl.load(upper + column1, mask=wanted, other=0.0).to(tl.float32)
-    c = tl.load(lower + column0, mask=wanted, other=0.0).to(tl.float32)
-    d = tl.load(lower + column1, mask=wanted, other=0.0).to(tl.float32)
-    above = a + (b - a) * right
-    value = above + (c + (d - c) * right - above) * below  # [BLOCK, 8]
-    bits = tl.where(value > 0.5, 1, 0) << (7 - bit)
-    tl.store(out + byte, tl.sum(bits, axis=1).to(tl.uint8), mask=inside)
+        left = tl.load(extents + mask * 4)
+        top = tl.load(extents + mask * 4 + 1)
+        x_scale = width / tl.maximum(tl.load(extents + mask * 4 + 2) - left, 1e-6)
+        y_scale = height / tl.maximum(tl.load(extents + mask * 4 + 3) - top, 1e-6)
+        column = (x + (0.5 - left)[:, None]) * x_scale[:, None] - 0.5
+        column = tl.minimum(tl.maximum(column, 0.0), width - 1.0)
+        row = tl.minimum(tl.maximum((y + (0.5 - top)) * y_scale - 0.5, 0.0), height - 1.0)
+        column0, row0 = column.to(tl.int32), row.to(tl.int32)
+        right, below = column - column0, (row - row0)[:, None]
+        column1, row1 = tl.minimum(column0 + 1, width - 1), tl.minimum(row0 + 1, height - 1)
+        grid = values + mask.to(tl.int64) * (height * width)
+        upper, lower = (grid + row0 * width)[:, None], (grid + row1 * width)[:, None]
+        wanted = inside[:, None] & (x < x2[:, None])
+        a = tl.load(upper + column0, mask=wanted, other=0.0).to(tl.float32)
+        b = tl.load(upper + column1, mask=wanted, other=0.0).to(tl.float32)
+        c = tl.load(lower + column0, mask=wanted, other=0.0).to(tl.float32)
+        d = tl.load(lower + column1, mask=wanted, other=0.0).to(tl.float32)
+        above = a + (b - a) * right
+        value = above + (c + (d - c) * right - above) * below  # [BLOCK, 8]
+        bits = tl.where(value > 0.5, 1, 0) << (7 - bit)
+        tl.store(out + byte, tl.sum(bits, axis=1).to(tl.uint8), mask=inside)

@@ -13,8 +13,8 @@ _BLOCK = 32
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Scores [..., T], falling, with -1 where any better box overlaps by more than `threshold`.
 
-    Exactly what its twin gives: no product is fused with a sum. `boxes` [..., T, 4], float32 as the
-    scores, with finite areas.
+    Exactly what its twin gives for float32: no product is fused with a sum. `boxes` [..., T, 4],
+    with finite areas.
     """
     count = scores.shape[-1]
     boxes, scores = boxes.contiguous(), scores.contiguous()
@@ -35,10 +35,10 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 def _corners(boxes, index, known):
     # (x1, y1, x2, y2) of some boxes, 0 of those that are not known.
     at = boxes + index * 4
-    x1 = tl.load(at, mask=known, other=0.0)
-    y1 = tl.load(at + 1, mask=known, other=0.0)
-    x2 = tl.load(at + 2, mask=known, other=0.0)
-    y2 = tl.load(at + 3, mask=known, other=0.0)
+    x1 = tl.load(at, mask=known, other=0.0).to(tl.float32)
+    y1 = tl.load(at + 1, mask=known, other=0.0).to(tl.float32)
+    x2 = tl.load(at + 2, mask=known, other=0.0).to(tl.float32)
+    y2 = tl.load(at + 3, mask=known, other=0.0).to(tl.float32)
     return x1, y1, x2, y2
 
 

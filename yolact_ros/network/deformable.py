@@ -40,12 +40,13 @@ class DeformableConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         offsets = self.offsets(x)
         if kernels.usable(x, "deform_conv2d"):
-            from yolact_ros.kernels import deformable
+            with kernels.attempt(x, "deform_conv2d"):
+                from yolact_ros.kernels import deformable
 
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return deformable.deform_conv2d(
-                x, offsets.to(x.dtype), weight, bias, stride=self.stride, modulated=self.modulated
-            )
+                tensors = (each.to(x.dtype) for each in (offsets, self.weight, self.bias))
+                return deformable.deform_conv2d(
+                    x, *tensors, stride=self.stride, modulated=self.modulated
+                )
         mask = None
         if self.modulated:
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()

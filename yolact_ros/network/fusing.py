@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -55,17 +56,19 @@ class FusedConv2d(nn.Conv2d):
         )
         self.weight, self.bias = conv.weight, conv.bias
         self._fused = fused
-        self._agrees: dict[torch.Size, bool] = {}
+        self._agrees: dict[tuple[torch.Size, bool, int], bool] = {}
 
     def convolve_relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         """relu(conv(x) + shortcut).
 
-        Both ways are tried for each new shape. Where the fused one fails, or gives something else,
-        it is not taken, and a warning says so.
+        Both ways are tried for all that cuDNN chooses another kernel for: each new shape, each
+        thread, and with and without its search for the fastest. Where the fused one fails, or gives
+        something else, it is not taken, and a warning says so.
         """
-        if x.shape not in self._agrees:
-            self._agrees[x.shape] = x.numel() > 0 and self._try(x, shortcut)
-        if self._agrees[x.shape]:
+        case = (x.shape, torch.backends.cudnn.benchmark, threading.get_ident())
+        if case not in self._agrees:
+            self._agrees[case] = x.numel() > 0 and self._try(x, shortcut)
+        if self._agrees[case]:
             return self._fused(x, self, shortcut)
         return F.relu_(self._sum(x, shortcut))
 
@@ -86,9 +89,9 @@ class FusedConv2d(nn.Conv2d):
             if error <= _TOLERANCE:
                 return True
             reason = f"its results differ by {error:.2g} of the largest"
-        except torch.cuda.OutOfMemoryError:
-            raise  # says nothing of the kernel
         except Exception as failure:
+            if kernels.is_out_of_memory(failure):
+                raise  # says nothing of the kernel
             reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         warnings.warn(
             f"cuDNN's fused convolution is not used for some layers: {reason}",
