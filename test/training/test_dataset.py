@@ -207,3 +207,49 @@ def test_the_order_resumes_and_is_shared_out():
         assert sorted(parts[0] + parts[1]) == sorted(batch)
     with pytest.raises(ValueError, match="batch_size=5"):
         TrainingOrder(10, 5, 9, processes=2)
+
+
+def one_object(side, height=240, width=320):
+    """A grey picture with a square object in its middle."""
+    masks = torch.zeros(1, height, width, dtype=torch.uint8)
+    x, y = width // 2, height // 2
+    masks[0, y : y + side, x : x + side] = 1
+    box = torch.tensor([[x, y, x + side, y + side]], dtype=torch.float32)
+    return Sample(
+        image=tv_tensors.Image(torch.full((3, height, width), 100, dtype=torch.uint8)),
+        boxes=tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=(height, width)),
+        masks=tv_tensors.Mask(masks),
+        labels=torch.tensor([0]),
+        crowd=torch.tensor([False]),
+    )
+
+
+@pytest.mark.parametrize("side", [10, 100])
+def test_crops_are_the_published_ones(side):
+    """One picture in six stays whole, whatever the object's size; so small ones are enlarged."""
+    settings = dataclasses.replace(NO_AUGMENTATION, crop=True, smallest_box=1)
+    enlarged = []
+    for seed in range(300):
+        torch.manual_seed(seed)
+        (x1, y1, x2, y2) = augment(one_object(side), 64, settings).target().boxes[0].tolist()
+        enlarged.append((x2 - x1) * (y2 - y1) * 320 * 240 / side**2)
+    assert 0.1 < sum(abs(each - 1) < 1e-3 for each in enlarged) / 300 < 0.25
+    assert np.median(enlarged) > 1.4
+
+
+def test_brightness_and_contrast_change_what_a_camera_would():
+    """SSD adds up to 32 and multiplies by 0.5 to 1.5, each for half of the pictures."""
+    settings = dataclasses.replace(NO_AUGMENTATION, photometric=True)
+    means = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        means.append(augment(one_object(50), 64, settings).image.float().mean().item())
+    assert sum(abs(mean - 100) < 0.5 for mean in means) > 30
+    assert min(means) < 55 and max(means) > 150 and 15 < np.std(means) < 35
+
+
+def test_flat_pictures_stay_whole():
+    sample = one_object(1, height=3, width=200)
+    for seed in range(40):
+        torch.manual_seed(seed)
+        assert augment(sample, 64, AugmentationSettings()).image.shape == (3, 64, 64)

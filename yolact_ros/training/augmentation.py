@@ -13,13 +13,15 @@ from torchvision.transforms import v2
 
 from yolact_ros.training.targets import Target
 
+# Of 255, added to all colours.
+_MOST_OFFSET = 32
 # What expanded pictures are filled with: ImageNet's mean colour, RGB.
 _FILL: dict[Any, Any] = {tv_tensors.Image: [124, 117, 104], "others": 0}
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """The published augmentation; each part can be turned off."""
+    """The published augmentation, but for `smallest_box`; each part can be turned off."""
 
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
@@ -32,7 +34,9 @@ class AugmentationSettings:
     mirror: bool = True
     """Half of the pictures are flipped left to right."""
     smallest_box: float = 4.0
-    """Objects whose box is narrower or lower than this many pixels afterwards are left out."""
+    """Objects whose box is narrower or lower than this many pixels afterwards are left out. The
+    published code has this limit too, but compares pixels with a share of the picture: it leaves
+    out none."""
     copy_paste: float = 0.0
     """Share of pictures, 0 to 1, onto which objects of another one are pasted
     (Ghiasi et al., Simple Copy-Paste, 2021); not in the papers."""
@@ -88,37 +92,80 @@ def augment(
 
     Random numbers are torch's. `donor` is the picture whose objects are pasted.
     """
+    if settings.photometric:
+        sample, donor = _change_colours(sample), donor and _change_colours(donor)
+    scene = _Scene.of(sample)
     if settings.expand > 1:
-        expand = v2.RandomZoomOut(fill=_FILL, side_range=(1, settings.expand))
-        sample = _apply(expand, sample)
+        scene = scene.apply(v2.RandomZoomOut(fill=_FILL, side_range=(1, settings.expand)))
     if settings.crop:
-        sample = _crop(sample, settings.smallest_crop)
+        scene = _crop(scene, settings.smallest_crop)
     fit: list[v2.Transform] = [v2.Resize((image_size, image_size), antialias=False)]
     if settings.mirror:
         fit.append(v2.RandomHorizontalFlip())
-    drop_small = _drop_small(settings.smallest_box)
-    sample = _apply(v2.Compose([*fit, drop_small]), sample)
+    fitted = scene.apply(v2.Compose(fit)).sample(sample.masks)
     if donor is not None:
-        donor = _apply(v2.Compose([*fit, drop_small]), donor)
-        sample = _apply(drop_small, paste(sample, donor))
-    if settings.photometric:
-        # On the small picture, where it costs least.
-        image = _photometric()(sample.image)
-        sample = dataclasses.replace(sample, image=image)
-    return sample
+        given = _Scene.of(donor).apply(v2.Compose(fit)).sample(donor.masks)
+        fitted = paste(fitted, _without_small(given, settings.smallest_box))
+    return _without_small(fitted, settings.smallest_box)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A sample on its way through transforms.
+
+    Its masks stay behind: pictures may be expanded 16 times, which for many objects would take
+    gigabytes. Fetched in the end, they are what they would be had they come along.
+    """
+
+    image: tv_tensors.Image
+    boxes: tv_tensors.BoundingBoxes
+    places: tv_tensors.Mask
+    """int32 [2, H, W]: one more than the row and the column that each pixel had; 0 where none."""
+    tags: Tensor
+    """int64 [n, 3]: label, whether it is a crowd, index of the mask."""
+
+    @classmethod
+    def of(cls, sample: Sample) -> _Scene:
+        height, width = sample.image.shape[-2:]
+        rows, columns = torch.arange(1, height + 1), torch.arange(1, width + 1)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).int()
+        indices = torch.arange(len(sample.labels))
+        tags = torch.stack([sample.labels, sample.crowd.long(), indices], dim=1)
+        return cls(sample.image, sample.boxes, tv_tensors.Mask(places), tags)
+
+    def apply(self, transform: v2.Transform) -> _Scene:
+        return _Scene(**transform(vars(self)))
+
+    def sample(self, masks: Tensor) -> Sample:
+        """With those of `masks` [n, H, W] whose objects are here."""
+        labels, crowd, indices = self.tags.unbind(1)
+        rows, columns = self.places.as_subclass(Tensor).long() - 1
+        moved = masks.as_subclass(Tensor)[indices][:, rows.clamp(min=0), columns.clamp(min=0)]
+        moved = moved * (rows >= 0)
+        return Sample(self.image, self.boxes, tv_tensors.Mask(moved), labels, crowd.bool())
 
 
 _MOST_CROPS = 50
+# One picture in six stays whole. SSD would have the others overlap an object by these much; in the
+# published code that is without effect, and with effect "it cut the mAP in half".
+_LEAST_OVERLAPS = [1.0, *[0.0] * 5]
 
 
-def _crop(sample: Sample, smallest: float) -> Sample:
+def _crop(scene: _Scene, smallest: float) -> _Scene:
     """A random part that holds an object; one that holds crowds alone does not do, as published."""
-    crop = v2.Compose([v2.RandomIoUCrop(min_scale=smallest), _drop_small(1)])
-    for _ in range(0 if sample.crowd.all() else _MOST_CROPS):
-        cropped = _apply(crop, sample)
-        if not cropped.crowd.all():
+    crop = v2.RandomIoUCrop(min_scale=smallest, sampler_options=_LEAST_OVERLAPS)
+    is_flat = min(scene.image.shape[-2:]) * smallest < 1  # parts could be without a pixel
+    for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MOST_CROPS):
+        cropped = _Scene(**crop(vars(scene)))
+        boxes, inside = _cut(cropped.boxes, cropped.image, smallest=1)
+        cropped = dataclasses.replace(
+            cropped,
+            boxes=tv_tensors.wrap(boxes[inside], like=cropped.boxes),
+            tags=cropped.tags[inside],
+        )
+        if not cropped.tags[:, 1].all():
             return cropped
-    return sample
+    return scene
 
 
 def paste(sample: Sample, donor: Sample) -> Sample:
@@ -147,26 +194,41 @@ def paste(sample: Sample, donor: Sample) -> Sample:
     )
 
 
-def _photometric() -> v2.Transform:
-    """SSD's colour changes, each for half of the pictures. The channels are not shuffled."""
-    changes = ({"brightness": 0.125}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.05})
-    return v2.Compose([v2.RandomApply([v2.ColorJitter(**change)]) for change in changes])
+def _change_colours(sample: Sample) -> Sample:
+    """SSD's changes, each for half of the pictures; as published the channels are not shuffled.
+
+    What SSD calls contrast is a gain, and its brightness an offset.
+    """
+    changes = (
+        v2.Lambda(_offset, tv_tensors.Image),
+        v2.ColorJitter(brightness=0.5),
+        v2.ColorJitter(saturation=0.5),
+        v2.ColorJitter(hue=0.05),
+    )
+    image = v2.Compose([v2.RandomApply([change]) for change in changes])(sample.image)
+    return dataclasses.replace(sample, image=image)
 
 
-def _drop_small(smallest: float) -> v2.Transform:
-    # Cut at the edges first: boxes that leave the picture, by a rounding perhaps, count as invalid.
-    valid = v2.SanitizeBoundingBoxes(min_size=smallest, labels_getter=lambda values: values["tags"])
-    return v2.Compose([v2.ClampBoundingBoxes(), valid])
+def _offset(image: Tensor) -> Tensor:
+    offset = torch.randint(-_MOST_OFFSET, _MOST_OFFSET + 1, ())
+    return tv_tensors.wrap((image.short() + offset).clamp(0, 255).byte(), like=image)
 
 
-def _apply(transform: v2.Transform, sample: Sample) -> Sample:
-    values: dict[str, Any] = {
-        "image": sample.image,
-        "boxes": sample.boxes,
-        "masks": sample.masks,
-        # One tensor, since older torchvision filters no more than one beside boxes and masks.
-        "tags": torch.stack([sample.labels, sample.crowd.long()], dim=1),
-    }
-    values = transform(values)
-    tags = values.pop("tags")
-    return Sample(**values, labels=tags[:, 0], crowd=tags[:, 1].bool())
+def _without_small(sample: Sample, smallest: float) -> Sample:
+    """Without the objects whose box has a side of less than `smallest` pixels in the picture."""
+    boxes, kept = _cut(sample.boxes, sample.image, smallest)
+    return Sample(
+        image=sample.image,
+        boxes=tv_tensors.wrap(boxes[kept], like=sample.boxes),
+        masks=tv_tensors.Mask(sample.masks[kept]),
+        labels=sample.labels[kept],
+        crowd=sample.crowd[kept],
+    )
+
+
+def _cut(boxes: Tensor, image: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+    """Boxes [n, 4] cut at the edges, and which of them have sides so long then: bool [n]."""
+    height, width = image.shape[-2:]
+    limits = torch.tensor([width, height, width, height])
+    cut = torch.minimum(boxes.as_subclass(Tensor).clamp(min=0), limits)
+    return cut, (cut[:, 2:] - cut[:, :2] >= smallest).all(dim=1)
