@@ -151,6 +151,19 @@ CASES = {
         "annotation 11",
         "four finite",
     ),
+    "box beside its mask": (
+        ("annotations", 0, "bbox", [31, 10, 20, 20]),
+        "annotation 11",
+        "is not around its mask, which is within [10, 10, 20, 20]",
+    ),
+    "corners for a box": (("annotations", 0, "bbox", [10, 10, 30, 30]), "annotation 11", "around"),
+    "shares for a box": (
+        ("annotations", 0, "bbox", [0.1, 0.1, 0.3, 0.3]),
+        "annotation 11",
+        "aroun",
+    ),
+    "area in words": (("annotations", 0, "area", "900"), "annotation 11", "area '900' is not"),
+    "area of nothing": (("annotations", 0, "area", None), "annotation 11", "area None is not"),
     "crowd in words": (("annotations", 0, "iscrowd", "0"), "annotation 11", "iscrowd '0' is not"),
     "nan crowd": (("annotations", 0, "iscrowd", math.nan), "annotation 11", "iscrowd nan is not"),
     "half an id": (("annotations", 0, "id", 1.5), "annotation 1.5", "id 1.5 is not an integer"),
@@ -178,6 +191,15 @@ def test_what_is_wrong_is_named(folder, case):
     with pytest.raises(DataError, match=re.escape(where)):
         report.raise_if_bad()
     assert len(report.content[kind]) == 1, "the bad entry is left out, the good one stays"
+
+
+def test_boxes_need_not_be_exact(folder):
+    data = content()
+    for box in ([8, 8, 25, 25], [12, 10, 18, 20]):
+        data["annotations"][0]["bbox"] = box
+        assert not check(write(folder, data)).problems
+    data["annotations"][0] |= {"segmentation": [[10, 10, 12, 10, 12, 12]], "bbox": [8, 8, 3, 3]}
+    assert not check(write(folder, data)).problems, "three pixels are within what rounding does"
 
 
 @pytest.mark.parametrize("nothing", [{}, {"segmentation": None}, {"segmentation": []}], ids=str)

@@ -129,6 +129,8 @@ def some_objects(folder, **changes):
         ],
     }
     content["annotations"][1] |= changes
+    for image in content["images"]:
+        cv2.imwrite(str(folder / image["file_name"]), np.zeros((100, 100, 3), np.uint8))
     path = folder / "some.json"
     path.write_text(json.dumps(content))
     results = [{"image_id": 3, "category_id": 0, "bbox": box, "score": 0.9} for box in squares]
@@ -146,6 +148,10 @@ def test_ids_may_begin_at_0(tmp_path):
     [
         ({"image_id": 77}, "annotation 1: image_id 77 is no image of this file"),
         ({"segmentation": []}, "annotation 1: segmentation has no polygon"),
+        ({"segmentation": [10, 10, 40, 10, 40, 40]}, "has 10: a polygon is three or more"),
+        ({"segmentation": [[10, 10]]}, "a polygon is three or more"),
+        ({"segmentation": [["a", 1, 2, 3, 4, 5]]}, "'a', which is not a finite number"),
+        ({"area": "900"}, "area '900' is not a number"),
         ({"segmentation": {"size": [9, 9], "counts": "1"}}, r"has the size \[9, 9\]"),
     ],
     ids=str,
@@ -154,6 +160,14 @@ def test_annotations_that_cannot_be_counted_are_named(tmp_path, changes, reason)
     source, _ = some_objects(tmp_path, **changes)
     with pytest.raises(DataError, match=reason):
         require_countable(source, masks=True)
+
+
+def test_pictures_that_are_missing_are_named_before_any_is_segmented(tmp_path):
+    source, _ = some_objects(tmp_path)
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
+    with pytest.raises(DataError, match=r"image 3: .*\.png is missing"):
+        require_countable(source, masks=False)
 
 
 def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
@@ -183,6 +197,12 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = [f"{few}:{source.images}", "--weights", str(weights), "--output", str(output)]
     arguments += ["--backend", "torch", "--classes", "--worst", "2", "--score", "0.6"]
+    for wrong, reason in ((["--score", "30"], "score=30.0"), (["--worst", "-1"], "worst=-1")):
+        assert main(["eval", *arguments, *wrong]) == 1
+        assert f"{reason} is not allowed" in capsys.readouterr().err
+    stale = output / "worst" / "01-missed3-wrong0-old.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     assert main(["eval", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "  person" in printed and "ms, median: preprocess" in printed
@@ -192,7 +212,7 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     assert set(results[0]) == {"image_id", "category_id", "segmentation", "score"}
     theirs = COCO(str(few)).loadRes(str(output / "masks.json"))
     assert set(theirs.getImgIds()) == kept
-    assert len(list((output / "worst").iterdir())) == 2
+    assert len(list((output / "worst").iterdir())) == 2 and not stale.exists()
     for name in ("precision_recall.png", "confusion.png"):
         assert cv2.imread(str(output / name)) is not None
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # These say all that a user needs; a trace would hide it. Others are bugs.
         ours = type(error).__module__.startswith("yolact_ros")
-        if not ours and not isinstance(error, ValueError | FileExistsError | FileNotFoundError):
+        if not ours and not isinstance(error, ValueError | OSError):
             raise
         print(f"yolact {command}: {error}", file=sys.stderr)
         return 1

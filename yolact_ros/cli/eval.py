@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,13 +45,17 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.devices < 1:
         raise ValueError(f"devices={options.devices} is not allowed: it must be at least 1")
+    if not 0 <= options.score <= 1:
+        raise ValueError(f"score={options.score} is not allowed: it must be 0 to 1")
+    if options.worst < 0:
+        raise ValueError(f"worst={options.worst} is not allowed: it must be 0 or more")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)  # not after all the work
     segmenter = make_segmenter(options, score_threshold=0)
-    settings = segmenter.settings
     print(segmenter.description)
     sources = [DataSource.parse(text) for text in options.file]
     names = short_names([source.annotations for source in sources])
     for source, name in zip(sources, names, strict=True):
-        segmenter.settings = settings
         if options.devices > 1:
             makers = _makers(options, segmenter)
             result = evaluate_parallel(makers, source, progress=True)
@@ -67,8 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
         found = found_above(result, options.score)
         draw_confusion(source, segmenter.class_names, found, folder / "confusion.png")
-        segmenter.settings = dataclasses.replace(settings, score_threshold=options.score)
-        draw_worst(segmenter, source, found, folder / "worst", options.worst)
+        draw_worst(segmenter, source, found, folder / "worst", options.worst, options.score)
         print(f"results: {folder}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Sequence
@@ -48,16 +49,19 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Options as the parser knows them: `--skip-bad` alone is `--skip_bad=true`."""
-    flags = {
-        f"--{field.name}" for field in fields(TrainingSettings) if isinstance(field.default, bool)
-    }
+    """Options as the parser knows them: `--skip-bad` alone is `--skip_bad=true`, and
+    `--train=a.json` is `--train=[a.json]`."""
+    known = fields(TrainingSettings)
+    flags = {f"--{field.name}" for field in known if isinstance(field.default, bool)}
+    lists = {f"--{field.name}" for field in known if str(field.type).startswith("tuple")}
     spelled = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")
         if name in flags and not equals and following not in ("true", "false"):
             equals, value = "=", "true"
+        if name in lists and equals and not value.startswith("["):
+            value = f"[{value}]"
         spelled.append(f"{name}{equals}{value}")
     return spelled

@@ -12,11 +12,12 @@ from reprlib import repr as short
 from typing import Any
 
 import cv2
+import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataSource, fits_as_stored, read_image
+from yolact_ros.data.coco import DataSource, as_rles, fits_as_stored, read_image
 from yolact_ros.data.entries import (
     FIELDS,
     DataError,
@@ -33,6 +34,8 @@ from yolact_ros.data.entries import (
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
 _NO_MASK = "it has no segmentation"
+# A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
+_LEAST_IOU, _NEAR = 0.5, 3.0
 # How whole files end. Within the pixels of a JPEG this cannot occur.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 
@@ -85,10 +88,11 @@ def check(
 
 
 def require_countable(source: DataSource, masks: bool) -> None:
-    """Raises DataError for annotations that accuracy cannot be counted with, as COCO counts it.
+    """Raises DataError for what accuracy cannot be counted with, as COCO counts it.
 
-    Those without a picture or a category here and, for that of masks, without a mask. Boxes and
-    outlines that are of no use for training are none of them: COCO's own files have some.
+    Pictures that are missing; annotations without a picture or a category here and, for that of
+    masks, without a mask. Boxes and outlines that are of no use for training are none of them:
+    COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
     sizes, known = _sizes_and_categories(content)
@@ -101,12 +105,16 @@ def require_countable(source: DataSource, masks: bool) -> None:
         if mask is None:
             return _NO_MASK
         if isinstance(mask, list):
-            return None if mask else "segmentation has no polygon"
+            # As the library counts them: of four numbers it makes a box.
+            return _wrong_numbers(mask, least=4)
         return _wrong_rle(mask, *size)
 
-    refuse(
-        sift(file, "annotations", content["annotations"], map(reason, content["annotations"]))[1]
-    )
+    def missing(entry: dict[str, Any]) -> str | None:
+        path = source.images / entry["file_name"]
+        return None if path.is_file() else f"{path} is missing"
+
+    for kind, find in (("images", missing), ("annotations", reason)):
+        refuse(sift(file, kind, content[kind], map(find, content[kind]))[1])
 
 
 def _sizes_and_categories(content: dict[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
@@ -161,7 +169,11 @@ def _wrong_annotation(
     if segmentation is None:
         return _NO_MASK
     wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
-    return wrong_mask(segmentation, *size)
+    if wrong := wrong_mask(segmentation, *size):
+        return wrong
+    if entry.get("iscrowd"):  # only its box is used
+        return None
+    return _apart(entry["bbox"], segmentation, *size)
 
 
 def _wrong_reference(
@@ -184,15 +196,39 @@ def _wrong_box(box: list[float], height: int, width: int) -> str | None:
     return None
 
 
-def _wrong_polygons(polygons: list[Any], height: int, width: int) -> str | None:
+def _apart(
+    box: list[float], segmentation: list[Any] | dict[str, Any], height: int, width: int
+) -> str | None:
+    """What is wrong with a box that is not around its mask, as one of other units is not."""
+    rle = coco_mask.merge(as_rles(segmentation, height, width))
+    x, y, w, h = coco_mask.toBbox(rle).tolist()
+    wanted, given = np.array([x, y, x + w, y + h]), np.array(box)
+    given[2:] += given[:2]
+    overlap = np.minimum(wanted, given)[2:] - np.maximum(wanted, given)[:2]
+    shared = overlap.clip(0).prod()
+    iou = shared / (w * h + box[2] * box[3] - shared)
+    if iou >= _LEAST_IOU or np.abs(wanted - given).max() <= _NEAR:
+        return None
+    return f"bbox {box} is not around its mask, which is within [{x:g}, {y:g}, {w:g}, {h:g}]"
+
+
+def _wrong_numbers(polygons: list[Any], least: int) -> str | None:
     if not polygons:
         return "segmentation has no polygon"
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
             return f"segmentation has {short(polygon)}: a polygon is three or more x and y"
-        for value, limit in zip(polygon, (width, height) * (len(polygon) // 2), strict=True):
+        for value in polygon:
             if not is_number(value):
                 return f"segmentation has {short(value)}, which is not a finite number"
+    return None
+
+
+def _wrong_polygons(polygons: list[Any], height: int, width: int) -> str | None:
+    if wrong := _wrong_numbers(polygons, least=6):
+        return wrong
+    for polygon in polygons:
+        for value, limit in zip(polygon, (width, height) * (len(polygon) // 2), strict=True):
             # A bound, since drawing takes time and memory for every pixel on the way.
             if not -limit <= value <= 2 * limit:
                 return f"segmentation has {value}, far outside an image of {width} x {height}"

@@ -116,13 +116,18 @@ def _outline(x: float, y: float, width: float, height: float) -> list[list[float
 
 def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
     """A mask uint8 [height, width] of 0 and 1, from polygons or either form of RLE."""
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
+    rle = coco_mask.merge(as_rles(segmentation, height, width))
     return np.asarray(coco_mask.decode(rle), np.uint8)
+
+
+def as_rles(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
+    """Compressed RLEs, which together are a mask, of polygons or either form of RLE."""
+    if isinstance(segmentation, list):
+        rles: list[dict[str, Any]] = coco_mask.frPyObjects(segmentation, height, width)
+        return rles
+    if isinstance(segmentation["counts"], list):
+        return [coco_mask.frPyObjects(segmentation, height, width)]
+    return [segmentation]
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

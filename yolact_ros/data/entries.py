@@ -71,6 +71,7 @@ FIELDS = {
         "segmentation": Field(
             lambda v: v is None or isinstance(v, list | dict), "polygons or an RLE", optional=True
         ),
+        "area": Field(lambda v: is_number(v) and v >= 0, "a number from 0 on", optional=True),
         "iscrowd": Field(lambda v: isinstance(v, int) and v in (0, 1), "0 or 1", optional=True),
     },
 }

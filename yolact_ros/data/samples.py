@@ -37,7 +37,8 @@ def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
     for annotation, colour in zip(record.annotations, colours, strict=True):
         mask = decode_mask(annotation.segmentation, record.height, record.width) > 0
         image[mask] = (image[mask] * 0.5 + colour * 0.5).astype(np.uint8)
-    image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale), np.uint8)
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    image = np.asarray(cv2.resize(image, (width, height)), np.uint8)
     for annotation, colour in zip(record.annotations, colours, strict=True):
         x, y, w, h = (round(v * scale) for v in annotation.box)
         bgr = tuple(map(int, colour))

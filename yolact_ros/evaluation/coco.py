@@ -215,13 +215,17 @@ def _encode(instances: Instances) -> list[dict[str, Any]]:
     """Compressed RLEs of the masks; none without masks."""
     if instances.small_masks is None or not len(instances):
         return []
-    stack = instances.masks.numpy().astype(np.uint8).transpose(1, 2, 0)
-    rles = coco_mask.encode(np.asfortranarray(stack))
-    return [{"size": [int(n) for n in rle["size"]], "counts": _text(rle["counts"])} for rle in rles]
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+    regions, rles = instances.regions(), []
+    image = torch.zeros(instances.image_size[::-1], dtype=torch.uint8).mT  # columns, as the library
+    for i in range(len(instances)):
+        window = regions.window(i, image)
+        window.copy_(regions.mask(i))
+        rle = coco_mask.encode(image.numpy())
+        window.zero_()
+        counts = rle["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        rles.append({"size": [int(n) for n in rle["size"]], "counts": text})
+    return rles
 
 
 def _truth(content: dict[str, Any]) -> COCO:

@@ -115,13 +115,16 @@ def draw_worst(
     found: Mapping[int, Sequence[Result]],
     folder: Path,
     count: int,
+    score: float,
 ) -> None:
     """Write a PNG for each of the `count` images with most mistakes: found beside wanted.
 
     A mistake is an object that is not found or a detection that is no object, at IoU 0.5. The
-    name says how many objects were missed and wrongly found. The segmenter's score threshold
-    should be that of `found`.
+    name says how many objects were missed and wrongly found. Shown is what scores above `score`,
+    as in `found`. Those of an earlier evaluation are deleted.
     """
+    for old in folder.glob("[0-9]*-missed*-wrong*.png"):
+        old.unlink()
     records = read_records(source, segmenter.class_names)
     matches = [match(record, found[record.id]) for record in records]
     mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
@@ -129,7 +132,9 @@ def draw_worst(
     for rank, i in enumerate(order[:count], start=1):
         missed, wrong = mistakes[i]
         image = records[i].read()
-        overlay = draw_overlay(image, segmenter(image))
+        instances = segmenter(image)
+        # As the results: those of masks, where there are some.
+        overlay = draw_overlay(image, instances[instances.mask_scores > score])
         page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
         name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
         write_picture(folder / name, page)

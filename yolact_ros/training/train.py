@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolact_ros.data import (
     DataError,
@@ -18,7 +20,6 @@ from yolact_ros.data import (
     class_names,
     read_records,
 )
-from yolact_ros.evaluation.coco import category_ids
 from yolact_ros.network import (
     NetworkConfig,
     Yolact,
@@ -69,18 +70,29 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     for text in settings.val:
         source = DataSource.parse(text)
         # None is left out, since accuracy counts all entries.
-        check(source, progress=True, masks=masks).raise_if_bad()
-        category_ids(source, classes)
+        report = check(source, progress=True, masks=masks)
+        report.raise_if_bad()
+        if not _has_object(read_records(source, classes, report.content)):
+            raise DataError(f"{source.annotations} has no object of the classes to measure")
     if not settings.negatives:
-        records = [r for r in records if any(not a.is_crowd for a in r.annotations)]
-    if not any(record.annotations for record in records):
+        records = [record for record in records if _has_object([record])]
+    if not _has_object(records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
     return records, classes
 
 
+def _has_object(records: Sequence[ImageRecord]) -> bool:
+    return any(not each.is_crowd for record in records for each in record.annotations)
+
+
 def network_config(settings: TrainingSettings) -> NetworkConfig:
-    """The network to train, whose classes the data may decide."""
-    return config_of(settings.model).replace(**settings.network)
+    """The network to train, whose classes the data decide.
+
+    Raises ValueError for what is no setting of a network.
+    """
+    if "class_names" in settings.network:
+        raise ValueError("network has class_names: name the classes in `classes`")
+    return NetworkConfig.from_dict(config_of(settings.model).to_dict() | settings.network)
 
 
 def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
@@ -134,7 +146,10 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     records, classes = training_data(settings)
     net = make_network(settings, classes)
     callbacks = make_callbacks(settings)
-    trainer = make_trainer(settings, callbacks)
+    try:
+        trainer = make_trainer(settings, callbacks)
+    except MisconfigurationException as error:  # a device that is not there
+        raise ValueError(str(error)) from error
     if not checkpoint.exists():
         load_start(net, settings)
     module = TrainingModule(net, records, settings)
