@@ -36,8 +36,18 @@ from yolact_ros.engine.failures import answers  # noqa: E402
 from yolact_ros.network import CONFIGS, EMBEDDED, PUBLISHED, NetworkConfig, config_of  # noqa: E402
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
-PLUS = "yolact_plus_resnet50"
-PARTS = ("models", "precision", "kernels", "cameras", "batches", "compilers", "tiles")
+PLUS, FAST = "yolact_plus_resnet50", "yolact_resnet50"
+"""The models that aims are about."""
+PARTS = (
+    "models",
+    "cameras",
+    "details",
+    "kernels",
+    "precision",
+    "batches",
+    "compilers",
+    "tiles",
+)
 """In the order in which they are done: what the aims need comes first."""
 INCOMPLETE, NO_DEVICE = 1, 3
 
@@ -130,10 +140,12 @@ def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) 
 def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     """All steps of the parts that are wanted, in the order in which they are done."""
     device, quick, models = setup.device, options.quick, Models(setup)
-    configs = {PLUS: small_config()} if quick else {name: config_of(name) for name in MODELS}
-    plus = configs[PLUS]
+    plus = small_config() if quick else config_of(PLUS)
+    others = {} if quick else {name: config_of(name) for name in MODELS if name != PLUS}
+    configs = {PLUS: plus, **others}
     steps: dict[str, Callable[[], Iterable[Step]]] = {
         "models": lambda: model_steps(models, configs),
+        "details": lambda: detail_steps(models, configs),
         "precision": lambda: (
             Step(("precision", each.name), partial(gpu_steps.precision, setup, each))
             for each in ((plus, EMBEDDED) if quick else CONFIGS.values())
@@ -152,8 +164,9 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
             for way in ("inductor", "package")
         ),
         "tiles": lambda: (
-            Step(("tiles", name), partial(gpu_kernels.sweep_tiles, device, shape, quick))
+            Step(("tiles", name, size), partial(gpu_kernels.sweep_tiles, device, shape, size))
             for name, shape in gpu_kernels.layers(quick).items()
+            for size in gpu_kernels.tile_sizes(quick)
         ),
     }
     yield Step(("machine",), partial(describe, device))
@@ -168,27 +181,31 @@ def small_config() -> NetworkConfig:
 
 
 def model_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
-    """What the aims are about."""
-    yield Step(("ceilings",), lambda: models.ceilings)
+    """One image, and beside the published implementation: what most aims are about."""
     for name, config in configs.items():
-        for key, call in (("one image", gpu_steps.one_image), ("work", gpu_steps.arithmetic)):
-            yield Step(("models", name, key), partial(call, models, config))
+        yield Step(("models", name, "one image"), partial(gpu_steps.one_image, models, config))
         if models.setup.reference is not None:
             run = partial(gpu_steps.beside_published, models, config)
             yield Step(("models", name, "side by side"), run)
-        if name == MODELS[0]:
-            yield from batch_steps(models, name, config, (8, 16, 32, 64))
-        if name == PLUS:
-            yield from stage_steps(models, name, config)
+
+
+def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+    """What the other aims are about."""
+    yield from stage_steps(models, PLUS, configs[PLUS])
+    if FAST in configs:
+        yield from batch_steps(models, FAST, configs[FAST], (8, 16, 32, 64))
     if models.setup.device.type == "cuda":
         for name, config in configs.items():
             yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
+    yield Step(("ceilings",), lambda: models.ceilings)
+    for name, config in configs.items():
+        yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))
 
 
 def more_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
     """The same of the other models."""
     for name, config in configs.items():
-        if name != MODELS[0]:
+        if name != FAST:
             yield from batch_steps(models, name, config, (2,) if len(configs) == 1 else (8, 32))
         if name != PLUS:
             yield from stage_steps(models, name, config)

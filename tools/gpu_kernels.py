@@ -6,7 +6,7 @@ Steps of `gpu_check.py`. Without Triton the kernels' columns stay empty.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
+from yolact_ros.benchmark.stages import as_graph, repeats_on
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles
 from yolact_ros.detection.nms import suppress_plain
@@ -64,7 +65,10 @@ def check(case: Case, device: torch.device, small: bool = False) -> dict[str, di
     usable = kernels.usable(x, case.name, case.dtype)
     exact = case.exact().double()
     calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
-    times = measure(calls, rounds=2 if small else 30, seconds=1.0, device=device)
+    graphs = {name: as_graph(call, device) for name, call in calls.items()}
+    rounds = 2 if small else 30
+    repeats = repeats_on(device)
+    times = measure(graphs, rounds=rounds, repeats=repeats, seconds=1.0, device=device)
     return {
         name: {
             "error": float((call().double() - exact).norm() / exact.norm()),
@@ -198,26 +202,32 @@ def _deformable(device: torch.device, shape: tuple[int, int, int]) -> Case:
     return Case(partial(_twin, *tensors), kernel, exact, "deform_conv2d", half)
 
 
+def tile_sizes(small: bool = False) -> Sequence[str]:
+    """Pixels, outputs and inputs of the tiles that are tried."""
+    return ("16x16x16",) if small else ("32x64x64", "64x64x32", "64x128x32", "128x128x32")
+
+
 @torch.no_grad()
-def sweep_tiles(
-    device: torch.device, shape: tuple[int, int, int], small: bool = False
-) -> dict[str, float]:
-    """Milliseconds of a deformable convolution by how its work is cut, to choose tiles by."""
+def sweep_tiles(device: torch.device, shape: tuple[int, int, int], size: str) -> dict[str, float]:
+    """Milliseconds of a deformable convolution by splits and warps, to choose tiles by."""
     from yolact_ros.kernels.deformable import Tiles
 
-    sizes = [(16, 16, 16)] if small else [(32, 64, 64), (64, 64, 32), (64, 128, 32), (128, 128, 32)]
-    tensors = _layer(device, *shape)
+    pixels, outputs, inputs = map(int, size.split("x"))
+    tensors, on_gpu = _layer(device, *shape), device.type == "cuda"
     found: dict[str, float] = {}
     problem: Exception | None = None
-    for size, splits, warps in itertools.product(sizes, (1, 3, 9), (8,) if small else (4, 8)):
-        tiles = Tiles(*size, splits=splits, warps=warps)
-        calls = {"": partial(_kernel, *tensors, tiles=tiles)}
+    for splits, warps in itertools.product((1, 3, 9), (4, 8) if on_gpu else (8,)):
+        tiles = Tiles(pixels, outputs, inputs, splits, warps)
         try:
-            times = measure(calls, rounds=1 if small else 10, warm_up=1, seconds=0.5, device=device)
+            call = as_graph(partial(_kernel, *tensors, tiles=tiles), device)
+            rounds, repeats = 10 if on_gpu else 1, repeats_on(device)
+            times = measure(
+                {"": call}, rounds=rounds, warm_up=1, repeats=repeats, seconds=0.5, device=device
+            )
         except Exception as error:  # some do not fit every GPU, and must not cost the others
             problem = error
             continue
-        found["x".join(map(str, (*size, splits, warps)))] = times[""].median
+        found[f"{splits}x{warps}"] = times[""].median
     if problem is not None and not found:
         raise problem
     return found

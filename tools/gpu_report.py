@@ -179,9 +179,10 @@ def _kernels(kernels: dict[str, Report]) -> list[str]:
     return _table(("kernel", "twin, ms", "error", "Triton, ms", "error"), rows)
 
 
-def _tiles(tiles: dict[str, dict[str, float]]) -> list[str]:
+def _tiles(tiles: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     lines = []
-    for name, times in tiles.items():
+    for name, sizes in tiles.items():
+        times = {f"{size}x{rest}": ms for size, of in sizes.items() for rest, ms in of.items()}
         best = sorted(times, key=lambda key: times[key])[:3]
         shown = ", ".join(f"{key} {times[key]:.3f} ms" for key in best)
         lines.append(f"Best tiles (pixels, outputs, inputs, splits, warps) for {name}: {shown}.")

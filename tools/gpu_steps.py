@@ -23,7 +23,7 @@ from yolact_ros.benchmark.contender import Found
 from yolact_ros.benchmark.memory import measure_memory
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless
 from yolact_ros.benchmark.published import load
-from yolact_ros.benchmark.stages import as_graph, fixed_stages_of
+from yolact_ros.benchmark.stages import as_graph, fixed_stages_of, repeats_on
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
@@ -73,10 +73,14 @@ class Setup:
     def photo_of(self, size: tuple[int, int]) -> Tensor:
         return torch.from_numpy(cv2.resize(self.photo.numpy(), size[::-1]))
 
-    def time(self, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-        """Median milliseconds of each call."""
+    def time(self, calls: dict[str, Callable[[], object]], repeats: int = 1) -> dict[str, float]:
+        """Median milliseconds of each call; see `measure`."""
         timings = measure(
-            calls, rounds=self.rounds, seconds=self.seconds, device=self.device, warm_up=3
+            calls,
+            rounds=self.rounds,
+            seconds=self.seconds,
+            device=self.device,
+            repeats=repeats,
         )
         return {name: timing.median for name, timing in timings.items()}
 
@@ -208,7 +212,7 @@ def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
         separate = run_network(models.network(config), setup.device, runtime.dtype, fused=False)
         call = as_graph(partial(separate, batch), setup.device)
         calls["network, convolutions not fused"] = call
-    return setup.time(calls)
+    return setup.time(calls, repeats_on(setup.device))
 
 
 def deformable(models: Models, config: NetworkConfig) -> float:
@@ -221,7 +225,7 @@ def deformable(models: Models, config: NetworkConfig) -> float:
         name: as_graph(partial(each.runtime, batch), setup.device)
         for name, each in segmenters.items()
     }
-    times = setup.time(calls)
+    times = setup.time(calls, repeats_on(setup.device))
     return times["with"] - times["without"]
 
 

@@ -71,7 +71,10 @@ def test_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert len(report["steps"]) > 15
     assert set(report["steps"].values()) == {"skipped: the 0 s were spent"}
-    assert "| tiles, small, batch 1 | skipped: the 0 s were spent |" in capsys.readouterr().out
+    assert (
+        "| tiles, small, batch 1, 16x16x16 | skipped: the 0 s were spent |"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_the_aims_need_comes_first(tmp_path: Path):
@@ -79,13 +82,15 @@ def test_what_the_aims_need_comes_first(tmp_path: Path):
     setup = gpu_check.make_setup(options, torch.device("cuda:0"), tmp_path)
     names = [step.name for step in gpu_check.steps_of(setup, options)]
     assert len(names) == len(set(names))
-    ends = [
-        max(i for i, name in enumerate(names) if name.endswith(end) and name.startswith("models"))
-        for end in ("one image", "side by side", "memory")
-    ]
-    assert max(ends) < names.index("precision, yolact_base")
-    assert names.index("models, yolact_plus_resnet50, stages") < max(ends)
-    assert [names[-7].split(",")[0], names[-1].split(",")[0]] == ["compilers", "tiles"]
+    first = ["one image", "side by side"]
+    assert names[:3] == ["machine", *(f"models, {gpu_check.PLUS}, {each}" for each in first)]
+    assert all(name.rpartition(", ")[2] in first for name in names[1:9])
+    assert names[9] == f"cameras, {gpu_check.PLUS}"
+    assert max(i for i, name in enumerate(names) if name.endswith("memory")) < names.index(
+        "precision, yolact_base"
+    )
+    parts = [name.partition(",")[0] for name in names]
+    assert parts.index("compilers") > len(parts) - 30 and set(parts[-24:]) == {"tiles"}
 
 
 REPORT = {
@@ -117,7 +122,7 @@ REPORT = {
             "inductor": {"seconds": 60.0, "milliseconds": {"plain": 2.0, "compiled": 1.0}}
         }
     },
-    "tiles": {"C3": {"16x16x16x1x4": 0.1}},
+    "tiles": {"C3": {"16x16x16": {"1x4": 0.1}}},
     "kernels": {"preprocessing": {"twin": {"milliseconds": 0.1, "error": 0.001}}},
 }
 
@@ -139,6 +144,7 @@ def test_any_part_of_the_report_may_be_missing():
     whole = gpu_report.to_markdown(REPORT)
     assert "| inductor | 2.00 | 1.00 | 2.00 | 60.00 |" in whole
     assert "98 of 100 instances" in whole
+    assert "inputs, splits, warps) for C3: 16x16x16x1x4 0.100 ms." in whole
     assert "| preprocessing | 0.100 | 0.001 | not used |" in whole
     assert gpu_report.to_markdown({})
     for key in REPORT:
@@ -173,7 +179,8 @@ device = torch.device("cpu")
 cases = gpu_kernels.builders(device, small=True).items()
 found = {name: gpu_kernels.check(make(), device, small=True) for name, make in cases}
 (shape,) = gpu_kernels.layers(small=True).values()
-print(json.dumps([found, gpu_kernels.sweep_tiles(device, shape, small=True)]))
+(size,) = gpu_kernels.tile_sizes(small=True)
+print(json.dumps([found, gpu_kernels.sweep_tiles(device, shape, size)]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from yolact_ros.benchmark.stages import STAGES, fixed_stages_of, stages_of
+from yolact_ros.detection.regions import packed_sizes
 from yolact_ros.engine import Segmenter
+from yolact_ros.engine.fixed import Batch
+from yolact_ros.engine.graphs import MASK_AREA
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,10 @@ def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, picture
     calls["packing"]()
     results = calls["transfer"]()
     found = segmenter(pictures)
+    # No more is packed and copied than for a frame.
+    packed = int(packed_sizes(results.table[..., 8:12]).sum())
+    usual = Batch(sizes, segmenter.settings).mask_bytes(MASK_AREA)
+    assert packed <= len(results.bits) <= max(usual, 2 * packed)
     for i, each in enumerate(results.instances(sizes, ("a",))):
         torch.testing.assert_close(each.scores, found[i].scores)
         rescored = calls["re-scoring"]()[i, : len(each)]

@@ -1,5 +1,6 @@
 """Timing in turns, on calls whose order and length are known. No clock is compared with another."""
 
+import itertools
 import time
 from itertools import pairwise
 
@@ -20,6 +21,19 @@ def test_everything_is_called_once_a_round():
     assert len(rounds) == 7
     assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
     assert any(a != b for a, b in pairwise(rounds[2:])), "the order changes"
+
+
+def test_repeated_calls_share_their_time():
+    called = []
+    ticks = itertools.count()
+    (timing,) = measure(
+        {"a": lambda: called.append(0)},
+        rounds=2,
+        warm_up=1,
+        repeats=4,
+        clock=lambda: float(next(ticks)),
+    ).values()
+    assert timing.milliseconds == (250.0, 250.0) and len(called) == 1 + 2 * 4
 
 
 def test_a_call_takes_at_least_as_long_as_it_sleeps():
@@ -52,7 +66,7 @@ def test_no_gradients():
     assert not results[0].requires_grad
 
 
-@pytest.mark.parametrize("bad", [{"rounds": 0}, {"warm_up": -1}, {"seconds": 0}])
+@pytest.mark.parametrize("bad", [{"rounds": 0}, {"warm_up": -1}, {"repeats": 0}, {"seconds": 0}])
 def test_bad_numbers_are_refused(bad):
     with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
         measure({"a": lambda: None}, **bad)

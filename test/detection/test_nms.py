@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from yolact_ros.detection import DetectionSettings, detect
 from yolact_ros.detection.boxes import decode, iou
+from yolact_ros.detection.detections import top_of_parts
 from yolact_ros.detection.masks import make_masks
 from yolact_ros.network.yolact import MaskIoUNet
 
@@ -305,3 +306,14 @@ def test_standard_nms_has_no_fixed_shapes(random_scene):
     settings = DetectionSettings(nms_method="standard")
     with pytest.raises(ValueError, match=r"standard.*'fast' or 'cross_class'"):
         detect(*scene, settings, fixed_shapes=True)
+
+
+@pytest.mark.parametrize("length", [160, 171, 1600])
+def test_top_scores_of_parts(length):
+    """As a GPU finds them; of equal scores any will do."""
+    torch.manual_seed(length)
+    for scores in (torch.rand(3, length), torch.randint(0, 4, (3, length)) / 4 - 1):
+        best, index = top_of_parts(scores, 9)
+        assert torch.equal(best, scores.topk(9).values)
+        assert torch.equal(scores.gather(1, index), best)  # none of the padding
+        assert all(len(row.unique()) == 9 for row in index)

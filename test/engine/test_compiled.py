@@ -17,7 +17,7 @@ from torchvision.ops import deform_conv2d
 
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
-from yolact_ros.engine.graphs import Batch, FixedPath
+from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.runtimes import MissingExtraError, choose, compiled, inductor, read, run
 from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.header import Header
@@ -72,7 +72,7 @@ def test_inductor_gives_what_pytorch_gives(small_segmenter, pictures):
     found = small_segmenter(pictures[0])
     batch = Batch.of(pictures[:1], small_segmenter.settings)
     path = FixedPath(runtime, batch.plan, batch.mask_bytes(20))
-    path.prepare(pictures[:1], batch.scales())
+    path.prepare(pictures[:1], batch.numbers())
     path.run()
     (fixed,) = path.results.instances(((60, 90),), small_segmenter.class_names)
     assert len(fixed) == len(found) > 0

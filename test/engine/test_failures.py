@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter, StageTimes
-from yolact_ros.engine.failures import MemoryNeed, answers, lost_devices_named
+from yolact_ros.engine.failures import (
+    MemoryNeed,
+    answers,
+    is_out_of_memory,
+    lost_devices_named,
+)
 
 
 @pytest.fixture
@@ -69,6 +74,40 @@ def test_errors_of_a_device_that_answers_stay_what_they_are():
     for error in (RuntimeError("a bug"), torch.cuda.OutOfMemoryError("full")):
         with pytest.raises(type(error), match=str(error)), lost_devices_named(device):
             raise error
+
+
+@pytest.mark.parametrize(
+    "error, is_it",
+    [
+        (torch.cuda.OutOfMemoryError("full"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator"), True),
+        (RuntimeError("out of resource: shared memory, Required: 262144"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+    ids=str,
+)
+def test_too_little_memory_by_any_name(small_segmenter, pictures, error, is_it):
+    assert is_out_of_memory(error) == is_it
+    run, device = small_segmenter.runtime.run, torch.device("cuda:7")
+    with pytest.raises(type(error) if is_it else DeviceLostError), lost_devices_named(device):
+        raise error
+
+    def check(images: torch.Tensor):
+        if len(images) > 1:
+            raise error
+        return run(images)
+
+    small_segmenter.runtime = replace(small_segmenter.runtime, run=check)
+    if is_it:
+        with pytest.warns(RuntimeWarning, match="batches of 2"):
+            assert len(small_segmenter(pictures[:2])) == 2
+    else:
+        with pytest.raises(RuntimeError, match=str(error)):
+            small_segmenter(pictures[:2])
 
 
 def test_a_lost_device(small_segmenter, pictures):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yolact_ros.detection import Instances, PackedMasks, SmallMasks
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.graphs import CANDIDATES, Batch, FixedPath
+from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath
 from yolact_ros.network import build, official_name, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,12 +25,12 @@ def path_for(
     return FixedPath(segmenter.runtime, batch.plan, batch.mask_bytes(area), candidates)
 
 
-def run(path: FixedPath, images: list[Tensor], names: tuple[str, ...]) -> list[Instances]:
-    batch = Batch.of(images, path.plan.settings)
-    path.prepare(images, batch.scales())
+def run(path: FixedPath, images: list[Tensor], segmenter: Segmenter) -> list[Instances]:
+    batch = Batch.of(images, segmenter.settings)
+    path.prepare(images, batch.numbers())
     path.run()
     assert path.results.missing_bytes() == 0 and path.results.is_complete()
-    return path.results.instances(batch.image_sizes, names)
+    return path.results.instances(batch.image_sizes, segmenter.class_names)
 
 
 def assert_same(ours: Instances, plain: Instances) -> None:
@@ -80,7 +80,7 @@ def test_the_embedded_model_on_photographs(photos):
     plain = segmenter(photos)
     assert sum(map(len, plain)) > 1
     path = path_for(segmenter, Batch.of(photos, segmenter.settings), area=2)
-    for ours, theirs in zip(run(path, photos, segmenter.class_names), plain, strict=True):
+    for ours, theirs in zip(run(path, photos, segmenter), plain, strict=True):
         if len(theirs):
             assert_same(ours, theirs)
         else:
@@ -100,13 +100,13 @@ def test_the_embedded_model_on_photographs(photos):
 def test_every_setting(small_segmenter, pictures, count, changes):
     small_segmenter.settings = replace(small_segmenter.settings, **changes)
     path = path_for(small_segmenter, Batch.of(pictures[:count], small_segmenter.settings))
-    found = run(path, pictures[:count], small_segmenter.class_names)
+    found = run(path, pictures[:count], small_segmenter)
     for ours, plain in zip(found, small_segmenter(pictures[:count]), strict=True):
         assert_same(ours, plain)
     # The same memory serves the next images, of other sizes; what was found before stays.
     before = found[0].boxes.clone(), found[0].masks
     others = [255 - picture[7:, : 40 + 9 * i] for i, picture in enumerate(pictures[:count])]
-    changed = run(path, others, small_segmenter.class_names)
+    changed = run(path, others, small_segmenter)
     assert not torch.equal(changed[0].scores, found[0].scores)
     for ours, plain in zip(changed, small_segmenter(others), strict=True):
         assert_same(ours, plain)
@@ -133,7 +133,7 @@ def test_every_kind_of_network(small_config, reference_weights, pictures, change
     save_weights(net, path)
     segmenter = Segmenter("", path, device="cpu", backend="torch", score_threshold=0.2, top_k=10)
     path = path_for(segmenter, Batch.of(pictures, segmenter.settings))
-    found = run(path, pictures, segmenter.class_names)
+    found = run(path, pictures, segmenter)
     for ours, plain in zip(found, segmenter(pictures), strict=True):
         if config.mask_branch == "none":
             assert len(ours) == len(plain) > 0 and ours.small_masks is None
@@ -148,16 +148,16 @@ def test_a_shortlist_is_enough_or_says_so(small_segmenter, pictures):
     batch = Batch.of(images, small_segmenter.settings)
     plain = small_segmenter(images)
     enough = path_for(small_segmenter, batch, candidates=60)
-    for ours, theirs in zip(run(enough, images, ("cat", "dog", "person")), plain, strict=True):
+    for ours, theirs in zip(run(enough, images, small_segmenter), plain, strict=True):
         assert_same(ours, theirs)
     few = path_for(small_segmenter, batch, candidates=1)
-    few.prepare(images, batch.scales())
+    few.prepare(images, batch.numbers())
     few.run()
     assert not few.results.is_complete()
     # All that could be seen was seen: no other anchor passes the threshold.
     strict = replace(small_segmenter.settings, score_threshold=float(plain[0].scores.max()) + 1e-4)
     one = path_for(small_segmenter, Batch.of(images[:1], strict), candidates=3)
-    one.prepare(images[:1], Batch.of(images[:1], strict).scales())
+    one.prepare(images[:1], Batch.of(images[:1], strict).numbers())
     one.run()
     assert one.results.is_complete() and not one.results.table[..., 7].any()
 
@@ -165,11 +165,11 @@ def test_a_shortlist_is_enough_or_says_so(small_segmenter, pictures):
 def test_too_little_room_is_told(small_segmenter, pictures):
     batch = Batch.of(pictures[:1], small_segmenter.settings)
     path = path_for(small_segmenter, batch, area=0.01)
-    path.prepare(pictures[:1], batch.scales())
+    path.prepare(pictures[:1], batch.numbers())
     path.run()
     missing = path.results.missing_bytes()
     enough = path_for(small_segmenter, batch)
-    run(enough, pictures[:1], small_segmenter.class_names)
+    run(enough, pictures[:1], small_segmenter)
     assert enough.results.head(len(path.results.bits)).missing_bytes() == missing
     room = len(path.results.bits)
     wide = enough.results.instances(batch.image_sizes, small_segmenter.class_names)[0]
@@ -178,7 +178,7 @@ def test_too_little_room_is_told(small_segmenter, pictures):
 
 def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, pictures):
     path = path_for(small_segmenter, Batch.of(pictures[:1], small_segmenter.settings))
-    found = run(path, pictures[:1], small_segmenter.class_names)[0]
+    found = run(path, pictures[:1], small_segmenter)[0]
     assert torch.equal(found[[3, 1]].masks, found.masks[[3, 1]])
     assert torch.equal(found[found.class_ids == found.class_ids[0]].masks[0], found.masks[0])
     assert torch.equal(found.to("cpu").label_image(), found.label_image())

@@ -297,7 +297,7 @@ def test_suppression(device, count, threshold):
 
 def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     from yolact_ros.detection import DetectionSettings
-    from yolact_ros.engine.graphs import Batch, FixedPath
+    from yolact_ros.engine.fixed import Batch, FixedPath
     from yolact_ros.engine.runtimes.pytorch import run_network
     from yolact_ros.kernels import deformable, masks, nms
     from yolact_ros.kernels import preprocess as preprocessing
@@ -327,7 +327,7 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         path = FixedPath(runtime, batch.plan, batch.mask_bytes(8))
         image = torch.zeros(24, 32, 3, dtype=torch.uint8, device=device)
         used.clear()
-        path.prepare([image], batch.scales())
+        path.prepare([image], batch.numbers())
         path.run()
     assert used == ["resize_and_normalise", "suppress", "assemble", "pack"]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from yolact_ros.benchmark.agreement import Agreement, compare
 from yolact_ros.benchmark.contender import Found
 from yolact_ros.detection import DetectionSettings
-from yolact_ros.engine.graphs import Batch, FixedPath
+from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.runtimes.pytorch import run_network
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact
@@ -42,7 +42,7 @@ def compare_precisions(
         for runtime in (full, reduced):
             # Room for all masks, each as large as the image.
             path = FixedPath(runtime, batch.plan, batch.mask_bytes(settings.top_k))
-            path.prepare(on_device, batch.scales())
+            path.prepare(on_device, batch.numbers())
             path.run()
             results = path.results.to("cpu")
             instances = results.instances(batch.image_sizes, net.config.class_names)

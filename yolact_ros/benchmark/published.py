@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.network import PUBLISHED, Yolact, official_name
 from yolact_ros.network.anchors import feature_sizes
 
@@ -99,7 +100,7 @@ def load(
     @torch.no_grad()
     def segment(image: npt.NDArray[np.uint8]) -> Found:
         height, width = image.shape[:2]
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True), _fusion_may_fail():
+        with cudnn_benchmark(), _fusion_may_fail():
             batch = transform(torch.from_numpy(image).to(device).float().unsqueeze(0))
             ids, scores, boxes, masks = output.postprocess(
                 theirs(batch), width, height, score_threshold=score

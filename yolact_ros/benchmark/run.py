@@ -22,7 +22,7 @@ from yolact_ros.benchmark.models import Model, prepare
 from yolact_ros.benchmark.report import BatchReport, Machine, ModelReport, Report
 from yolact_ros.benchmark.settings import Image, Settings
 from yolact_ros.benchmark.side_by_side import others_of, references_of, side_by_side
-from yolact_ros.benchmark.stages import stages_of
+from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.work import count_work, measure_ceilings
 from yolact_ros.engine.runtimes import Runtime
 from yolact_ros.pictures import write_picture
@@ -128,8 +128,9 @@ def _measure_model(model: Model, machine: Machine, settings: Settings) -> ModelR
     sizes = sorted({1, *settings.batches})
     totals = clock({str(size): partial(segmenter, [image] * size) for size in sizes})
     best = min(sizes, key=lambda size: totals[str(size)].median / size)
+    by_stage = partial(clock, repeats=repeats_on(segmenter.device))
     reports = {
-        size: BatchReport(size, totals[str(size)], clock(stages_of(segmenter, [image] * size)))
+        size: BatchReport(size, totals[str(size)], by_stage(stages_of(segmenter, [image] * size)))
         for size in {1, best}
     }
     runtime = segmenter.runtime

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import Detections, Instances, MaskRegions, detect, make_instances
-from yolact_ros.detection.instances import place
+from yolact_ros.detection.instances import Placed, image_scales, place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
-from yolact_ros.engine.graphs import CANDIDATES, MASK_AREA, Batch, shortlist
+from yolact_ros.engine.device import cudnn_benchmark
+from yolact_ros.engine.fixed import CANDIDATES, Batch, shortlist
+from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
 from yolact_ros.network import Predictions, Yolact
 
@@ -33,6 +35,11 @@ STAGES = {
     "pixels": "masks in pixels of the image, on the host",
 }
 """What is timed, by name, in the order of a frame."""
+
+
+def repeats_on(device: torch.device) -> int:
+    """As `measure` takes it. A stage of a GPU may take less time than the host waits for it."""
+    return 20 if device.type == "cuda" else 1
 
 
 @torch.no_grad()
@@ -94,7 +101,6 @@ def fixed_stages_of(
     runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
     tensors = [torch.from_numpy(image).to(device) for image in images]
     batch = Batch.of(tensors, settings)
-    scales = batch.scales().to(device)
     inputs = preprocess(tensors, runtime.config, runtime.dtype)
     predictions = runtime(inputs)
     assert isinstance(predictions, Predictions)
@@ -106,9 +112,9 @@ def fixed_stages_of(
 
     detections = find()
     grids = make_masks(detections, prototypes, None)
-    placed = place(detections, grids, scales)
-    results = Results.allocate(placed, batch.mask_bytes(max(MASK_AREA, settings.top_k)))
-    results.write(placed, scales)
+    scales = detections.boxes.new_tensor(image_scales(batch.image_sizes))
+    results = _packed(place(detections, grids, scales), scales, batch)
+    host = results.on_host()
     calls: dict[str, Callable[[], object]] = {
         "preprocessing": lambda: preprocess(tensors, runtime.config, runtime.dtype)
     }
@@ -125,11 +131,21 @@ def fixed_stages_of(
             calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
     calls["packing"] = lambda: results.write(place(detections, grids, scales), scales)
     calls = {name: as_graph(call, device) for name, call in calls.items()}
-    calls["transfer"] = lambda: results.to("cpu")
+    calls["transfer"] = lambda: (host.memory.copy_(results.memory, non_blocking=True), host)[1]
     if grids is not None:
         found = results.to("cpu").instances(batch.image_sizes, segmenter.class_names)
         calls["pixels"] = lambda: [_pixels(each) for each in found]
     return calls
+
+
+def _packed(placed: Placed, scales: Tensor, batch: Batch) -> Results:
+    """With as much room for masks as is copied to the host after some such frames."""
+    results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
+    results.write(placed, scales)
+    if missing := results.to("cpu").missing_bytes():
+        results = Results.allocate(placed, 2 * (len(results.bits) + missing))
+        results.write(placed, scales)
+    return results
 
 
 def _pixels(instances: Instances) -> MaskRegions:
@@ -157,7 +173,7 @@ def as_graph(call: Callable[[], object], device: torch.device) -> Callable[[], o
         return call
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+    with torch.cuda.stream(stream), cudnn_benchmark():
         call()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):

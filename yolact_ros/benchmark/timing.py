@@ -38,6 +38,7 @@ def measure(
     *,
     rounds: int = 20,
     warm_up: int = 3,
+    repeats: int = 1,
     seconds: float = math.inf,
     device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
@@ -52,6 +53,8 @@ def measure(
         calls: What to time, by name.
         rounds: How often; at least 1.
         warm_up: Rounds before those, not counted.
+        repeats: Calls of each a round, one right after the other, whose mean is the round's time: a
+            device then works on while the host gives it the next.
         seconds: No new round begins when the counted rounds have taken so long, but one is made.
         device: Where the calls compute.
         clock: Gives seconds. `time.process_time` counts the processor's, of all threads together.
@@ -59,10 +62,10 @@ def measure(
     Raises:
         ValueError: For a number that is not allowed.
     """
-    if rounds < 1 or warm_up < 0 or not seconds > 0:
+    if rounds < 1 or warm_up < 0 or repeats < 1 or not seconds > 0:
         raise ValueError(
-            f"rounds={rounds}, warm_up={warm_up}, seconds={seconds} is not allowed: they must be "
-            "at least 1, at least 0 and positive"
+            f"rounds={rounds}, warm_up={warm_up}, repeats={repeats}, seconds={seconds} is not "
+            "allowed: they must be at least 1, at least 0, at least 1 and positive"
         )
     device = torch.device(device)
     order = list(calls)
@@ -77,9 +80,10 @@ def measure(
             for name in order:
                 _wait(device)
                 started = clock()
-                calls[name]()
+                for _ in range(repeats):
+                    calls[name]()
                 _wait(device)
-                taken[name].append(1000 * (clock() - started))
+                taken[name].append(1000 * (clock() - started) / repeats)
             if clock() > deadline:
                 break
     return {name: Timing(tuple(values)) for name, values in taken.items()}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from yolact_ros.detection import boxes as box_ops
 from yolact_ros.detection.nms import cross_class_fast_nms, fast_nms, standard_nms
 from yolact_ros.detection.settings import DetectionSettings
 from yolact_ros.network.predictions import Predictions
+
+_PARTS = 16
+"""That a long row of scores is cut into, for top-k."""
 
 _METHODS = {"fast": fast_nms, "cross_class": cross_class_fast_nms, "standard": standard_nms}
 
@@ -44,24 +49,40 @@ class Detections:
         )
 
 
+class Thresholds(NamedTuple):
+    """What scores must exceed: numbers, or tensors [], which a graph reads each time anew."""
+
+    detection: float | Tensor
+    """To be reported."""
+    anchor: float | Tensor
+    """Of the best class, for an anchor to be considered at all."""
+
+    @classmethod
+    def of(cls, settings: DetectionSettings) -> Thresholds:
+        least = settings.score_threshold
+        return cls(least, max(least, settings.confidence_threshold))
+
+
 def detect(
     predictions: Predictions,
     anchors: Tensor,
     settings: DetectionSettings,
     *,
     fixed_shapes: bool = False,
+    thresholds: Thresholds | None = None,
 ) -> Detections:
     """Softmax, thresholds, box decoding, NMS and top-k on a batch of predictions.
 
     `anchors` [P, 4] are those of the network. With `fixed_shapes` no shape depends on the values,
     as graphs need it; without, less is computed where there is little to find; the result is the
-    same. Raises ValueError for fixed shapes with standard NMS, whose result has no fixed length.
+    same. Then `thresholds` may replace those of the settings. Raises ValueError for fixed shapes
+    with standard NMS, whose result has no fixed length.
     """
     if fixed_shapes and settings.nms_method == "standard":
         raise ValueError("nms_method='standard' has no fixed shapes: use 'fast' or 'cross_class'")
     scores, best = class_scores(predictions.class_logits)
     offsets, coefficients = predictions.box_offsets, predictions.coefficients
-    threshold = max(settings.confidence_threshold, settings.score_threshold)
+    least, threshold = thresholds or Thresholds.of(settings)
     if fixed_shapes:
         index = None
         boxes = box_ops.decode(offsets.float(), anchors)  # [B, N, 4], N = P
@@ -82,7 +103,7 @@ def detect(
     if settings.class_ids:
         wanted = [class_ids == i for i in settings.class_ids]  # no copy to the device, unlike isin
         kept = kept.masked_fill(~functools.reduce(torch.logical_or, wanted), -1)
-    kept, order = kept.topk(min(settings.top_k, kept.shape[1]))  # [B, K]
+    kept, order = top_scores(kept, min(settings.top_k, kept.shape[1]))  # [B, K]
     candidate, class_ids = candidate.gather(1, order), class_ids.gather(1, order)
     anchor = candidate if index is None else index.gather(1, candidate)
     return Detections(
@@ -90,7 +111,7 @@ def detect(
         scores=kept,
         class_ids=class_ids,
         coefficients=None if coefficients is None else _take(coefficients, anchor),
-        valid=kept > settings.score_threshold,
+        valid=kept > least,
     )
 
 
@@ -101,6 +122,22 @@ def class_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     scores = logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
     return scores, scores.amax(dim=-1).nan_to_num(-1)
+
+
+def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`topk` of scores [B, M]. One multiprocessor of a GPU does a row: there, long ones are cut."""
+    if scores.is_cuda and scores.shape[1] >= 4 * _PARTS * count:
+        return top_of_parts(scores, count)
+    return scores.topk(count)
+
+
+def top_of_parts(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`topk` of scores [B, M], at first of parts that have `count` or more."""
+    scores = F.pad(scores, (0, -scores.shape[1] % _PARTS), value=-torch.inf)
+    best, index = scores.unflatten(1, (_PARTS, -1)).topk(count, sorted=False)
+    starts = torch.arange(0, scores.shape[1], scores.shape[1] // _PARTS, device=scores.device)
+    best, order = best.flatten(1).topk(count)
+    return best, (index + starts.unsqueeze(1)).flatten(1).gather(1, order)
 
 
 def _with_shorter_lists(settings: DetectionSettings, scores: Tensor) -> DetectionSettings:

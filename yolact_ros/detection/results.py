@@ -37,8 +37,8 @@ class Results:
         return cls(memory, (images, count), has_masks)
 
     def on_host(self) -> Results:
-        """The same room in pinned memory of the CPU."""
-        memory = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=True)
+        """The same room in the host's memory, pinned if this is a GPU's."""
+        memory = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=self.memory.is_cuda)
         return replace(self, memory=memory)
 
     def head(self, mask_bytes: int) -> Results:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from yolact_ros.kernels import is_out_of_memory
+
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -26,10 +28,8 @@ def lost_devices_named(device: torch.device) -> Iterator[None]:
     """Within, an error after which `device` does not answer any more becomes a DeviceLostError."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        if answers(device):
+        if is_out_of_memory(error) or answers(device):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DeviceLostError(f"{device} is lost: {reason}") from error

@@ -1,167 +1,36 @@
-"""The path in fixed shapes, from uint8 images to results; on CUDA captured as a graph.
+"""Paths in fixed shapes, captured as CUDA graphs.
 
-Nothing in it depends on what the images show, and the host reads nothing before the end. So a GPU
-can be given all of it at once, and the next images can be prepared while it computes. Images are
-brought to the network's size before the graph, which serves images of all sizes therefore.
+A GPU is given all of a batch at once, and the next images are prepared while it computes.
 """
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from yolact_ros.detection import DetectionSettings, Instances, detect
-from yolact_ros.detection.detections import class_scores
-from yolact_ros.detection.instances import Placed, image_scales, place
-from yolact_ros.detection.masks import make_masks
+from yolact_ros.detection import Instances
 from yolact_ros.detection.results import Results
-from yolact_ros.engine.failures import answers
-from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.engine.device import cudnn_benchmark
+from yolact_ros.engine.failures import answers, is_out_of_memory
+from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
-from yolact_ros.network import Predictions
-
-ImageSizes = tuple[tuple[int, int], ...]
-"""(height, width) of each image of a batch."""
 
 MASK_AREA = 8
-"""Room for masks: so many times the image's area. Where that is too little, the plain path makes
-the masks of those images, and there is more room from the next on."""
+"""Masks that are copied to the host: so many times the image's area. Where that is too little, it
+is more from the next on."""
 
 ROOMY_SIZE = (1080, 1920)
-"""(height, width) of images up to which a graph has that room."""
-
-CANDIDATES = 2048
-"""Anchors of an image that detection looks at: those of the best scores. Where others could have
-changed what is found, the plain path takes over; so many never matter in photographs."""
+"""(height, width) of images up to which a graph has room for them, and for that area of masks, from
+the beginning."""
 
 WARM_UP_RUNS = 2
 """Eager runs before a capture: libraries choose their kernels and take their memory in them."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a graph is captured for: everything that its shapes and constants come from."""
-
-    images: int
-    settings: DetectionSettings
-
-    @property
-    def has_fixed_shapes(self) -> bool:
-        return self.settings.nms_method != "standard"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of any sizes, and what is to be found in them."""
-
-    image_sizes: ImageSizes
-    settings: DetectionSettings
-
-    @classmethod
-    def of(cls, images: Sequence[Tensor], settings: DetectionSettings) -> Batch:
-        """Of images [H, W, 3]."""
-        return cls(tuple((image.shape[0], image.shape[1]) for image in images), settings)
-
-    @property
-    def plan(self) -> Plan:
-        return Plan(len(self.image_sizes), self.settings)
-
-    @property
-    def image_bytes(self) -> int:
-        return sum(3 * height * width for height, width in self.image_sizes)
-
-    def mask_bytes(self, area: float) -> int:
-        """Bytes of masks, one bit a pixel, that cover `area` times the images."""
-        return int(area * sum(h * ((w + 7) // 8) for h, w in self.image_sizes))
-
-    def scales(self) -> Tensor:
-        """What the path in fixed shapes has to know of the sizes, float32 [B, 1, 4]."""
-        return torch.tensor(image_scales(self.image_sizes), dtype=torch.float32)
-
-    def parts(self, flat: Tensor) -> list[Tensor]:
-        """The images [H, W, 3] that lie in flat bytes, or in the first of them."""
-        parts = flat[: self.image_bytes].split([3 * h * w for h, w in self.image_sizes])
-        return [part.view(*size, 3) for part, size in zip(parts, self.image_sizes, strict=True)]
-
-    def views(self, flat: Tensor) -> list[Tensor] | Tensor:
-        """The same; as one tensor [B, H, W, 3] where they are of one size."""
-        if len(set(self.image_sizes)) == 1:
-            return flat[: self.image_bytes].view(-1, *self.image_sizes[0], 3)
-        return self.parts(flat)
-
-
-class FixedPath:
-    """From the network's `inputs` to `results`, on the device of a runtime that gives
-    `Predictions`."""
-
-    @torch.no_grad()
-    def __init__(
-        self, runtime: Runtime, plan: Plan, mask_bytes: int, candidates: int = CANDIDATES
-    ) -> None:
-        self.runtime, self.plan, self._candidates = runtime, plan, candidates
-        device, side = runtime.device, runtime.config.image_size
-        self.inputs = torch.zeros((plan.images, 3, side, side), dtype=runtime.dtype, device=device)
-        self.inputs = self.inputs.contiguous(memory_format=torch.channels_last)
-        self._scales = torch.ones((plan.images, 1, 4), device=device)
-        self.results = Results.allocate(self._place()[0], mask_bytes)
-
-    @torch.no_grad()
-    def prepare(self, images: Sequence[Tensor] | Tensor, scales: Tensor) -> None:
-        """Take images, uint8 [H, W, 3], on the device, and `Batch.scales` of them."""
-        preprocess(images, self.runtime.config, self.runtime.dtype, out=self.inputs)
-        self._scales.copy_(scales, non_blocking=True)
-
-    @torch.no_grad()
-    def run(self) -> None:
-        """From what was prepared to `results`; in the same shapes whatever the images show."""
-        placed, complete = self._place()
-        self.results.write(placed, self._scales, complete)
-
-    def _place(self) -> tuple[Placed, Tensor]:
-        """What is found, and for each image whether it is what all anchors would have given."""
-        runtime, settings = self.runtime, self.plan.settings
-        predictions = runtime(self.inputs)
-        assert isinstance(predictions, Predictions)
-        chosen, anchors, rest = shortlist(predictions, runtime.anchors, self._candidates)
-        detections = detect(chosen, anchors, settings, fixed_shapes=True)
-        grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
-        # Anchors that were left out come after all of a better score, and suppress none of them.
-        threshold = max(settings.score_threshold, settings.confidence_threshold)
-        complete = rest <= threshold
-        if detections.scores.shape[1] == settings.top_k:
-            complete |= detections.scores[:, -1] >= rest
-        return place(detections, grids, self._scales), complete
-
-
-def shortlist(
-    predictions: Predictions, anchors: Tensor, count: int
-) -> tuple[Predictions, Tensor, Tensor]:
-    """The `count` anchors of each image whose best classes score highest.
-
-    Returns their predictions, the anchors [B, N, 4], and what no other scores more than [B].
-    """
-    _, best = class_scores(predictions.class_logits)
-    chosen, index = best.topk(min(count, best.shape[1]), sorted=False)
-    rest = chosen.amin(dim=1) if count < best.shape[1] else torch.full_like(chosen[:, 0], -1)
-    rows = index.unsqueeze(-1)
-
-    def take(values: Tensor) -> Tensor:
-        return values.gather(1, rows.expand(-1, -1, values.shape[-1]))
-
-    coefficients = predictions.coefficients
-    taken = Predictions(
-        class_logits=take(predictions.class_logits),
-        box_offsets=take(predictions.box_offsets),
-        coefficients=None if coefficients is None else take(coefficients),
-        prototypes=predictions.prototypes,
-    )
-    return taken, anchors[index], rest
 
 
 class Slot:
@@ -170,6 +39,9 @@ class Slot:
     def __init__(self, path: FixedPath) -> None:
         self.images = torch.empty(0, dtype=torch.uint8, pin_memory=True)
         self.staged = torch.empty(0, dtype=torch.uint8, device=path.runtime.device)
+        shape = (path.plan.images + 1, 4)
+        self.numbers = torch.empty(shape, pin_memory=True)
+        self.staged_numbers = torch.empty(shape, device=path.runtime.device)
         self.results = path.results.on_host()
         self.uploaded, self.taken = torch.cuda.Event(), torch.cuda.Event()
         self.begun, self.done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -177,29 +49,25 @@ class Slot:
 
     def make_room(self, size: int) -> None:
         """For images of so many bytes, on the current stream, when nothing uses the slot."""
-        if len(self.images) < size:
-            self.images = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-            self.staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
+        if len(self.staged) < size:
+            images = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
+            self.images, self.staged = images, staged  # both, or as before where one does not fit
 
 
 class Pending:
     """Results that the device is working on."""
 
     def __init__(
-        self,
-        slot: Slot,
-        mask_area: float,
-        results: Results,
-        batch: Batch,
-        class_names: tuple[str, ...],
+        self, slot: Slot, results: Results, batch: Batch, class_names: tuple[str, ...]
     ) -> None:
         self._slot, self._results = slot, results
         self._batch, self._class_names = batch, class_names
-        self.mask_area = mask_area
-        """Room for masks, so many times the images' area."""
         self._instances: list[Instances] | None = None
-        self.needs_room = False
-        """After `wait`: whether there was too little for the masks."""
+        self.images: list[Tensor] = []
+        """After `wait`, where it gave None: the images, on the host."""
+        self.mask_bytes = 0
+        """After `wait`: bytes that the masks take where there was less room; else 0."""
         self.milliseconds = 0.0
         """After `wait`: how long the device computed."""
 
@@ -213,17 +81,19 @@ class Pending:
             return True
 
     def wait(self) -> list[Instances] | None:
-        """Instances on the CPU, when they are there; None where only the plain path finds all."""
+        """Instances on the CPU, when they are there; None where the path did not give them all."""
         slot = self._slot
         if slot.pending is self:
             slot.done.synchronize()
             slot.pending = None
             self.milliseconds = slot.begun.elapsed_time(slot.done)
-            results = self._results
-            self.needs_room = results.missing_bytes() > 0
-            if results.is_complete() and not self.needs_room:
-                sizes = self._batch.image_sizes
-                self._instances = results.instances(sizes, self._class_names)
+            results, batch = self._results, self._batch
+            if missing := results.missing_bytes():
+                self.mask_bytes = len(results.bits) + missing
+            if results.is_complete() and not missing:
+                self._instances = results.instances(batch.image_sizes, self._class_names)
+            else:  # the caller's memory may be another image's by now, and the slot's will be
+                self.images = [part.cpu() for part in batch.parts(slot.staged)]
         return self._instances
 
 
@@ -239,16 +109,12 @@ class Lane:
 class GraphedPath:
     """A `FixedPath` as a CUDA graph, with memory for two batches: one computes, one is prepared."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, lane: Lane, mask_area: float) -> None:
-        device = runtime.device
-        self.mask_area = mask_area
+    def __init__(self, runtime: Runtime, plan: Plan, lane: Lane, room: int) -> None:
+        """With room for so many bytes of masks."""
+        self.room, self.mask_area = room, float(MASK_AREA)
         self._compute, self._upload = lane.compute, lane.upload
-        room = Batch((ROOMY_SIZE,) * plan.images, plan.settings).mask_bytes(mask_area)
-        with (
-            torch.cuda.device(device),
-            # The sizes of all layers are fixed: let cuDNN try its kernels once.
-            torch.backends.cudnn.flags(enabled=True, benchmark=True),
-        ):
+        # The sizes of all layers are fixed: it pays to search.
+        with torch.cuda.device(runtime.device), cudnn_benchmark():
             self._compute.wait_stream(torch.cuda.current_stream())  # the weights come from there
             with torch.cuda.stream(self._compute):
                 self._path = FixedPath(runtime, plan, room)
@@ -262,8 +128,11 @@ class GraphedPath:
                     capture_error_mode="thread_local",  # other threads may use the device meanwhile
                 ):
                     self._path.run()
-                self._slots = [Slot(self._path), Slot(self._path)]
-                torch.cuda.synchronize()
+            self._slots = [Slot(self._path), Slot(self._path)]
+            with torch.cuda.stream(self._upload):
+                for slot in self._slots:
+                    slot.make_room(Batch((ROOMY_SIZE,) * plan.images, plan.settings).image_bytes)
+            torch.cuda.synchronize()
 
     def submit(
         self, images: Sequence[Tensor], batch: Batch, class_names: tuple[str, ...]
@@ -281,12 +150,12 @@ class GraphedPath:
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(slot.uploaded)
             slot.begun.record()
-            path.prepare(batch.views(slot.staged), batch.scales())
+            path.prepare(batch.views(slot.staged), slot.staged_numbers)
             slot.taken.record()
             self._graph.replay()
             results.memory.copy_(path.results.memory[: len(results.memory)], non_blocking=True)
             slot.done.record()
-        slot.pending = Pending(slot, self.mask_area, results, batch, class_names)
+        slot.pending = Pending(slot, results, batch, class_names)
         return slot.pending
 
     def _begin_upload(self, slot: Slot, images: Sequence[Tensor], batch: Batch) -> None:
@@ -295,6 +164,8 @@ class GraphedPath:
         with torch.cuda.stream(self._upload):
             slot.make_room(batch.image_bytes)
             self._upload.wait_event(slot.taken)
+            slot.numbers.copy_(batch.numbers())
+            slot.staged_numbers.copy_(slot.numbers, non_blocking=True)
             places = zip(batch.parts(slot.images), batch.parts(slot.staged), images, strict=True)
             for pinned, staged, image in places:
                 if image.is_cuda:
@@ -314,67 +185,78 @@ class Graphs:
         self._runtime, self._limit = runtime, limit
         self._lane = Lane(runtime.device)
         self._graphs: OrderedDict[Plan, GraphedPath] = OrderedDict()
-        self._seen: set[Plan] = set()
+        self._seen: set[int] = set()
         self._refused: set[Plan] = set()
         # One thread for all captures: cuDNN remembers by thread which kernels were fastest.
         self._thread = ThreadPoolExecutor(1, "capture")
 
     def of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
-        """The graph for a plan. It is captured now, or when the plan comes a second time.
+        """The graph for a plan. It is captured now, or when so many images come a second time.
 
-        A single image would not be worth its graph. None without a graph.
+        A single batch would not be worth its graph. None without a graph.
         """
         if plan in self._graphs:
             self._graphs.move_to_end(plan)
-        elif (capture or plan in self._seen) and plan not in self._refused:
-            self._keep(plan, self._capture(plan, MASK_AREA))
-        self._seen.add(plan)
+        elif capture or plan.images in self._seen:
+            batch = Batch((ROOMY_SIZE,) * plan.images, plan.settings)
+            self._capture(plan, batch.mask_bytes(min(MASK_AREA, plan.settings.top_k)))
+        self._seen.add(plan.images)
         return self._graphs.get(plan)
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._graphs)
 
-    def enlarge(self, plan: Plan, mask_area: float) -> None:
-        """Capture a plan's graph again, if there is one, with more room for masks than that."""
+    def make_room(self, batch: Batch, mask_bytes: int) -> bool:
+        """Whether a batch's graph, captured again if need be, has room for such masks from now on.
+
+        And for twice as many if masks can take so much.
+        """
+        plan = batch.plan
+        area = min(2 * mask_bytes / batch.mask_bytes(1), plan.settings.top_k)
+        if plan in self._graphs and self._graphs[plan].room < mask_bytes:
+            self._capture(plan, batch.mask_bytes(area))
         graph = self._graphs.get(plan)
-        if graph is not None and graph.mask_area <= mask_area:
-            larger = self._capture(plan, 4 * mask_area)
-            torch.cuda.synchronize(self._runtime.device)  # a batch may be using the old one
-            del self._graphs[plan]
-            self._keep(plan, larger)
+        if graph is None or graph.room < mask_bytes:
+            return False
+        graph.mask_area = max(graph.mask_area, area)
+        return True
 
     def clear(self) -> None:
         """Give up all graphs, and their memory. What they were given is still done."""
         torch.cuda.synchronize(self._runtime.device)
         self._graphs.clear()
-        self._lane = Lane(self._runtime.device)
-        torch.cuda.empty_cache()
+        self._renew_lane()
 
-    def _capture(self, plan: Plan, mask_area: float) -> GraphedPath | None:
-        """None, now and later, where that fails: the plain path does the same without graphs."""
-        try:
-            making = self._thread.submit(GraphedPath, self._runtime, plan, self._lane, mask_area)
-            return making.result()
-        except torch.cuda.OutOfMemoryError:
-            pass
-        except RuntimeError as error:
-            if not answers(self._runtime.device):
-                raise
-            warnings.warn(
-                f"no CUDA graph for batches of {plan.images}, which takes them longer: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            self._lane = Lane(self._runtime.device)  # a capture that broke off spoils its pool
-        self._refused.add(plan)
-        torch.cuda.empty_cache()
-        return None
-
-    def _keep(self, plan: Plan, graph: GraphedPath | None) -> None:
-        if graph is None:
+    def _capture(self, plan: Plan, room: int) -> None:
+        """Where that fails all stays as it is, now and later: the plain path needs no graph."""
+        if plan in self._refused:
             return
-        self._graphs[plan] = graph
-        while len(self._graphs) > self._limit:
-            torch.cuda.synchronize(self._runtime.device)  # nothing may be using it
-            self._graphs.popitem(last=False)
+        device = self._runtime.device
+        try:
+            # The future has no name: an error would keep it, and it the error, and so would all
+            # that was allocated stay.
+            graph = self._thread.submit(GraphedPath, self._runtime, plan, self._lane, room).result()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                if not answers(device):
+                    raise
+                warnings.warn(
+                    f"no CUDA graph for batches of {plan.images}, which takes them longer: {error}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        else:
+            torch.cuda.synchronize(device)  # nothing may be using those that go
+            self._graphs[plan] = graph
+            while len(self._graphs) > self._limit:
+                self._graphs.popitem(last=False)
+            return
+        self._refused.add(plan)
+        self._renew_lane()
+
+    def _renew_lane(self) -> None:
+        """And free what is not used. A capture that broke off spoils its pool."""
+        self._lane = Lane(self._runtime.device)
+        gc.collect()
+        torch.cuda.empty_cache()

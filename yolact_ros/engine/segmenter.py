@@ -24,9 +24,11 @@ from yolact_ros.engine.failures import (
     DeviceMemoryError,
     MemoryNeed,
     allocated,
+    is_out_of_memory,
     lost_devices_named,
 )
-from yolact_ros.engine.graphs import Batch, GraphedPath, Graphs, Plan
+from yolact_ros.engine.fixed import Batch, Plan
+from yolact_ros.engine.graphs import GraphedPath, Graphs, Pending
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
@@ -196,21 +198,25 @@ class Segmenter:
     ) -> None:
         """Segment black images of (height, width), so that the first real ones take no longer.
 
-        On CUDA the graphs for these batch sizes, and for the settings as they are, are captured.
+        On CUDA the graphs for these batch sizes are captured, and for the settings as they are but
+        for thresholds of scores.
         """
         for count in batch_sizes:
             with lost_devices_named(self.device):
-                self._graph_of(Plan(count, self.settings), capture=True)
+                self._graph_of(Plan.of(count, self.settings), capture=True)
             self([np.zeros((*image_size, 3), np.uint8)] * count)
 
     def _submit(self, images: list[Tensor]) -> Submitted:
         started = time.perf_counter()
         batch = Batch.of(images, self.settings)
         graph = self._graph_of(batch.plan)
-        pending = None
-        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # larger images than before
+        pending: Pending | None = None
+        try:
             if graph is not None:
                 pending = graph.submit(images, batch, self.class_names)
+        except Exception as error:
+            if not is_out_of_memory(error):  # for larger images than before
+                raise
         if pending is None:
             segmented = self._segment_within_memory(images)
             return Submitted(lambda: True, lambda: segmented)
@@ -218,11 +224,12 @@ class Segmenter:
 
         def result() -> Segmented:
             instances = pending.wait()
-            if pending.needs_room and self._graphs is not None:
-                self._graphs.enlarge(batch.plan, pending.mask_area)
-            if instances is None:
-                return self._segment_within_memory(images)
-            return Segmented(instances, StageTimes(submitting, pending.milliseconds, 0))
+            if instances is not None:
+                return Segmented(instances, StageTimes(submitting, pending.milliseconds, 0))
+            graphs, needed = self._graphs, pending.mask_bytes
+            if needed and graphs is not None and graphs.make_room(batch, needed):
+                return self._submit(pending.images).result()
+            return self._segment_within_memory(pending.images)
 
         return Submitted(pending.is_done, result)
 
@@ -236,13 +243,24 @@ class Segmenter:
         before = allocated(self.device)
         try:
             return self._segment(images)
-        except torch.cuda.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             need = MemoryNeed.of(error, len(images), self.device, before)
         # Now that the error is gone, so is what its stack held.
-        if self._graphs is not None and len(self._graphs):  # they hold memory of their own
+        had_graphs = self._graphs is not None and len(self._graphs) > 0
+        if self._graphs is not None:  # they hold memory of their own
             self._graphs.clear()
-            return self._segment_within_memory(images)
         config = self.config
+        if len(images) == 1 and had_graphs:
+            self._graphs = None  # else they would come back, and this would happen again
+            warnings.warn(
+                f"{self.device} has too little memory for CUDA graphs beside {config.name}: {need};"
+                " images take longer from now on",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return self._segment_within_memory(images)
         if len(images) == 1:
             raise DeviceMemoryError(
                 f"{self.device} has too little memory for {config.name}: {need}; try a smaller "

@@ -1,0 +1,161 @@
+"""The path in fixed shapes, from uint8 images to results.
+
+Nothing in it depends on what the images show, and the host reads nothing before the end: a CUDA
+graph can hold it. Images are brought to the network's size before, so one path serves images of all
+sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from yolact_ros.detection import DetectionSettings, detect
+from yolact_ros.detection.detections import Thresholds, class_scores
+from yolact_ros.detection.instances import Placed, image_scales, place
+from yolact_ros.detection.masks import make_masks
+from yolact_ros.detection.results import Results
+from yolact_ros.engine.preprocess import preprocess
+from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.network import Predictions
+
+ImageSizes = tuple[tuple[int, int], ...]
+"""(height, width) of each image of a batch."""
+
+CANDIDATES = 2048
+"""Anchors of an image that detection looks at: those of the best scores. Where others could have
+changed what is found, the plain path takes over; so many never matter in photographs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a path is made for: everything that its shapes and constants come from."""
+
+    images: int
+    settings: DetectionSettings
+    """Their thresholds of scores are 0: those may change from batch to batch."""
+
+    @classmethod
+    def of(cls, images: int, settings: DetectionSettings) -> Plan:
+        return cls(images, replace(settings, score_threshold=0.0, confidence_threshold=0.0))
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        return self.settings.nms_method != "standard"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of any sizes, and what is to be found in them."""
+
+    image_sizes: ImageSizes
+    settings: DetectionSettings
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor], settings: DetectionSettings) -> Batch:
+        """Of images [H, W, 3]."""
+        return cls(tuple((image.shape[0], image.shape[1]) for image in images), settings)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.of(len(self.image_sizes), self.settings)
+
+    @property
+    def image_bytes(self) -> int:
+        return sum(3 * height * width for height, width in self.image_sizes)
+
+    def mask_bytes(self, area: float) -> int:
+        """Bytes of masks, one bit a pixel, that cover `area` times the images."""
+        return int(area * sum(h * ((w + 7) // 8) for h, w in self.image_sizes))
+
+    def numbers(self) -> Tensor:
+        """What a path has to know of a batch besides its pixels, float32 [B + 1, 4]: the
+        `image_scales`, then the thresholds, padded."""
+        scales = [row for (row,) in image_scales(self.image_sizes)]
+        return torch.tensor([*scales, (*Thresholds.of(self.settings), 0, 0)], dtype=torch.float32)
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """The images [H, W, 3] that lie in flat bytes, or in the first of them."""
+        parts = flat[: self.image_bytes].split([3 * h * w for h, w in self.image_sizes])
+        return [part.view(*size, 3) for part, size in zip(parts, self.image_sizes, strict=True)]
+
+    def views(self, flat: Tensor) -> list[Tensor] | Tensor:
+        """The same; as one tensor [B, H, W, 3] where they are of one size."""
+        if len(set(self.image_sizes)) == 1:
+            return flat[: self.image_bytes].view(-1, *self.image_sizes[0], 3)
+        return self.parts(flat)
+
+
+class FixedPath:
+    """From the network's `inputs` to `results`, on the device of a runtime that gives
+    `Predictions`."""
+
+    @torch.no_grad()
+    def __init__(
+        self, runtime: Runtime, plan: Plan, mask_bytes: int, candidates: int = CANDIDATES
+    ) -> None:
+        self.runtime, self.plan, self._candidates = runtime, plan, candidates
+        device, side = runtime.device, runtime.config.image_size
+        self.inputs = torch.zeros((plan.images, 3, side, side), dtype=runtime.dtype, device=device)
+        self.inputs = self.inputs.contiguous(memory_format=torch.channels_last)
+        self._numbers = torch.ones((plan.images + 1, 4), device=device)
+        self.results = Results.allocate(self._place()[0], mask_bytes)
+
+    @torch.no_grad()
+    def prepare(self, images: Sequence[Tensor] | Tensor, numbers: Tensor) -> None:
+        """Take images, uint8 [H, W, 3], on the device, and `Batch.numbers` of them."""
+        preprocess(images, self.runtime.config, self.runtime.dtype, out=self.inputs)
+        self._numbers.copy_(numbers)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """From what was prepared to `results`; in the same shapes whatever the images show."""
+        placed, complete = self._place()
+        self.results.write(placed, self._scales, complete)
+
+    @property
+    def _scales(self) -> Tensor:
+        return self._numbers[:-1].unsqueeze(1)
+
+    def _place(self) -> tuple[Placed, Tensor]:
+        """What is found, and for each image whether it is what all anchors would have given."""
+        runtime, settings = self.runtime, self.plan.settings
+        predictions = runtime(self.inputs)
+        assert isinstance(predictions, Predictions)
+        chosen, anchors, rest = shortlist(predictions, runtime.anchors, self._candidates)
+        thresholds = Thresholds(*self._numbers[-1, :2].unbind())
+        detections = detect(chosen, anchors, settings, fixed_shapes=True, thresholds=thresholds)
+        grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
+        # Anchors that were left out come after all of a better score, and suppress none of them.
+        complete = rest <= thresholds.anchor
+        if detections.scores.shape[1] == settings.top_k:
+            complete |= detections.scores[:, -1] >= rest
+        return place(detections, grids, self._scales), complete
+
+
+def shortlist(
+    predictions: Predictions, anchors: Tensor, count: int
+) -> tuple[Predictions, Tensor, Tensor]:
+    """The `count` anchors of each image whose best classes score highest.
+
+    Returns their predictions, the anchors [B, N, 4], and what no other scores more than [B].
+    """
+    _, best = class_scores(predictions.class_logits)
+    chosen, index = best.topk(min(count, best.shape[1]), sorted=False)
+    rest = chosen.amin(dim=1) if count < best.shape[1] else torch.full_like(chosen[:, 0], -1)
+    rows = index.unsqueeze(-1)
+
+    def take(values: Tensor) -> Tensor:
+        return values.gather(1, rows.expand(-1, -1, values.shape[-1]))
+
+    coefficients = predictions.coefficients
+    taken = Predictions(
+        class_logits=take(predictions.class_logits),
+        box_offsets=take(predictions.box_offsets),
+        coefficients=None if coefficients is None else take(coefficients),
+        prototypes=predictions.prototypes,
+    )
+    return taken, anchors[index], rest
