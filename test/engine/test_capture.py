@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -71,7 +73,8 @@ def graph(monkeypatch):
 
 @pytest.fixture
 def segmenter(small_segmenter, graph):
-    small_segmenter._graphs = Graphs(small_segmenter.runtime)
+    small_segmenter._thread = ThreadPoolExecutor(1, "yolact")
+    small_segmenter._graphs = Graphs(small_segmenter.runtime, small_segmenter._thread)
     return small_segmenter
 
 
@@ -99,6 +102,24 @@ def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, pictures
     assert is_graphed(segmenter(pictures[0])) and graph.made == [1, 1]
     segmenter.warm_up((60, 90), batch_sizes=(2,))
     assert all(map(is_graphed, segmenter(pictures))) and graph.made == [1, 1, 2]
+
+
+def test_one_thread_does_what_needs_no_graph_and_all_captures(segmenter, graph, pictures):
+    """cuDNN chooses its kernels in each thread anew, which would take long in a live frame."""
+    run, threads = segmenter.runtime.run, []
+
+    def note(images: Tensor):
+        threads.append(threading.current_thread().name)
+        return run(images)
+
+    segmenter.runtime = replace(segmenter.runtime, run=note)
+    segmenter._graphs._runtime = segmenter.runtime
+    with ThreadPoolExecutor(1, "other") as other:
+        other.submit(segmenter, pictures[0]).result()
+        segmenter(pictures)
+        assert threads == ["yolact_0"] * 2 and not graph.made
+        segmenter._graphs.of(Batch.of(pictures, segmenter.settings).plan)
+    assert threads == ["yolact_0"] * 3 and graph.made == [2]
 
 
 @pytest.mark.parametrize("roomy, captures", [((60, 90), 2), ((600, 900), 1)], ids=str)

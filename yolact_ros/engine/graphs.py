@@ -179,16 +179,14 @@ class GraphedPath:
 
 
 class Graphs:
-    """Graphs of one runtime: at most `limit`, those used last."""
+    """Graphs of one runtime, all captured in one thread: at most `limit`, those used last."""
 
-    def __init__(self, runtime: Runtime, limit: int = 16) -> None:
-        self._runtime, self._limit = runtime, limit
+    def __init__(self, runtime: Runtime, thread: ThreadPoolExecutor, limit: int = 16) -> None:
+        self._runtime, self._thread, self._limit = runtime, thread, limit
         self._lane = Lane(runtime.device)
         self._graphs: OrderedDict[Plan, GraphedPath] = OrderedDict()
         self._seen: set[int] = set()
         self._refused: set[Plan] = set()
-        # One thread for all captures: cuDNN remembers by thread which kernels were fastest.
-        self._thread = ThreadPoolExecutor(1, "capture")
 
     def of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
         """The graph for a plan. It is captured now, or when so many images come a second time.

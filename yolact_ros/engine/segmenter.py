@@ -7,6 +7,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -122,7 +123,10 @@ class Segmenter:
         """Of the last call; those of a batch that was submitted come with its instances."""
         # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
-        self._graphs = Graphs(self.runtime) if is_graphed else None
+        # cuDNN remembers by thread which kernels it chose; so all that CUDA computes without a
+        # graph, and what graphs are captured of, has one to itself.
+        self._thread = ThreadPoolExecutor(1, "yolact") if self.device.type == "cuda" else None
+        self._graphs = Graphs(self.runtime, self._thread) if is_graphed and self._thread else None
         self._largest_batch = 0
 
     @property
@@ -179,8 +183,8 @@ class Segmenter:
         """Begin with a batch.
 
         On CUDA, where the batch has its graph, the device works meanwhile: give it the next batch
-        before you take the last one's instances. Elsewhere all is done at once. Raises as a call
-        does.
+        before you take the last one's instances. Elsewhere all is done at once. Images in the
+        host's memory may be changed when it returns. Raises as a call does.
         """
         tensors = [_as_tensor(image) for image in images]
         most = self._largest_batch or max(1, len(tensors))
@@ -242,7 +246,9 @@ class Segmenter:
         """A batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
-            return self._segment(images)
+            if self._thread is None:
+                return self._segment(images)
+            return self._thread.submit(self._segment, images).result()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
