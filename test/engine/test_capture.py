@@ -230,6 +230,21 @@ def test_graphs_are_given_up_where_nothing_fits_beside_them(
     assert len([each for each in told if "too little" in str(each.message)]) == 1
 
 
+def test_graphs_that_are_given_up_are_gone(segmenter, graph, pictures, monkeypatch):
+    """Before the batch is tried without them, nothing holds their memory any more."""
+    segmenter.warm_up((60, 90))
+    kept = weakref.ref(segmenter._graphs.of(Plan.of(1, segmenter.settings)))
+    plain = segmenter._segment
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")  # of a larger image than before
+
+    monkeypatch.setattr(graph, "submit", fail)
+    monkeypatch.setattr(segmenter, "_segment", lambda images: (kept() and fail(), plain(images))[1])
+    with pytest.warns(RuntimeWarning, match="too little memory for CUDA graphs"):
+        assert len(segmenter(pictures[0])) == 10
+
+
 def test_a_slot_has_both_rooms_or_those_that_it_had(small_segmenter, monkeypatch):
     allocate, left = torch.empty, [100]
 

@@ -213,14 +213,7 @@ class Segmenter:
     def _submit(self, images: list[Tensor]) -> Submitted:
         started = time.perf_counter()
         batch = Batch.of(images, self.settings)
-        graph = self._graph_of(batch.plan)
-        pending: Pending | None = None
-        try:
-            if graph is not None:
-                pending = graph.submit(images, batch, self.class_names)
-        except Exception as error:
-            if not is_out_of_memory(error):  # for larger images than before
-                raise
+        pending = self._submit_to_graph(images, batch)
         if pending is None:
             segmented = self._segment_within_memory(images)
             return Submitted(lambda: True, lambda: segmented)
@@ -236,6 +229,16 @@ class Segmenter:
             return self._segment_within_memory(pending.images)
 
         return Submitted(pending.is_done, result)
+
+    def _submit_to_graph(self, images: list[Tensor], batch: Batch) -> Pending | None:
+        """None where the batch has no graph, or its images, larger than before, do not fit."""
+        graph = self._graph_of(batch.plan)
+        try:
+            return None if graph is None else graph.submit(images, batch, self.class_names)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
     def _graph_of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
         if self._graphs is None or not plan.has_fixed_shapes:
