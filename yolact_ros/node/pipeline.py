@@ -31,7 +31,7 @@ from yolact_ros.node.worker import Begun, Worker
 
 LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
-FRAME_LOG_PERIOD = 60.0
+DOUBT_LOG_PERIOD = 60.0
 """Seconds between log lines about what may be right all the same."""
 
 
@@ -238,7 +238,7 @@ class Pipeline:
                 self._logger.warning(
                     f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
                     "positions are wrong unless the depth is registered to the images",
-                    throttle_duration_sec=FRAME_LOG_PERIOD,
+                    throttle_duration_sec=DOUBT_LOG_PERIOD,
                 )
             return positions
         except NoDepthError as error:
