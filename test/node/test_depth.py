@@ -33,7 +33,7 @@ def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
     expected = locate(instances, depth, info)
     info.k = [2 * value for value in info.k]
     info.p = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
-    np.testing.assert_array_equal(locate(instances, depth, info).centres, expected.centres)
+    np.testing.assert_array_equal(locate(instances, depth, info).medians, expected.medians)
 
 
 def test_depth_in_millimetres_and_metres(image_message):
@@ -66,7 +66,7 @@ def test_calibrations_of_binned_images_and_of_parts(segmenter, picture):
         roi=RegionOfInterest(x_offset=10, y_offset=30, width=320, height=240),
     )
     found = locate(instances, depth, whole)
-    np.testing.assert_allclose(found.centres, expected.centres, rtol=1e-5)
+    np.testing.assert_allclose(found.medians, expected.medians, rtol=1e-5)
     np.testing.assert_allclose(found.sizes, expected.sizes, rtol=1e-5)
     whole.binning_x = whole.binning_y = 1
     with pytest.raises(ImageError, match=r"camera_info is for 320 x 240 .* depth has 160 x 120"):
@@ -104,7 +104,7 @@ def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
             continue
         z = depth[surface]
         points = np.stack(((x[surface] - CX) * z / FX, (y[surface] - CY) * z / FY, z), axis=1)
-        np.testing.assert_allclose(positions.centres[i], np.median(points, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(positions.medians[i], np.median(points, axis=0), rtol=1e-5)
         np.testing.assert_allclose(positions.sizes[i], np.ptp(points, axis=0), rtol=1e-5)
         middle = (points.max(axis=0) + points.min(axis=0)) / 2
         np.testing.assert_allclose(positions.middles[i], middle, rtol=1e-4, atol=1e-5)

@@ -53,7 +53,7 @@ class Positions:
 
     valid: NDArray[np.bool_]
     """[n]; false where an instance has no depth."""
-    centres: Array
+    medians: Array
     """[n, 3]: median of the surface points."""
     sizes: Array
     """[n, 3]: extent of the surface points along the axes."""
@@ -119,7 +119,7 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
         x, y, z = columns[near] + x1, rows[near] + y1, z[near]
         points = np.stack(((x - cx) * z / fx, (y - cy) * z / fy, z), axis=1)
         positions.valid[i] = True
-        positions.centres[i] = np.median(points, axis=0)
+        positions.medians[i] = np.median(points, axis=0)
         low, high = points.min(axis=0), points.max(axis=0)
         positions.sizes[i], positions.middles[i] = high - low, (low + high) / 2
     return positions
