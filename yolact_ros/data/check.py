@@ -173,7 +173,7 @@ def _wrong_annotation(
         return wrong
     if entry.get("iscrowd"):  # only its box is used
         return None
-    return _apart(entry["bbox"], segmentation, *size)
+    return _wrong_place(entry["bbox"], segmentation, *size)
 
 
 def _wrong_reference(
@@ -196,7 +196,7 @@ def _wrong_box(box: list[float], height: int, width: int) -> str | None:
     return None
 
 
-def _apart(
+def _wrong_place(
     box: list[float], segmentation: list[Any] | dict[str, Any], height: int, width: int
 ) -> str | None:
     """What is wrong with a box that is not around its mask, as one of other units is not."""
