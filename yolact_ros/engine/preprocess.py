@@ -37,15 +37,13 @@ def preprocess(
             from yolact_ros.kernels.preprocess import resize_and_normalise
 
             batches = [images] if isinstance(images, Tensor) else [image[None] for image in images]
-            result = out
-            if result is None:
+            if out is None:
                 shape = (len(images), 3, config.image_size, config.image_size)
-                result = (
-                    images[0].new_empty(shape, dtype=dtype).to(memory_format=torch.channels_last)
-                )
-            for batch, part in zip(batches, result.split(len(batches[0])), strict=True):
+                where, order = images[0].device, torch.channels_last
+                out = torch.empty(shape, dtype=dtype, device=where, memory_format=order)
+            for batch, part in zip(batches, out.split(len(batches[0])), strict=True):
                 resize_and_normalise(batch, part, *_NORMALISATION[config.backbone])
-            return result
+            return out
     plain = normalise(resize(images, config.image_size), config)
     return plain.to(dtype) if out is None else out.copy_(plain)
 
