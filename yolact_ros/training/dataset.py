@@ -103,8 +103,8 @@ class InstanceDataset(Dataset[Item]):
         return image, sample.target(), self.records[draw.picture].path
 
     def _load(self, record: ImageRecord) -> Sample:
-        # Crops of twice the size needed are sharp enough; a camera's pixels, expanded 16 times and
-        # with a mask for each object, would take gigabytes.
+        # Crops of twice the size needed are sharp enough; a camera's pixels, with a mask for each
+        # object, would take gigabytes.
         return load_sample(record, largest=2 * self.image_size)
 
 
