@@ -71,6 +71,15 @@ def test_the_shipped_file_is_good(repository):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [["--train=a.json"], ["--train", "a.json"], ["--train=[a.json]"], ["--train", "[a.json]"]],
+)
+def test_one_file_needs_no_brackets(words):
+    settings, _ = read_settings([*words, "--val", "b.json", "--skip-bad"])
+    assert (settings.train, settings.val, settings.skip_bad) == (("a.json",), ("b.json",), True)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--train=[a.json]", "--schedule.batch_size=0"], "batch_size=0 is not allowed"),

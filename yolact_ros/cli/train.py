@@ -50,7 +50,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """Options as the parser knows them: `--skip-bad` alone is `--skip_bad=true`, and
-    `--train=a.json` is `--train=[a.json]`."""
+    `--train=a.json`, or `--train a.json`, is `--train=[a.json]`."""
     known = fields(TrainingSettings)
     flags = {f"--{field.name}" for field in known if isinstance(field.default, bool)}
     lists = {f"--{field.name}" for field in known if str(field.type).startswith("tuple")}
@@ -63,5 +63,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
             equals, value = "=", "true"
         if name in lists and equals and not value.startswith("["):
             value = f"[{value}]"
+        if spelled and spelled[-1] in lists and not name.startswith(("[", "--")):
+            name = f"[{name}]"
         spelled.append(f"{name}{equals}{value}")
     return spelled
