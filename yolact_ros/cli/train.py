@@ -54,7 +54,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     known = fields(TrainingSettings)
     flags = {f"--{field.name}" for field in known if isinstance(field.default, bool)}
     lists = {f"--{field.name}" for field in known if str(field.type).startswith("tuple")}
-    spelled = []
+    spelled: list[str] = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
