@@ -272,12 +272,13 @@ def test_bad_settings_are_refused(changes, message):
     [{}, {"score_threshold": 0.2}, {"class_ids": (0, 2)}, {"top_k": 3}, {"nms_top_k": 5}],
     ids=str,
 )
-def test_fixed_shapes_give_the_same(random_scene, method, changes):
+@pytest.mark.parametrize("count", [40, 39])
+def test_fixed_shapes_give_the_same(random_scene, method, changes, count):
     settings = DetectionSettings(nms_method=method, **changes)
     predictions, anchors = random_scene(batch=3, count=40, classes=3)
     predictions.class_logits[1, 1:, 0] += 50
     predictions.class_logits[2, :, 0] += 50
-    fixed = detect(predictions, anchors, settings, fixed_shapes=True)
+    fixed = detect(predictions, anchors, settings, candidates=count)
     fitted = detect(predictions, anchors, settings)
     assert fitted.valid[0].any() and not fitted.valid[2].any()
     assert torch.equal(fixed.valid.sum(dim=1), fitted.valid.sum(dim=1))
@@ -294,7 +295,7 @@ def test_fixed_shapes_depend_on_no_value(random_scene, method):
     with FakeTensorMode():
         predictions, anchors = random_scene(batch=2, count=3000, classes=3)
         prototypes = torch.rand(2, predictions.coefficients.shape[-1], 138, 138)
-        d = detect(predictions, anchors, settings, fixed_shapes=True)
+        d = detect(predictions, anchors, settings, candidates=2000)
         grids = make_masks(d, prototypes, MaskIoUNet(3))
     assert d.valid.shape == (2, 100)
     assert grids.values.shape == (2, 100, 138, 138)
@@ -305,7 +306,7 @@ def test_standard_nms_has_no_fixed_shapes(random_scene):
     scene = random_scene(batch=1, count=5, classes=2)
     settings = DetectionSettings(nms_method="standard")
     with pytest.raises(ValueError, match=r"standard.*'fast' or 'cross_class'"):
-        detect(*scene, settings, fixed_shapes=True)
+        detect(*scene, settings, candidates=5)
 
 
 @pytest.mark.parametrize("length", [160, 171, 1600])

@@ -119,7 +119,7 @@ def test_deformable_convolution_fits_the_gpu(capability, dtype, tmp_path):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_other_kernels_compile(capability, tmp_path):
-    from yolact_ros.kernels import masks, nms, preprocess
+    from yolact_ros.kernels import candidates, masks, nms, preprocess
 
     factors = [f"{channel}_{kind}" for channel in "bgr" for kind in ("mean", "factor")]
     made = [
@@ -154,10 +154,26 @@ def test_other_kernels_compile(capability, tmp_path):
             4,
         ),
     ]
+    sizes = {"BLOCK": candidates._BLOCK, "BLOCK_CLASSES": 128}
+    made += [
+        compile_kernel(
+            candidates._best_scores, {"logits": "*fp16", "best": "*fp32"}, (), sizes, capability, 4
+        ),
+        compile_kernel(
+            candidates._decode,
+            dict.fromkeys(("logits", "offsets"), "*fp16")
+            | dict.fromkeys(("anchors", "boxes", "scores"), "*fp32")
+            | {"index": "*i64", "known": "*i1"},
+            ("centre_variance", "size_variance"),
+            sizes,
+            capability,
+            4,
+        ),
+    ]
     made.append(
         compile_kernel(
             nms._suppress,
-            dict.fromkeys(("boxes", "scores", "out"), "*fp32"),
+            dict.fromkeys(("boxes", "scores", "out"), "*fp32") | {"index": "*i64"},
             ("threshold",),
             {"BLOCK": nms._BLOCK},
             capability,

@@ -6,6 +6,7 @@ On a CUDA device, or under Triton's interpreter on the CPU: `test_interpreter.py
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
+from yolact_ros.detection.candidates import best_scores, best_scores_plain, decode, decode_plain
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles, cropped_masks
 from yolact_ros.detection.nms import suppress, suppress_plain
 from yolact_ros.detection.regions import (
@@ -23,7 +25,7 @@ from yolact_ros.detection.regions import (
     pixel_rectangles,
 )
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
-from yolact_ros.network import config_of
+from yolact_ros.network import Predictions, config_of
 
 ON_CPU = os.environ.get("TRITON_INTERPRET") == "1"
 HALF_ERROR = 1e-3
@@ -86,10 +88,11 @@ def test_a_kernel_may_fail_at_any_call(device, monkeypatch):
     from yolact_ros.kernels import masks, nms
 
     monkeypatch.setattr(kernels, "_refused", set())
-    boxes = torch.tensor(((0.0, 0, 1, 1), (0, 0, 1, 0.9), (0, 0, 0.1, 0.1)), device=device)
-    scores = torch.tensor((0.9, 0.8, 0.7), device=device)
-    expected = suppress_plain(boxes, scores, 0.5)
-    assert torch.equal(suppress(boxes, scores, 0.5), expected)
+    boxes = torch.tensor((((0.0, 0, 1, 1), (0, 0, 1, 0.9), (0, 0, 0.1, 0.1)),), device=device)
+    index = torch.arange(3, device=device)[None]
+    scores = torch.tensor(((0.9, 0.8, 0.7),), device=device)
+    expected = suppress_plain(boxes, index, scores, 0.5)
+    assert torch.equal(suppress(boxes, index, scores, 0.5), expected)
     errors = iter(
         (RuntimeError("Triton Error [CUDA]: out of memory"), OutOfResources(9, 8, "shared memory"))
     )
@@ -99,13 +102,13 @@ def test_a_kernel_may_fail_at_any_call(device, monkeypatch):
 
     monkeypatch.setattr(nms, "suppress", fail)
     with pytest.raises(RuntimeError, match="out of memory"):  # which says nothing of the kernel
-        suppress(boxes, scores, 0.5)
+        suppress(boxes, index, scores, 0.5)
     assert kernels.usable(boxes, "suppress")
     with pytest.warns(
         RuntimeWarning, match="kernel suppress is not used .*: OutOfResources"
     ) as told:
         for _ in range(2):
-            assert torch.equal(suppress(boxes, scores, 0.5), expected)
+            assert torch.equal(suppress(boxes, index, scores, 0.5), expected)
     assert len(told) == 1 and kernels.usable(boxes, "pack")
     # Nothing that was written before it failed is left.
     monkeypatch.setattr(masks, "pack", lambda *args: (args[-1].fill_(0x5A), fail()))
@@ -272,6 +275,53 @@ def test_packing_stops_at_the_end_of_its_room(device):
     assert (beyond[100:] == 0x5A).all()
 
 
+@pytest.mark.parametrize("classes", [1, 3, 80])
+def test_best_scores(device, classes):
+    torch.manual_seed(classes)
+    logits = torch.randn(2, 21, classes + 1) * 4
+    logits[0, 0, 0] = 60  # background alone, to the last digit
+    for dtype in (torch.float32, torch.float16):
+        given = logits.to(dtype)
+        found = best_scores(given.to(device))
+        torch.testing.assert_close(found.cpu(), best_scores_plain(given), rtol=1e-5, atol=1e-30)
+    spoilt = logits.clone()
+    spoilt[1, 3, 0] = spoilt[1, 4, 1] = float("nan")
+    spoilt[0, 5, classes] = float("inf")
+    with warnings.catch_warnings():  # NumPy's, of the interpreter
+        warnings.simplefilter("ignore")
+        bad = best_scores(spoilt.to(device)).cpu()
+    assert bad[1, 3] == bad[1, 4] == bad[0, 5] == -1
+    assert torch.equal(bad == -1, best_scores_plain(spoilt) == -1)
+
+
+@pytest.mark.parametrize("count", [1, 20, None])
+def test_decoding_of_candidates(device, count):
+    torch.manual_seed(0)
+    anchors = torch.rand(37, 4)
+    logits, offsets = torch.randn(2, 37, 6) * 3, torch.randn(2, 37, 4) * 2
+    offsets[0, 0, 2] = 1e4  # exp of it is infinite
+    offsets[1, 1, 0] = float("nan")
+    index = None
+    if count is not None:
+        index = torch.stack([torch.randperm(37)[:count] for _ in range(2)])
+        index[0, -1] = 0
+    known = torch.rand(2, count or 37) < 0.8
+    known[0, -1] = True
+    for dtype in (torch.float32, torch.float16):
+        given = logits.to(dtype), offsets.to(dtype), anchors, index, known
+        expected = decode_plain(*given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            moved = [None if each is None else each.to(device) for each in given]
+            predictions = Predictions(*moved[:2], coefficients=None, prototypes=None)
+            found = decode(predictions, *moved[2:])
+        for ours, twin in zip(found, expected, strict=True):
+            assert ours.dtype == torch.float32 and ours.shape == twin.shape
+            torch.testing.assert_close(ours.cpu(), twin, rtol=1e-5, atol=1e-6)
+        assert (found[0][0, -1 if count else 0] == 0).all()
+        assert ((found[1] == -1).all(dim=1).cpu() >= ~known).all()
+
+
 @pytest.mark.parametrize("count", [1, 5, 32, 70])
 @pytest.mark.parametrize("threshold", [0, 0.5, 1])
 def test_suppression(device, count, threshold):
@@ -279,27 +329,33 @@ def test_suppression(device, count, threshold):
 
     torch.manual_seed(count)
     # Corners on a coarse grid, so that boxes come twice, touch, and overlap by exactly one half.
-    boxes = torch.randint(0, 5, (2, 3, count, 4)).float() / 4
+    boxes = torch.randint(0, 5, (2, 90, 4)).float() / 4
     boxes = torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
-    boxes[1] += torch.rand(3, count, 4) / 10
+    boxes[1] += torch.rand(90, 4) / 10
+    boxes[:, 0] = 0
+    index = torch.rand(2, 3, 90).argsort(dim=2)[..., :count]
     scores = torch.randint(1, 9, (2, 3, count)).float().sort(descending=True).values / 9
-    scores[..., count * 4 // 5 :], boxes[..., count * 4 // 5 :, :] = -1, 0  # padding
-    expected = suppress_plain(boxes, scores, threshold)
-    found = nms.suppress(boxes.to(device), scores.to(device), threshold)
+    scores[..., count * 4 // 5 :], index[..., count * 4 // 5 :] = -1, 0  # padding
+    expected = suppress_plain(boxes, index, scores, threshold)
+    found = nms.suppress(boxes.to(device), index.to(device), scores.to(device), threshold)
     assert torch.equal(found.cpu(), expected)
     if count == 70:
         assert torch.equal(expected, scores) == (threshold == 1)
+    # One list for an image, as boxes that compete across classes have.
+    one = nms.suppress(boxes.to(device), index[:, 1].to(device), scores[:, 1].to(device), threshold)
+    assert torch.equal(one.cpu(), expected[:, 1])
     if threshold == 0:  # there overlaps in half precision are those in float32
-        halves = (boxes.to(device).half(), scores.to(device).half())
-        twin = suppress_plain(halves[0].cpu().float(), halves[1].cpu().float(), 0)
-        assert torch.equal(nms.suppress(*halves, 0).cpu().float(), twin)
+        halves = boxes.half(), index, scores.half()
+        twin = suppress_plain(halves[0].float(), index, halves[2].float(), 0)
+        ours = nms.suppress(*(half.to(device) for half in halves), 0)
+        assert torch.equal(ours.cpu().float(), twin)
 
 
 def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     from yolact_ros.detection import DetectionSettings
     from yolact_ros.engine.fixed import Batch, FixedPath
     from yolact_ros.engine.runtimes.pytorch import run_network
-    from yolact_ros.kernels import deformable, masks, nms
+    from yolact_ros.kernels import candidates, deformable, masks, nms
     from yolact_ros.kernels import preprocess as preprocessing
     from yolact_ros.network import EMBEDDED, build
     from yolact_ros.network.deformable import DeformableConv2d
@@ -313,6 +369,8 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         )
 
     watch(preprocessing, "resize_and_normalise")
+    watch(candidates, "best_scores")
+    watch(candidates, "decode")
     watch(masks, "assemble")
     watch(masks, "pack")
     watch(nms, "suppress")
@@ -329,6 +387,13 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         used.clear()
         path.prepare([image], batch.numbers())
         path.run()
-    assert used == ["resize_and_normalise", "suppress", "assemble", "pack"]
+    assert used == [
+        "resize_and_normalise",
+        "best_scores",
+        "decode",
+        "suppress",
+        "assemble",
+        "pack",
+    ]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))
     assert used[-1] == "deform_conv2d"

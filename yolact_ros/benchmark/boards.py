@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from yolact_ros.benchmark.work import Ceilings, Work, count_work, layers_of
+from yolact_ros.engine.fixed import CANDIDATES
 from yolact_ros.network import config_of
 from yolact_ros.network.anchors import feature_sizes
 from yolact_ros.network.yolact import MaskIoUNet
@@ -103,7 +104,7 @@ def parts(model: str, board: Board, image_size: tuple[int, int], detections: int
     rescoring = Work(tuple(layers), 2)
     plain = count_work(config.replace(dcn_variant="none"), 1, torch.float16)
     memory, product = board.ceilings.bytes, board.ceilings.flops
-    scores = anchors * (config.num_classes + 1)
+    logits, listed = anchors * (config.num_classes + 1), CANDIDATES * config.num_classes
     masks = detections * side**2
     packed = 8 * height * (width + 7) // 8  # as much room as the graph keeps
     rows = {
@@ -114,8 +115,8 @@ def parts(model: str, board: Board, image_size: tuple[int, int], detections: int
         "of it deformable convolutions, beyond plain ones": (
             (network.limit(board.ceilings) - plain.limit(board.ceilings)) / 1000
         ),
-        "NMS: class scores read in float16, written and read twice in float32": (
-            (2 + 4 + 2 * 4) * scores / memory
+        "NMS: class logits read in float16, the candidates' scores written and read": (
+            (2 * logits + 2 * 4 * listed) / memory
         ),
         "masks: prototypes in, cropped masks out": max(
             2 * masks * config.num_prototypes / product,

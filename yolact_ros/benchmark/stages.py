@@ -15,7 +15,7 @@ from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.device import cudnn_benchmark
-from yolact_ros.engine.fixed import CANDIDATES, Batch, shortlist
+from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
 from yolact_ros.network import Predictions, Yolact
@@ -107,8 +107,7 @@ def fixed_stages_of(
     prototypes = predictions.prototypes
 
     def find() -> Detections:
-        chosen, anchors, _ = shortlist(predictions, runtime.anchors, CANDIDATES)
-        return detect(chosen, anchors, settings, fixed_shapes=True)
+        return detect(predictions, runtime.anchors, settings, candidates=CANDIDATES)
 
     detections = find()
     grids = make_masks(detections, prototypes, None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Variances of the offsets, as in SSD: of the centre and of the size.
-_CENTRE, _SIZE = 0.1, 0.2
+# Of the offsets, as in SSD.
+CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 
 
 def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
     """Boxes [..., 4] as (x1, y1, x2, y2) from offsets and anchors (cx, cy, w, h), both [..., 4]."""
-    centres = anchors[..., :2] + offsets[..., :2] * _CENTRE * anchors[..., 2:]
-    sizes = anchors[..., 2:] * torch.exp(offsets[..., 2:] * _SIZE)
+    centres = anchors[..., :2] + offsets[..., :2] * CENTRE_VARIANCE * anchors[..., 2:]
+    sizes = anchors[..., 2:] * torch.exp(offsets[..., 2:] * SIZE_VARIANCE)
     corners = centres - sizes / 2
     return torch.cat((corners, corners + sizes), dim=-1)
 
@@ -21,8 +21,8 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Offsets [..., 4] that `decode` turns into `boxes` (x1, y1, x2, y2); inverse of `decode`."""
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     sizes = boxes[..., 2:] - boxes[..., :2]
-    shifts = (centres - anchors[..., :2]) / (_CENTRE * anchors[..., 2:])
-    return torch.cat((shifts, torch.log(sizes / anchors[..., 2:]) / _SIZE), dim=-1)
+    shifts = (centres - anchors[..., :2]) / (CENTRE_VARIANCE * anchors[..., 2:])
+    return torch.cat((shifts, torch.log(sizes / anchors[..., 2:]) / SIZE_VARIANCE), dim=-1)
 
 
 def corners(anchors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yolact_ros.detection import boxes as box_ops
+from yolact_ros.detection.candidates import find_candidates, take
 from yolact_ros.detection.nms import cross_class_fast_nms, fast_nms, standard_nms
 from yolact_ros.detection.settings import DetectionSettings
 from yolact_ros.network.predictions import Predictions
@@ -35,6 +35,8 @@ class Detections:
     """[B, K, k], or None for boxes only."""
     valid: Tensor
     """[B, K] bool; the other fields say nothing where it is False."""
+    complete: Tensor | None = None
+    """[B] bool: whether no anchor that was not looked at could be among them; None: none could."""
 
     def trimmed(self) -> Detections:
         """Without the columns that are valid in no image; reads a number from the device."""
@@ -46,6 +48,7 @@ class Detections:
             class_ids=self.class_ids[:, :count],
             coefficients=None if coefficients is None else coefficients[:, :count],
             valid=self.valid[:, :count],
+            complete=self.complete,
         )
 
 
@@ -68,60 +71,54 @@ def detect(
     anchors: Tensor,
     settings: DetectionSettings,
     *,
-    fixed_shapes: bool = False,
+    candidates: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Detections:
     """Softmax, thresholds, box decoding, NMS and top-k on a batch of predictions.
 
-    `anchors` [P, 4] are those of the network. With `fixed_shapes` no shape depends on the values,
-    as graphs need it; without, less is computed where there is little to find; the result is the
-    same. Then `thresholds` may replace those of the settings. Raises ValueError for fixed shapes
-    with standard NMS, whose result has no fixed length.
+    Args:
+        predictions: Of the network.
+        anchors: [P, 4], those of the network.
+        settings: How to do it.
+        candidates: So many anchors of each image are looked at, those of the best scores; then no
+            shape depends on values, as graphs need it. None: all that pass the threshold, and less
+            is computed where there is little to find. The result is the same where `complete`.
+        thresholds: Instead of those of the settings, with `candidates`.
+
+    Raises:
+        ValueError: For `candidates` with standard NMS, whose result has no fixed length.
     """
-    if fixed_shapes and settings.nms_method == "standard":
+    has_fixed_shapes = candidates is not None
+    if has_fixed_shapes and settings.nms_method == "standard":
         raise ValueError("nms_method='standard' has no fixed shapes: use 'fast' or 'cross_class'")
-    scores, best = class_scores(predictions.class_logits)
-    offsets, coefficients = predictions.box_offsets, predictions.coefficients
     least, threshold = thresholds or Thresholds.of(settings)
-    if fixed_shapes:
-        index = None
-        boxes = box_ops.decode(offsets.float(), anchors)  # [B, N, 4], N = P
-    else:
-        limit = max(1, int((best > threshold).sum(dim=1).max()))
-        best, index = best.topk(limit)  # [B, N]: the candidates of all images, padded
-        scores = _take(scores, index)
-        boxes = box_ops.decode(_take(offsets.float(), index), anchors[index])
-    # Padding, and overflows of half precision, count as nothing.
-    nothing = (best <= threshold) | ~boxes.isfinite().all(dim=-1)  # [B, N]
-    boxes = boxes.masked_fill(nothing.unsqueeze(2), 0)
-    scores = scores.mT.masked_fill(nothing.unsqueeze(1), -1)  # [B, C, N]
-    if not fixed_shapes:
-        settings = _with_shorter_lists(settings, scores)
+    found = find_candidates(predictions, anchors, threshold, candidates)
+    if not has_fixed_shapes:
+        settings = _with_shorter_lists(settings, found.scores)
 
     method = _METHODS[settings.nms_method]
-    kept, candidate, class_ids = method(boxes, scores, settings)  # [B, M] each
+    kept, candidate, class_ids = method(found.boxes, found.scores, settings)  # [B, M] each
     if settings.class_ids:
         wanted = [class_ids == i for i in settings.class_ids]  # no copy to the device, unlike isin
         kept = kept.masked_fill(~functools.reduce(torch.logical_or, wanted), -1)
     kept, order = top_scores(kept, min(settings.top_k, kept.shape[1]))  # [B, K]
     candidate, class_ids = candidate.gather(1, order), class_ids.gather(1, order)
-    anchor = candidate if index is None else index.gather(1, candidate)
+    anchor = candidate if found.anchors is None else found.anchors.gather(1, candidate)
+    coefficients = predictions.coefficients
+    complete = None
+    if has_fixed_shapes and found.rest is not None:
+        # Anchors that were left out come after all of a better score, and suppress none of them.
+        complete = found.rest <= threshold
+        if kept.shape[1] == settings.top_k:
+            complete |= kept[:, -1] >= found.rest
     return Detections(
-        boxes=_take(boxes, candidate),
+        boxes=take(found.boxes, candidate),
         scores=kept,
         class_ids=class_ids,
-        coefficients=None if coefficients is None else _take(coefficients, anchor),
+        coefficients=None if coefficients is None else take(coefficients, anchor),
         valid=kept > least,
+        complete=complete,
     )
-
-
-def class_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the classes, float32 [..., C], of logits [..., C + 1], and the best of them [...].
-
-    The best is -1 where half precision gave no number.
-    """
-    scores = logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
-    return scores, scores.amax(dim=-1).nan_to_num(-1)
 
 
 def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -151,8 +148,3 @@ def _with_shorter_lists(settings: DetectionSettings, scores: Tensor) -> Detectio
         scores = scores.amax(dim=1, keepdim=True)
     count = max(1, int((scores > settings.score_threshold).sum(dim=2).max()))
     return replace(settings, nms_top_k=min(settings.nms_top_k, count))
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` [B, N] of values [B, P, d], as [B, N, d]."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

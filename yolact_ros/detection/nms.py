@@ -12,6 +12,7 @@ from torch import Tensor
 
 from yolact_ros import kernels
 from yolact_ros.detection.boxes import iou
+from yolact_ros.detection.candidates import take
 from yolact_ros.detection.settings import DetectionSettings
 
 Kept = tuple[Tensor, Tensor, Tensor]
@@ -21,9 +22,7 @@ def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept
     """Fast NMS in each class (YOLACT, section 4.2): boxes already removed may suppress others."""
     batch, classes, candidates = scores.shape
     top, index = scores.topk(min(settings.nms_top_k, candidates))  # [B, C, T]
-    rows = index.unsqueeze(-1).expand(-1, -1, -1, 4)
-    boxes = boxes.unsqueeze(1).expand(-1, classes, -1, -1).gather(2, rows)  # [B, C, T, 4]
-    top = suppress(boxes, top, settings.nms_iou_threshold)
+    top = suppress(boxes, index, top, settings.nms_iou_threshold)
     class_ids = torch.arange(classes, device=scores.device)[None, :, None].expand_as(index)
     return top.flatten(1), index.flatten(1), class_ids.reshape(batch, -1)
 
@@ -32,8 +31,7 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
     """Fast NMS over all classes at once: each candidate has its best class only."""
     best, class_ids = scores.max(dim=1)  # [B, N]
     top, index = best.topk(min(settings.nms_top_k, best.shape[1]))  # [B, T]
-    boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-    top = suppress(boxes, top, settings.nms_iou_threshold)
+    top = suppress(boxes, index, top, settings.nms_iou_threshold)
     return top, index, class_ids.gather(1, index)
 
 
@@ -62,18 +60,23 @@ def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> 
     return kept, index, class_ids
 
 
-def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Scores [..., T], falling, with -1 where any better box [..., T, 4] overlaps too much."""
+def suppress(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Scores [B, ..., T], with -1 where a better box of the same list overlaps too much.
+
+    Each list has falling scores and says with `index` [B, ..., T] which of its image's `boxes`
+    [B, N, 4] they are of.
+    """
     if kernels.usable(boxes, "suppress"):
         with kernels.attempt(boxes, "suppress"):
             from yolact_ros.kernels import nms
 
-            return nms.suppress(boxes, scores, threshold)
-    return suppress_plain(boxes, scores, threshold)
+            return nms.suppress(boxes, index, scores, threshold)
+    return suppress_plain(boxes, index, scores, threshold)
 
 
-def suppress_plain(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def suppress_plain(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """`suppress` for every device."""
+    boxes = take(boxes, index.flatten(1)).unflatten(1, index.shape[1:])  # [B, ..., T, 4]
     overlaps = iou(boxes, boxes).triu_(diagonal=1)
     return scores.masked_fill(overlaps.amax(dim=-2) > threshold, -1)
 

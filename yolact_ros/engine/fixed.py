@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, detect
-from yolact_ros.detection.detections import Thresholds, class_scores
+from yolact_ros.detection.detections import Thresholds
 from yolact_ros.detection.instances import Placed, image_scales, place
 from yolact_ros.detection.masks import make_masks
 from yolact_ros.detection.results import Results
@@ -120,42 +120,18 @@ class FixedPath:
     def _scales(self) -> Tensor:
         return self._numbers[:-1].unsqueeze(1)
 
-    def _place(self) -> tuple[Placed, Tensor]:
-        """What is found, and for each image whether it is what all anchors would have given."""
+    def _place(self) -> tuple[Placed, Tensor | None]:
+        """What is found, and whether that is all, as `Detections.complete`."""
         runtime, settings = self.runtime, self.plan.settings
         predictions = runtime(self.inputs)
         assert isinstance(predictions, Predictions)
-        chosen, anchors, rest = shortlist(predictions, runtime.anchors, self._candidates)
         thresholds = Thresholds(*self._numbers[-1, :2].unbind())
-        detections = detect(chosen, anchors, settings, fixed_shapes=True, thresholds=thresholds)
+        detections = detect(
+            predictions,
+            runtime.anchors,
+            settings,
+            candidates=self._candidates,
+            thresholds=thresholds,
+        )
         grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
-        # Anchors that were left out come after all of a better score, and suppress none of them.
-        complete = rest <= thresholds.anchor
-        if detections.scores.shape[1] == settings.top_k:
-            complete |= detections.scores[:, -1] >= rest
-        return place(detections, grids, self._scales), complete
-
-
-def shortlist(
-    predictions: Predictions, anchors: Tensor, count: int
-) -> tuple[Predictions, Tensor, Tensor]:
-    """The `count` anchors of each image whose best classes score highest.
-
-    Returns their predictions, the anchors [B, N, 4], and what no other scores more than [B].
-    """
-    _, best = class_scores(predictions.class_logits)
-    chosen, index = best.topk(min(count, best.shape[1]), sorted=False)
-    rest = chosen.amin(dim=1) if count < best.shape[1] else torch.full_like(chosen[:, 0], -1)
-    rows = index.unsqueeze(-1)
-
-    def take(values: Tensor) -> Tensor:
-        return values.gather(1, rows.expand(-1, -1, values.shape[-1]))
-
-    coefficients = predictions.coefficients
-    taken = Predictions(
-        class_logits=take(predictions.class_logits),
-        box_offsets=take(predictions.box_offsets),
-        coefficients=None if coefficients is None else take(coefficients),
-        prototypes=predictions.prototypes,
-    )
-    return taken, anchors[index], rest
+        return place(detections, grids, self._scales), detections.complete

@@ -4,6 +4,7 @@
 |---|---|
 | `preprocess.resize_and_normalise` | `engine.preprocess` |
 | `deformable.deform_conv2d` | torchvision's operator |
+| `candidates.best_scores`, `candidates.decode` | `detection.candidates` |
 | `masks.assemble` | `detection.masks` |
 | `masks.pack` | `detection.regions` |
 | `nms.suppress` | `detection.nms` |

@@ -28,7 +28,8 @@ class _Graph(nn.Module):
         coefficients, prototypes = predictions.coefficients, predictions.prototypes
         outputs = [predictions.class_logits, predictions.box_offsets, coefficients, prototypes]
         if self.settings is not None:
-            found = detect(predictions, self.anchors, self.settings, fixed_shapes=True)
+            every = len(self.anchors)
+            found = detect(predictions, self.anchors, self.settings, candidates=every)
             counts = found.valid.sum(dim=1)
             outputs = [found.boxes, found.scores, found.class_ids, counts]
             outputs += [found.coefficients, prototypes]

@@ -1,0 +1,100 @@
+"""Candidates: the anchors that detection looks at, and their boxes and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yolact_ros import kernels
+from yolact_ros.detection import boxes as box_ops
+from yolact_ros.network.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N anchors of each of B images, in any order."""
+
+    anchors: Tensor | None
+    """[B, N] int64, which ones; None: all, in their order."""
+    boxes: Tensor
+    """[B, N, 4] as (x1, y1, x2, y2) relative to the image; 0 for padding."""
+    scores: Tensor
+    """[B, C, N] of all classes but background; -1 for padding."""
+    rest: Tensor | None
+    """[B]: what no other anchor's best class scores more than; None where there are no others."""
+
+
+def find_candidates(
+    predictions: Predictions, anchors: Tensor, threshold: float | Tensor, count: int | None
+) -> Candidates:
+    """The `count` anchors of each image whose best classes score highest; None: all whose best
+    classes score more than the threshold. Those that do not are padding. `anchors` [P, 4]."""
+    best = best_scores(predictions.class_logits)  # [B, P]
+    if count is None:
+        count = max(1, int((best > threshold).sum(dim=1).max()))
+    index = rest = None
+    if count < best.shape[1]:
+        best, index = best.topk(count, sorted=False)  # [B, N]
+        rest = best.amin(dim=1)
+    boxes, scores = decode(predictions, anchors, index, best > threshold)
+    return Candidates(index, boxes, scores, rest)
+
+
+def best_scores(logits: Tensor) -> Tensor:
+    """Score [B, P] float32 of each anchor's best class but background, of logits [B, P, C + 1].
+
+    It is -1 where half precision gave no number.
+    """
+    if kernels.usable(logits, "best_scores"):
+        with kernels.attempt(logits, "best_scores"):
+            from yolact_ros.kernels import candidates
+
+            return candidates.best_scores(logits)
+    return best_scores_plain(logits)
+
+
+def best_scores_plain(logits: Tensor) -> Tensor:
+    """`best_scores` for every device."""
+    return _class_scores(logits).amax(dim=-1).nan_to_num(-1)
+
+
+def decode(
+    predictions: Predictions, anchors: Tensor, index: Tensor | None, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Boxes [B, N, 4] and scores [B, C, N], float32, of some anchors.
+
+    What is not `known` [B, N], or has no finite box, is padding: it has a box of 0 and scores of
+    -1. `index` [B, N] says which anchors; None: all.
+    """
+    logits, offsets = predictions.class_logits, predictions.box_offsets
+    if kernels.usable(logits, "decode"):
+        with kernels.attempt(logits, "decode"):
+            from yolact_ros.kernels import candidates
+
+            variances = (box_ops.CENTRE_VARIANCE, box_ops.SIZE_VARIANCE)
+            return candidates.decode(logits, offsets, anchors, index, known, variances)
+    return decode_plain(logits, offsets, anchors, index, known)
+
+
+def decode_plain(
+    logits: Tensor, offsets: Tensor, anchors: Tensor, index: Tensor | None, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`decode` for every device."""
+    if index is not None:
+        logits, offsets, anchors = take(logits, index), take(offsets, index), anchors[index]
+    boxes = box_ops.decode(offsets.float(), anchors)
+    padding = ~(known & boxes.isfinite().all(dim=-1)).unsqueeze(-1)  # [B, N, 1]
+    scores = _class_scores(logits).masked_fill(padding, -1).mT
+    return boxes.masked_fill(padding, 0), scores
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, N] of values [B, P, d], as [B, N, d]."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def _class_scores(logits: Tensor) -> Tensor:
+    """Scores of the classes but background, float32 [..., C], of logits [..., C + 1]."""
+    return logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
