@@ -286,6 +286,36 @@ def test_compressed_images(kind, suffix, tolerance):
     assert np.abs(result.astype(int) - bgr).max() <= tolerance
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("encoding", BAYER)
+def test_compressed_mosaics_give_their_colours_back(encoding, suffix):
+    """As compressed_image_transport sends what a camera gives."""
+    bgr = picture(48, 64)
+    values = BAYER[encoding](bgr)
+    if suffix == ".jpg" and values.dtype == np.uint16:
+        values = (values / 257).astype(np.uint8)  # which is what it does
+    image = CompressedImage(f"{encoding}; {suffix[1:]} compressed ", encoded(suffix, values))
+    difference = np.abs(bgr_of_compressed(image)[2:-2, 2:-2].astype(int) - bgr[2:-2, 2:-2])
+    assert difference.mean() <= (4 if suffix == ".png" else 12)
+    # What was made a picture before it was compressed stays one.
+    image = CompressedImage(f"{encoding}; png compressed bgr8", encoded(".png", bgr))
+    np.testing.assert_array_equal(bgr_of_compressed(image), bgr)
+
+
+@pytest.mark.parametrize(
+    "encoding, size, reason, text",
+    [
+        ("bayer_rggb8", (2, 9), "size", "bayer_rggb image of 9 x 2 pixels; it needs at least 3 x"),
+        ("bayer_rgbw8", (9, 9), "encoding", "unknown Bayer pattern 'bayer_rgbw'"),
+    ],
+)
+def test_compressed_mosaics_that_give_no_colours(encoding, size, reason, text):
+    data = encoded(".png", np.zeros(size, np.uint8))
+    with pytest.raises(ImageError, match=text) as error:
+        bgr_of_compressed(CompressedImage(f"{encoding}; png compressed ", data))
+    assert error.value.reason == reason
+
+
 def test_compressed_grey_and_16_bit_and_transparent_images():
     bgr = picture(20, 30)
     for pixels, expected in (

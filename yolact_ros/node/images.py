@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -156,11 +157,7 @@ def _checked_rows(image: ImageMessage, layout: Layout) -> Picture:
     """The bytes of a message as rows [rows of all planes, step]."""
     _check_size(image.height, image.width)
     if min(image.height, image.width) < layout.min_side:
-        raise ImageError(
-            "size",
-            f"a {image.encoding} image of {image.width} x {image.height} pixels; "
-            f"it needs at least {layout.min_side} x {layout.min_side}",
-        )
+        raise _too_small(image.encoding, image.height, image.width, layout.min_side)
     item_size = np.dtype(layout.dtype).itemsize
     row_bytes = layout.row_values(image.width) * item_size
     if image.step < row_bytes:
@@ -223,6 +220,13 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
+def _too_small(encoding: str, height: int, width: int, least: int) -> ImageError:
+    return ImageError(
+        "size",
+        f"a {encoding} image of {width} x {height} pixels; it needs at least {least} x {least}",
+    )
+
+
 @functools.cache
 def _cv_bridge() -> Any:
     """A CvBridge, None where it is not installed or does not work."""
@@ -271,29 +275,58 @@ def check_compressed(image: CompressedImageMessage) -> None:
 def bgr_of_compressed(image: CompressedImageMessage) -> Picture:
     """The picture of a JPEG or PNG message, BGR uint8 [H, W, 3].
 
-    Its `format` only explains the bytes, which say themselves what they are. Pixels stay where the
-    camera has them: an orientation tag is not followed. Raises ImageError.
+    The bytes say which of the two they are; `format`, whether their grey is a Bayer mosaic. Pixels
+    stay where the camera has them: an orientation tag is not followed. Raises ImageError.
     """
     check_compressed(image)
+    if pattern := _bayer_pattern(image):
+        values = _decoded(image, cv2.IMREAD_UNCHANGED)
+        if values.ndim == 2:
+            return _from_mosaic(values, pattern)
+    return np.asarray(_decoded(image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), np.uint8)
+
+
+def _decoded(image: CompressedImageMessage, flags: int) -> NDArray[Any]:
     data = np.frombuffer(image.data, np.uint8)
     try:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(data, flags)
     except cv2.error:
         picture = None
     if picture is None:
         raise ImageError("data", f"a compressed image of {data.size} bytes that cannot be decoded")
-    return np.asarray(picture, np.uint8)
+    return picture
+
+
+def _bayer_pattern(image: CompressedImageMessage) -> str:
+    """As image_transport says it, "bayer_rggb8; jpeg compressed "; empty for other images."""
+    encoding = image.format.partition(";")[0].strip()
+    return encoding.rstrip("0123456789") if encoding.startswith("bayer_") else ""
+
+
+def _from_mosaic(values: NDArray[Any], pattern: str) -> Picture:
+    """The picture of native values [H, W]: a JPEG has 8 bits, whatever the camera had."""
+    height, width = values.shape
+    values = np.ascontiguousarray(values)
+    layout = _LAYOUTS.get(f"{pattern}{8 * values.itemsize}")
+    if layout is None:
+        raise ImageError("encoding", f"unknown Bayer pattern {pattern!r}")
+    if min(height, width) < layout.min_side:
+        raise _too_small(pattern, height, width, layout.min_side)
+    return _from_rows(values.view(np.uint8), sys.byteorder == "big", width, layout)
 
 
 def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Tensor | None:
     """The picture of a JPEG message, decoded by nvJPEG on a CUDA device: BGR uint8 [H, W, 3] there.
 
-    None for what nvJPEG does not take, such as a PNG. Raises ImageError.
+    None for what nvJPEG does not take, such as a PNG, or not as a picture, such as a Bayer mosaic.
+    Raises ImageError.
     """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     check_compressed(image)
+    if _bayer_pattern(image):
+        return None
     data = torch.from_numpy(np.frombuffer(image.data, np.uint8))
     try:
         rgb = decode_jpeg(data, ImageReadMode.RGB, device=device)
