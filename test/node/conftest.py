@@ -129,10 +129,11 @@ class Graph:
         thread.start()
         self._executors.append((executor, thread))
 
-    def start(self, *, active=True, spin_after=0.0, **parameters):
+    def start(self, *, active=True, spin_after=0.0, remappings=(), **parameters):
         """Start the node with parameters, dots written as two underscores, and wait for images.
 
-        `spin_after` is how many seconds the node is there before its timers and services run.
+        `spin_after` is how many seconds the node is there before its timers and services run,
+        `remappings` are as on the command line.
         """
         from rclpy.executors import MultiThreadedExecutor
         from rclpy.parameter import Parameter
@@ -143,7 +144,8 @@ class Graph:
         named = {"backend": "torch"}  # the others convert the network for seconds
         named |= {name.replace("__", "."): value for name, value in parameters.items()}
         overrides = [Parameter(name, value=value) for name, value in named.items()]
-        self.node = YolactNode(context=self.context, parameter_overrides=overrides)
+        words = ["--ros-args", *(word for each in remappings for word in ("-r", each))]
+        self.node = YolactNode(context=self.context, parameter_overrides=overrides, cli_args=words)
         time.sleep(spin_after)
         self._spin(MultiThreadedExecutor(SPIN_THREADS, context=self.context), self.node)
         if active:

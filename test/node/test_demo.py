@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -19,10 +20,14 @@ import yolact_ros
 PHOTOS = sorted(Path(yolact_ros.__file__).parent.joinpath("demo", "photos").glob("*.jpg"))
 
 
+def program(name: str) -> list[str]:
+    path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", name)
+    return [shutil.which("python3") or "python3", str(path)]
+
+
 def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", "yolact_demo")
     return subprocess.run(
-        [shutil.which("python3") or "python3", str(program), "--output", str(output), *arguments],
+        [*program("yolact_demo"), "--output", str(output), *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -74,3 +79,25 @@ def test_says_that_nothing_arrives(tmp_path: Path) -> None:
     result = run(tmp_path, "--timeout", "15", *nowhere)
     assert result.returncode == 1
     assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (("folder:=/no/such/folder",), "no .jpg or .png files in the folder '/no/such/folder'"),
+        ((f"folder:={PHOTOS[0].parent}", "rate:=0.0"), "rate=0.0 is not allowed"),
+        (("rate:=often",), "to 'often' of type 'STRING', expecting type 'DOUBLE'"),
+    ],
+)
+def test_a_camera_without_pictures_or_rate_says_so(parameters, message) -> None:
+    words = [word for each in parameters for word in ("-p", each)]
+    result = subprocess.run(
+        [*program("yolact_camera"), "--ros-args", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.search(f"^camera: .*({message})", result.stderr)
+    assert "Traceback" not in result.stderr

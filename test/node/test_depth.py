@@ -3,6 +3,7 @@
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +12,8 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from rcl_interfaces.msg import Log
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 from yolact_ros.msg import InstanceArray
@@ -242,6 +244,38 @@ def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message
     values = {pair.key: pair.value for pair in status.values}
     assert status.level == DiagnosticStatus.WARN and int(values["depth refused"]) > 0
     assert values["refused"] == values["failed"] == "0" and int(values["processed"]) > 0
+
+
+def test_depth_of_another_frame_and_remapped_topics(graph, weights, picture, image_message):
+    """What lies beside a topic follows where it was remapped to."""
+    graph.start(
+        weights=weights,
+        score_threshold=0.0,
+        top_k=5,
+        compressed=True,
+        depth_topic="depth/image",
+        remappings=("image_raw:=/front/image", "depth/image:=/eye/image"),
+    )
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    log = graph.collect(Log, "/rosout")
+    publish = graph.camera("/front/image/compressed", CompressedImage)
+    publish_depth = graph.camera("/eye/image")
+    publish_info = graph.camera("/eye/camera_info", CameraInfo)
+    depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7, frame="infrared")
+    image = CompressedImage(format="png", data=cv2.imencode(".png", picture)[1].tobytes())
+    image.header.stamp, image.header.frame_id = depth.header.stamp, "colour"
+
+    def camera(_):
+        publish_info(calibration())
+        publish_depth(depth)
+        publish(image)
+
+    graph.wait_until(
+        lambda: any(i.position_valid for i in graph.see(camera, None, received).instances),
+        "a position",
+    )
+    warning = "Depth is in the frame 'infrared', images in 'colour': "
+    graph.wait_until(lambda: any(each.msg.startswith(warning) for each in log), "a warning")
 
 
 def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message):

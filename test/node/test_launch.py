@@ -101,3 +101,19 @@ def test_a_bad_value_is_explained(repository):
     command = ["ros2", "launch", launch_file(repository), "nms_method:=soft"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "nms.method='soft' is not allowed" in result.stdout + result.stderr
+
+
+def test_rviz_that_is_not_installed_leaves_nothing_behind(repository):
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        pass
+    else:
+        pytest.skip("needs a machine without RViz")
+    command = ["ros2", "launch", launch_file(repository), "rviz:=true"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    told = result.stdout + result.stderr
+    assert result.returncode == 1 and "package 'rviz2' not found" in told
+    assert "yolact_node" not in told, "the node was started"
