@@ -49,7 +49,8 @@ def test_no_tensor_stays_behind_on_the_cpu(checkout, picture):
         load(checkout, net, torch.device("meta"), 0.0)(picture)
 
 
-def test_nothing_found(checkout, picture):
+def test_nothing_found_and_pycocotools_not_installed(checkout, picture, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
     net = build("yolact_plus_resnet50")
     found = published(checkout, net, CPU, 1.0).segment(picture)
     assert found.boxes.shape == (0, 4) and found.masks.shape == (0, *picture.shape[:2])

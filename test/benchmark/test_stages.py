@@ -1,10 +1,15 @@
 """The stages are the segmenter's own, on what the stages before them made."""
 
+import contextlib
+import weakref
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from yolact_ros.benchmark.stages import STAGES, fixed_stages_of, stages_of
+from yolact_ros.benchmark.stages import STAGES, as_graph, fixed_stages_of, stages_of
 from yolact_ros.detection.regions import packed_sizes
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.fixed import Batch
@@ -69,3 +74,21 @@ def test_a_stage_can_be_repeated(segmenter, picture):
         for a, b in zip(first, calls["backbone"](), strict=True):
             assert torch.equal(a, b)
         torch.testing.assert_close(calls["FPN"](), calls["FPN"]())
+
+
+def test_a_graph_keeps_what_it_reads(monkeypatch):
+    """On CUDA; here with stand-ins for what captures."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, made in (
+        ("Stream", lambda device: stream),
+        ("current_stream", lambda device: stream),
+        ("stream", lambda stream: contextlib.nullcontext()),
+        ("CUDAGraph", lambda: SimpleNamespace(replay=lambda: None)),
+        ("graph", lambda graph, stream: contextlib.nullcontext()),
+    ):
+        monkeypatch.setattr(torch.cuda, name, made)
+    given = torch.ones(2)
+    kept = weakref.ref(given)
+    replay = as_graph(partial(torch.add, given, 1), torch.device("cuda"), copies=3)
+    del given
+    assert kept() is not None and replay().tolist() == [2, 2]

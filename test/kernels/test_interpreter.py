@@ -119,7 +119,7 @@ def test_deformable_convolution_fits_the_gpu(capability, dtype, tmp_path):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_other_kernels_compile(capability, tmp_path):
-    from yolact_ros.kernels import candidates, masks, nms, preprocess
+    from yolact_ros.kernels import masks, nms, preprocess
 
     factors = [f"{channel}_{kind}" for channel in "bgr" for kind in ("mean", "factor")]
     made = [
@@ -135,7 +135,7 @@ def test_other_kernels_compile(capability, tmp_path):
             masks._assemble,
             {"coefficients": "*fp16", "prototypes": "*fp16", "cells": "*i64", "out": "*fp16"},
             (),
-            {"BLOCK_K": 32, "BLOCK_MASKS": 32, "BLOCK_CELLS": masks._BLOCK_CELLS},
+            {"BLOCK_K": 32, "BLOCK_MASKS": masks._BLOCK_MASKS, "BLOCK_CELLS": masks._BLOCK_CELLS},
             capability,
             4,
         ),
@@ -154,33 +154,45 @@ def test_other_kernels_compile(capability, tmp_path):
             4,
         ),
     ]
-    sizes = {"BLOCK": candidates._BLOCK, "BLOCK_CLASSES": 128}
+    lists = {"counts": "*i32", "index": "*i32"}
+    found = lists | {"boxes": "*fp32", "keys": "*i64", "members": "*i32"}
+    given = {"logits": "*fp16", "offsets": "*fp16", "anchors": "*fp32"}
+    sizes = {"BLOCK": nms._ANCHORS, "BLOCK_CLASSES": 128}
     made += [
         compile_kernel(
-            candidates._best_scores, {"logits": "*fp16", "best": "*fp32"}, (), sizes, capability, 4
+            nms._list_candidates,
+            {"logits": "*fp16", "threshold": "*fp32"} | lists,
+            (),
+            sizes,
+            capability,
+            4,
         ),
         compile_kernel(
-            candidates._decode,
-            dict.fromkeys(("logits", "offsets"), "*fp16")
-            | dict.fromkeys(("anchors", "boxes", "scores"), "*fp32")
-            | {"index": "*i64", "known": "*i1"},
+            nms._decode,
+            given | lists | {"boxes": "*fp32", "scores": "*fp32"},
             ("centre_variance", "size_variance"),
             sizes,
             capability,
             4,
         ),
-    ]
-    made.append(
+        compile_kernel(
+            nms._rank,
+            {name: found[name] for name in found if name != "index"} | {"table": "*i32"},
+            (),
+            {"BLOCK": nms._PAIRS, "OTHERS": nms._OTHER_PAIRS},
+            capability,
+            8,
+        ),
         compile_kernel(
             nms._suppress,
-            dict.fromkeys(("boxes", "scores", "out"), "*fp32") | {"index": "*i64"},
-            ("threshold",),
-            {"BLOCK": nms._BLOCK},
+            found | {"scores": "*fp32", "wanted": "*i1", "threshold": "*fp32"},
+            ("iou_threshold",),
+            {"BLOCK": nms._CANDIDATES, "OTHERS": nms._OTHER_CANDIDATES},
             capability,
             4,
             fused=False,
-        )
-    )
+        ),
+    ]
     assert "fma" not in made[-1].asm["ptx"], "other roundings than its twin's"
     for compiled in made:
         assert compiled.metadata.shared <= SHARED_MEMORY

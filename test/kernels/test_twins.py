@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 from yolact_ros import kernels
-from yolact_ros.detection.candidates import best_scores, best_scores_plain, decode, decode_plain
+from yolact_ros.detection import DetectionSettings, detect
+from yolact_ros.detection.detections import detect_plain
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles, cropped_masks
-from yolact_ros.detection.nms import suppress, suppress_plain
 from yolact_ros.detection.regions import (
     PackedMasks,
     SmallMasks,
@@ -85,14 +86,14 @@ def test_a_kernel_may_fail_at_any_call(device, monkeypatch):
     """Triton compiles for every kind of arguments anew, also after others have worked."""
     from triton.runtime.errors import OutOfResources
 
-    from yolact_ros.kernels import masks, nms
+    from yolact_ros.kernels import masks
 
     monkeypatch.setattr(kernels, "_refused", set())
-    boxes = torch.tensor((((0.0, 0, 1, 1), (0, 0, 1, 0.9), (0, 0, 0.1, 0.1)),), device=device)
-    index = torch.arange(3, device=device)[None]
-    scores = torch.tensor(((0.9, 0.8, 0.7),), device=device)
-    expected = suppress_plain(boxes, index, scores, 0.5)
-    assert torch.equal(suppress(boxes, index, scores, 0.5), expected)
+    coefficients = torch.randn(1, 3, 4, device=device)
+    prototypes = torch.randn(1, 4, 6, 5, device=device)
+    cells = torch.tensor((1, 1, 4, 4), device=device).expand(1, 3, 4)
+    expected = crop(assemble(coefficients, prototypes), cells)
+    torch.testing.assert_close(cropped_masks(coefficients, prototypes, cells), expected)
     errors = iter(
         (RuntimeError("Triton Error [CUDA]: out of memory"), OutOfResources(9, 8, "shared memory"))
     )
@@ -100,16 +101,16 @@ def test_a_kernel_may_fail_at_any_call(device, monkeypatch):
     def fail(*args: object) -> torch.Tensor:
         raise next(errors)
 
-    monkeypatch.setattr(nms, "suppress", fail)
+    monkeypatch.setattr(masks, "assemble", fail)
     with pytest.raises(RuntimeError, match="out of memory"):  # which says nothing of the kernel
-        suppress(boxes, index, scores, 0.5)
-    assert kernels.usable(boxes, "suppress")
+        cropped_masks(coefficients, prototypes, cells)
+    assert kernels.usable(coefficients, "assemble")
     with pytest.warns(
-        RuntimeWarning, match="kernel suppress is not used .*: OutOfResources"
+        RuntimeWarning, match="kernel assemble is not used .*: OutOfResources"
     ) as told:
         for _ in range(2):
-            assert torch.equal(suppress(boxes, index, scores, 0.5), expected)
-    assert len(told) == 1 and kernels.usable(boxes, "pack")
+            assert torch.equal(cropped_masks(coefficients, prototypes, cells), expected)
+    assert len(told) == 1 and kernels.usable(coefficients, "pack")
     # Nothing that was written before it failed is left.
     monkeypatch.setattr(masks, "pack", lambda *args: (args[-1].fill_(0x5A), fail()))
     errors = iter((OutOfResources(9, 8, "shared memory"),))
@@ -275,87 +276,96 @@ def test_packing_stops_at_the_end_of_its_room(device):
     assert (beyond[100:] == 0x5A).all()
 
 
-@pytest.mark.parametrize("classes", [1, 3, 80])
-def test_best_scores(device, classes):
-    torch.manual_seed(classes)
-    logits = torch.randn(2, 21, classes + 1) * 4
-    logits[0, 0, 0] = 60  # background alone, to the last digit
-    for dtype in (torch.float32, torch.float16):
-        given = logits.to(dtype)
-        found = best_scores(given.to(device))
-        torch.testing.assert_close(found.cpu(), best_scores_plain(given), rtol=1e-5, atol=1e-30)
-    spoilt = logits.clone()
-    spoilt[1, 3, 0] = spoilt[1, 4, 1] = float("nan")
-    spoilt[0, 5, classes] = float("inf")
+def crowd(batch: int, anchors: int, classes: int, seed: int) -> tuple[Predictions, torch.Tensor]:
+    """Predictions of few places, so that boxes overlap, and anchors that decode to them."""
+    torch.manual_seed(seed)
+    places = torch.rand(max(2, anchors // 6), 2)
+    sides = 0.1 + 0.2 * torch.rand(anchors, 2)
+    centres = places[torch.randint(len(places), (anchors,))] + 0.03 * torch.randn(anchors, 2)
+    logits = torch.randn(batch, anchors, classes + 1) * 2
+    logits[..., 0] += 2
+    predictions = Predictions(
+        class_logits=logits,
+        box_offsets=torch.randn(batch, anchors, 4) * 0.5,
+        coefficients=torch.randn(batch, anchors, 5),
+        prototypes=None,
+    )
+    return predictions, torch.cat((centres, sides), dim=1)
+
+
+def moved(predictions: Predictions, device: torch.device, dtype: torch.dtype) -> Predictions:
+    tensors = {name: t for name, t in vars(predictions).items() if t is not None}
+    return replace(predictions, **{name: t.to(device, dtype) for name, t in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    "classes, changes",
+    [
+        (1, {}),
+        (5, {"score_threshold": 0.0}),
+        (5, {"score_threshold": 0.2, "class_ids": (0, 3)}),
+        (3, {"nms_top_k": 4, "nms_iou_threshold": 0.3}),
+        (80, {"top_k": 7, "confidence_threshold": 0.15}),
+    ],
+    ids=str,
+)
+def test_fast_nms(device, classes, changes):
+    settings = DetectionSettings(**{"score_threshold": 0.05, **changes})
+    predictions, anchors = crowd(batch=3, anchors=75, classes=classes, seed=classes)
+    predictions.class_logits[2, :, 0] += 50  # nothing is found in the last image
+    for dtype, error in ((torch.float32, 1e-5), (torch.float16, HALF_ERROR)):
+        given = moved(predictions, torch.device("cpu"), dtype)
+        plain = detect_plain(given, anchors, settings, candidates=75)
+        found = detect(moved(given, device, dtype), anchors.to(device), settings, candidates=75)
+        assert found.complete is not None and found.complete.all()
+        assert torch.equal(found.valid.cpu(), plain.valid)
+        assert plain.valid[0].any() and not plain.valid[2].any()
+        assert torch.equal(found.class_ids.cpu()[plain.valid], plain.class_ids[plain.valid])
+        for name in ("scores", "boxes", "coefficients"):
+            ours, twin = getattr(found, name), getattr(plain, name)
+            assert ours.shape == twin.shape and ours.dtype == twin.dtype
+            assert relative_error(ours.cpu()[plain.valid], twin[plain.valid]) < error, name
+
+
+def test_fast_nms_of_equal_scores_and_of_no_numbers(device):
+    """Of equal scores the lower class comes first, then the earlier anchor."""
+    predictions, anchors = crowd(batch=1, anchors=40, classes=2, seed=3)
+    predictions.class_logits[...] = torch.tensor((0.0, 2.0, 2.0))
+    predictions.class_logits[0, 0] = float("nan")
+    predictions.class_logits[0, 1, 2] = float("inf")
+    predictions.box_offsets[0, 2] = float("nan")
+    predictions.box_offsets[0, 3, 2] = 1e4  # exp of it is infinite
+    settings = DetectionSettings(nms_iou_threshold=1.0, top_k=100, score_threshold=0.1)
     with warnings.catch_warnings():  # NumPy's, of the interpreter
         warnings.simplefilter("ignore")
-        bad = best_scores(spoilt.to(device)).cpu()
-    assert bad[1, 3] == bad[1, 4] == bad[0, 5] == -1
-    assert torch.equal(bad == -1, best_scores_plain(spoilt) == -1)
+        found = detect(
+            moved(predictions, device, torch.float32), anchors.to(device), settings, candidates=40
+        )
+    assert int(found.valid.sum()) == 2 * 36
+    assert found.class_ids[0, :72].tolist() == [0] * 36 + [1] * 36
+    expected = predictions.coefficients[0, 4:].repeat(2, 1)
+    assert torch.equal(found.coefficients[0, :72].cpu(), expected)
 
 
-@pytest.mark.parametrize("count", [1, 20, None])
-def test_decoding_of_candidates(device, count):
-    torch.manual_seed(0)
-    anchors = torch.rand(37, 4)
-    logits, offsets = torch.randn(2, 37, 6) * 3, torch.randn(2, 37, 4) * 2
-    offsets[0, 0, 2] = 1e4  # exp of it is infinite
-    offsets[1, 1, 0] = float("nan")
-    index = None
-    if count is not None:
-        index = torch.stack([torch.randperm(37)[:count] for _ in range(2)])
-        index[0, -1] = 0
-    known = torch.rand(2, count or 37) < 0.8
-    known[0, -1] = True
-    for dtype in (torch.float32, torch.float16):
-        given = logits.to(dtype), offsets.to(dtype), anchors, index, known
-        expected = decode_plain(*given)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            moved = [None if each is None else each.to(device) for each in given]
-            predictions = Predictions(*moved[:2], coefficients=None, prototypes=None)
-            found = decode(predictions, *moved[2:])
-        for ours, twin in zip(found, expected, strict=True):
-            assert ours.dtype == torch.float32 and ours.shape == twin.shape
-            torch.testing.assert_close(ours.cpu(), twin, rtol=1e-5, atol=1e-6)
-        assert (found[0][0, -1 if count else 0] == 0).all()
-        assert ((found[1] == -1).all(dim=1).cpu() >= ~known).all()
-
-
-@pytest.mark.parametrize("count", [1, 5, 32, 70])
-@pytest.mark.parametrize("threshold", [0, 0.5, 1])
-def test_suppression(device, count, threshold):
-    from yolact_ros.kernels import nms
-
-    torch.manual_seed(count)
-    # Corners on a coarse grid, so that boxes come twice, touch, and overlap by exactly one half.
-    boxes = torch.randint(0, 5, (2, 90, 4)).float() / 4
-    boxes = torch.cat((boxes[..., :2], boxes[..., :2] + boxes[..., 2:]), dim=-1)
-    boxes[1] += torch.rand(90, 4) / 10
-    boxes[:, 0] = 0
-    index = torch.rand(2, 3, 90).argsort(dim=2)[..., :count]
-    scores = torch.randint(1, 9, (2, 3, count)).float().sort(descending=True).values / 9
-    scores[..., count * 4 // 5 :], index[..., count * 4 // 5 :] = -1, 0  # padding
-    expected = suppress_plain(boxes, index, scores, threshold)
-    found = nms.suppress(boxes.to(device), index.to(device), scores.to(device), threshold)
-    assert torch.equal(found.cpu(), expected)
-    if count == 70:
-        assert torch.equal(expected, scores) == (threshold == 1)
-    # One list for an image, as boxes that compete across classes have.
-    one = nms.suppress(boxes.to(device), index[:, 1].to(device), scores[:, 1].to(device), threshold)
-    assert torch.equal(one.cpu(), expected[:, 1])
-    if threshold == 0:  # there overlaps in half precision are those in float32
-        halves = boxes.half(), index, scores.half()
-        twin = suppress_plain(halves[0].float(), index, halves[2].float(), 0)
-        ours = nms.suppress(*(half.to(device) for half in halves), 0)
-        assert torch.equal(ours.cpu().float(), twin)
+def test_fast_nms_says_what_it_did_not_look_at(device):
+    predictions, anchors = crowd(batch=2, anchors=60, classes=3, seed=5)
+    predictions.class_logits[1, 10:, 0] += 50
+    settings = DetectionSettings(score_threshold=0.1)
+    expected = detect_plain(predictions, anchors, settings)
+    found = detect(
+        moved(predictions, device, torch.float32), anchors.to(device), settings, candidates=10
+    )
+    assert found.complete.tolist() == [False, True]
+    count = int(expected.valid[1].sum())
+    assert count > 0 and int(found.valid[1].sum()) == count
+    assert relative_error(found.boxes[1, :count], expected.boxes[1, :count]) < 1e-5
 
 
 def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
     from yolact_ros.detection import DetectionSettings
     from yolact_ros.engine.fixed import Batch, FixedPath
     from yolact_ros.engine.runtimes.pytorch import run_network
-    from yolact_ros.kernels import candidates, deformable, masks, nms
+    from yolact_ros.kernels import deformable, masks, nms
     from yolact_ros.kernels import preprocess as preprocessing
     from yolact_ros.network import EMBEDDED, build
     from yolact_ros.network.deformable import DeformableConv2d
@@ -369,11 +379,9 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         )
 
     watch(preprocessing, "resize_and_normalise")
-    watch(candidates, "best_scores")
-    watch(candidates, "decode")
     watch(masks, "assemble")
     watch(masks, "pack")
-    watch(nms, "suppress")
+    watch(nms, "fast_nms")
     watch(deformable, "deform_conv2d")
     config = EMBEDDED.replace(
         name="small", image_size=64, fpn_channels=8, num_prototypes=8, mask_rescoring=False
@@ -387,13 +395,6 @@ def test_the_path_in_fixed_shapes_uses_them(device, monkeypatch):
         used.clear()
         path.prepare([image], batch.numbers())
         path.run()
-    assert used == [
-        "resize_and_normalise",
-        "best_scores",
-        "decode",
-        "suppress",
-        "assemble",
-        "pack",
-    ]
+    assert used == ["resize_and_normalise", "fast_nms", "assemble", "pack"]
     DeformableConv2d(16, 16).to(device)(torch.zeros(1, 16, 4, 4, device=device))
     assert used[-1] == "deform_conv2d"

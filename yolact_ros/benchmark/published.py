@@ -1,7 +1,8 @@
 """The published implementation, from a checkout of github.com/dbolya/yolact, as it is.
 
-Its code asks for CUDA when imported and for a compiled deformable convolution. It is given the
-convolution of torchvision and, where there is no CUDA, stand-ins for the few calls that need it.
+Its code asks for CUDA when imported, for a compiled deformable convolution and for pycocotools. It
+is given the convolution of torchvision and stand-ins for what it imports but does not use here:
+pycocotools and, where there is no CUDA, the few calls that need it.
 Its files stay as they are.
 """
 
@@ -25,11 +26,11 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from yolact_ros.benchmark.contender import Contender, Found
-from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.network import PUBLISHED, Yolact, official_name
 from yolact_ros.network.anchors import feature_sizes
+from yolact_ros.network.fusing import cudnn_benchmark
 
-_MODULES = ("backbone", "data", "dcn_v2", "layers", "utils", "yolact")
+_MODULES = ("backbone", "data", "dcn_v2", "layers", "pycocotools", "utils", "yolact")
 
 
 class _DeformableConv(nn.Module):
@@ -148,9 +149,11 @@ def _imports(checkout: Path) -> Iterator[None]:
     """Within, the checkout's modules can be imported; before and after, their names are free."""
     dcn = ModuleType("dcn_v2")
     dcn.DCN = _DeformableConv  # type: ignore[attr-defined]
+    coco = ModuleType("pycocotools")  # whose masks it imports, and uses in training alone
+    coco.mask = ModuleType("pycocotools.mask")  # type: ignore[attr-defined]
     with mock.patch.object(sys, "path", [str(checkout), *sys.path]):
         before = _take_modules()
-        sys.modules["dcn_v2"] = dcn
+        sys.modules |= {"dcn_v2": dcn, "pycocotools": coco}
         try:
             yield
         finally:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yolact_ros import kernels
 from yolact_ros.detection import boxes as box_ops
 from yolact_ros.network.predictions import Predictions
 
@@ -23,7 +22,7 @@ class Candidates:
     scores: Tensor
     """[B, C, N] of all classes but background; -1 for padding."""
     rest: Tensor | None
-    """[B]: what no other anchor's best class scores more than; None where there are no others."""
+    """[B]: what no other anchor's best class scores more than; None where no others matter."""
 
 
 def find_candidates(
@@ -32,12 +31,13 @@ def find_candidates(
     """The `count` anchors of each image whose best classes score highest; None: all whose best
     classes score more than the threshold. Those that do not are padding. `anchors` [P, 4]."""
     best = best_scores(predictions.class_logits)  # [B, P]
+    has_all = count is None
     if count is None:
         count = max(1, int((best > threshold).sum(dim=1).max()))
     index = rest = None
     if count < best.shape[1]:
         best, index = best.topk(count, sorted=False)  # [B, N]
-        rest = best.amin(dim=1)
+        rest = None if has_all else best.amin(dim=1)
     boxes, scores = decode(predictions, anchors, index, best > threshold)
     return Candidates(index, boxes, scores, rest)
 
@@ -47,16 +47,6 @@ def best_scores(logits: Tensor) -> Tensor:
 
     It is -1 where half precision gave no number.
     """
-    if kernels.usable(logits, "best_scores"):
-        with kernels.attempt(logits, "best_scores"):
-            from yolact_ros.kernels import candidates
-
-            return candidates.best_scores(logits)
-    return best_scores_plain(logits)
-
-
-def best_scores_plain(logits: Tensor) -> Tensor:
-    """`best_scores` for every device."""
     return _class_scores(logits).amax(dim=-1).nan_to_num(-1)
 
 
@@ -69,19 +59,6 @@ def decode(
     -1. `index` [B, N] says which anchors; None: all.
     """
     logits, offsets = predictions.class_logits, predictions.box_offsets
-    if kernels.usable(logits, "decode"):
-        with kernels.attempt(logits, "decode"):
-            from yolact_ros.kernels import candidates
-
-            variances = (box_ops.CENTRE_VARIANCE, box_ops.SIZE_VARIANCE)
-            return candidates.decode(logits, offsets, anchors, index, known, variances)
-    return decode_plain(logits, offsets, anchors, index, known)
-
-
-def decode_plain(
-    logits: Tensor, offsets: Tensor, anchors: Tensor, index: Tensor | None, known: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`decode` for every device."""
     if index is not None:
         logits, offsets, anchors = take(logits, index), take(offsets, index), anchors[index]
     boxes = box_ops.decode(offsets.float(), anchors)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolact_ros import kernels
+from yolact_ros.detection.boxes import CENTRE_VARIANCE, SIZE_VARIANCE
 from yolact_ros.detection.candidates import find_candidates, take
 from yolact_ros.detection.nms import cross_class_fast_nms, fast_nms, standard_nms
 from yolact_ros.detection.settings import DetectionSettings
@@ -36,7 +38,7 @@ class Detections:
     valid: Tensor
     """[B, K] bool; the other fields say nothing where it is False."""
     complete: Tensor | None = None
-    """[B] bool: whether no anchor that was not looked at could be among them; None: none could."""
+    """[B] bool: whether these are what all anchors would have given; None: they are."""
 
     def trimmed(self) -> Detections:
         """Without the columns that are valid in no image; reads a number from the device."""
@@ -80,22 +82,37 @@ def detect(
         predictions: Of the network.
         anchors: [P, 4], those of the network.
         settings: How to do it.
-        candidates: So many anchors of each image are looked at, those of the best scores; then no
-            shape depends on values, as graphs need it. None: all that pass the threshold, and less
-            is computed where there is little to find. The result is the same where `complete`.
+        candidates: So many anchors of each image are looked at, and no shape depends on values, as
+            graphs need it. None: all that pass the threshold, and less is computed where there is
+            little to find. The result is the same where `complete`.
         thresholds: Instead of those of the settings, with `candidates`.
 
     Raises:
         ValueError: For `candidates` with standard NMS, whose result has no fixed length.
     """
-    has_fixed_shapes = candidates is not None
-    if has_fixed_shapes and settings.nms_method == "standard":
-        raise ValueError("nms_method='standard' has no fixed shapes: use 'fast' or 'cross_class'")
+    if candidates is not None:
+        if settings.nms_method == "standard":
+            raise ValueError("nms_method='standard' has no fixed shapes: use fast or cross_class")
+        candidates = min(candidates, len(anchors))
+        logits = predictions.class_logits
+        if settings.nms_method == "fast" and kernels.usable(logits, "fast_nms"):
+            with kernels.attempt(logits, "fast_nms"):
+                return _detect_by_kernels(predictions, anchors, settings, candidates, thresholds)
+    return detect_plain(predictions, anchors, settings, candidates, thresholds)
+
+
+def detect_plain(
+    predictions: Predictions,
+    anchors: Tensor,
+    settings: DetectionSettings,
+    candidates: int | None = None,
+    thresholds: Thresholds | None = None,
+) -> Detections:
+    """`detect` for every device."""
     least, threshold = thresholds or Thresholds.of(settings)
     found = find_candidates(predictions, anchors, threshold, candidates)
-    if not has_fixed_shapes:
+    if candidates is None:
         settings = _with_shorter_lists(settings, found.scores)
-
     method = _METHODS[settings.nms_method]
     kept, candidate, class_ids = method(found.boxes, found.scores, settings)  # [B, M] each
     if settings.class_ids:
@@ -106,7 +123,7 @@ def detect(
     anchor = candidate if found.anchors is None else found.anchors.gather(1, candidate)
     coefficients = predictions.coefficients
     complete = None
-    if has_fixed_shapes and found.rest is not None:
+    if found.rest is not None:
         # Anchors that were left out come after all of a better score, and suppress none of them.
         complete = found.rest <= threshold
         if kept.shape[1] == settings.top_k:
@@ -118,6 +135,45 @@ def detect(
         coefficients=None if coefficients is None else take(coefficients, anchor),
         valid=kept > least,
         complete=complete,
+    )
+
+
+def _detect_by_kernels(
+    predictions: Predictions,
+    anchors: Tensor,
+    settings: DetectionSettings,
+    candidates: int,
+    thresholds: Thresholds | None,
+) -> Detections:
+    from yolact_ros.kernels import nms
+
+    logits, coefficients = predictions.class_logits, predictions.coefficients
+    # Filled on the device: a copy to it could not be captured.
+    least, threshold = (
+        each if isinstance(each, Tensor) else torch.full((), each, device=logits.device)
+        for each in thresholds or Thresholds.of(settings)
+    )
+    classes = logits.shape[-1] - 1
+    found = nms.fast_nms(
+        logits,
+        predictions.box_offsets,
+        anchors,
+        variances=(CENTRE_VARIANCE, SIZE_VARIANCE),
+        anchor_threshold=threshold,
+        threshold=least,
+        iou_threshold=settings.nms_iou_threshold,
+        class_ids=settings.class_ids,
+        capacity=candidates,
+        class_top_k=settings.nms_top_k,
+        top_k=min(settings.top_k, classes * min(settings.nms_top_k, candidates)),
+    )
+    return Detections(
+        boxes=found.boxes,
+        scores=found.scores,
+        class_ids=found.class_ids.long(),
+        coefficients=None if coefficients is None else take(coefficients, found.anchors.long()),
+        valid=found.scores > least,
+        complete=found.candidates <= candidates,
     )
 
 

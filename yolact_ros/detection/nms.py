@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from yolact_ros import kernels
 from yolact_ros.detection.boxes import iou
 from yolact_ros.detection.candidates import take
 from yolact_ros.detection.settings import DetectionSettings
@@ -66,16 +65,6 @@ def suppress(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> 
     Each list has falling scores and says with `index` [B, ..., T] which of its image's `boxes`
     [B, N, 4] they are of.
     """
-    if kernels.usable(boxes, "suppress"):
-        with kernels.attempt(boxes, "suppress"):
-            from yolact_ros.kernels import nms
-
-            return nms.suppress(boxes, index, scores, threshold)
-    return suppress_plain(boxes, index, scores, threshold)
-
-
-def suppress_plain(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """`suppress` for every device."""
     boxes = take(boxes, index.flatten(1)).unflatten(1, index.shape[1:])  # [B, ..., T, 4]
     overlaps = iou(boxes, boxes).triu_(diagonal=1)
     return scores.masked_fill(overlaps.amax(dim=-2) > threshold, -1)

@@ -25,9 +25,9 @@ from yolact_ros.network import Predictions
 ImageSizes = tuple[tuple[int, int], ...]
 """(height, width) of each image of a batch."""
 
-CANDIDATES = 2048
-"""Anchors of an image that detection looks at: those of the best scores. Where others could have
-changed what is found, the plain path takes over; so many never matter in photographs."""
+CANDIDATES = 4096
+"""Anchors of an image that detection looks at. Where others could have changed what is found, the
+plain path takes over; so many never pass the threshold in photographs."""
 
 
 @dataclass(frozen=True)

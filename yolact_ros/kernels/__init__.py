@@ -4,10 +4,9 @@
 |---|---|
 | `preprocess.resize_and_normalise` | `engine.preprocess` |
 | `deformable.deform_conv2d` | torchvision's operator |
-| `candidates.best_scores`, `candidates.decode` | `detection.candidates` |
 | `masks.assemble` | `detection.masks` |
 | `masks.pack` | `detection.regions` |
-| `nms.suppress` | `detection.nms` |
+| `nms.fast_nms` | `detection.detections` |
 
 Nothing here imports Triton before a kernel is wanted: PyTorch for CPUs comes without it.
 """

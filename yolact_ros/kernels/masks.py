@@ -10,7 +10,7 @@ from torch import Tensor
 from yolact_ros.kernels import multiprocessors
 
 _BLOCK_BYTES = 128
-_BLOCK_CELLS = 128
+_BLOCK_MASKS, _BLOCK_CELLS = 32, 128
 _PROGRAMS = 8  # for each multiprocessor
 
 
@@ -27,8 +27,7 @@ def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
     out = torch.empty(
         (batch, count, height, width), dtype=prototypes.dtype, device=prototypes.device
     )
-    block_masks = 16 if count <= 16 else 32
-    grid = (triton.cdiv(height * width, _BLOCK_CELLS), triton.cdiv(count, block_masks), batch)
+    grid = (triton.cdiv(height * width, _BLOCK_CELLS), triton.cdiv(count, _BLOCK_MASKS), batch)
     _assemble[grid](
         coefficients.contiguous(),
         prototypes,
@@ -40,14 +39,15 @@ def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
         width,
         *prototypes.stride(),
         BLOCK_K=max(16, triton.next_power_of_2(k)),
-        BLOCK_MASKS=block_masks,
+        BLOCK_MASKS=_BLOCK_MASKS,
         BLOCK_CELLS=_BLOCK_CELLS,
         enable_fp_fusion=True,
     )
     return out
 
 
-@triton.jit
+# One variant for all numbers of masks: another would be compiled on a live frame.
+@triton.jit(do_not_specialize=["count"])
 def _assemble(
     coefficients,  # [B, K, k]
     prototypes,  # [B, k, Hp, Wp]

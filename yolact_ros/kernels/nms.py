@@ -1,89 +1,367 @@
-"""Fast NMS: which boxes overlap a better one too much, without a matrix of all pairs in memory."""
+"""Fast NMS (YOLACT, section 4.2) without sorting: from logits and offsets to detections.
+
+Few anchors pass the threshold, and few of their classes. These are listed, in whatever order the
+programs come to them; places among them are found by counting who is better, so that no order of
+the lists changes the result.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_BLOCK = 32
+_ANCHORS = 16
+_CANDIDATES, _OTHER_CANDIDATES = 32, 64
+_PAIRS, _OTHER_PAIRS = 32, 512
 
 
-def suppress(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Scores [B, ..., T], with -1 where a better box of the list overlaps by over `threshold`.
+class Found(NamedTuple):
+    """At most K detections of each of B images, by falling score; the rest is 0."""
 
-    Exactly what its twin gives for float32: no product is fused with a sum.
+    boxes: Tensor
+    """float32 [B, K, 4] (x1, y1, x2, y2)."""
+    scores: Tensor
+    """float32 [B, K]."""
+    class_ids: Tensor
+    """int32 [B, K]."""
+    anchors: Tensor
+    """int32 [B, K]."""
+    candidates: Tensor
+    """int32 [B]: anchors that passed the threshold. Those beyond `capacity` were not looked at."""
+
+
+def fast_nms(
+    logits: Tensor,
+    offsets: Tensor,
+    anchors: Tensor,
+    *,
+    variances: tuple[float, float],
+    anchor_threshold: Tensor,
+    threshold: Tensor,
+    iou_threshold: float,
+    class_ids: tuple[int, ...],
+    capacity: int,
+    class_top_k: int,
+    top_k: int,
+) -> Found:
+    """What is found in B images.
 
     Args:
-        boxes: [B, N, 4], with finite areas.
-        index: int64 [B, ..., T]: which of its image's boxes each list has.
-        scores: [B, ..., T], falling.
-        threshold: IoU.
+        logits: [B, P, C + 1]; the first is background.
+        offsets: [B, P, 4].
+        anchors: float32 [P, 4] (cx, cy, w, h).
+        variances: Of the offsets of centres and of sizes.
+        anchor_threshold: float32 []: what an anchor's best class must score more than.
+        threshold: float32 []: the same of each class of it, not negative.
+        iou_threshold: Of a box and a better one of its class.
+        class_ids: Those wanted; empty: all.
+        capacity: Anchors of an image that there is room for.
+        class_top_k: So many of each class are looked at, the best.
+        top_k: K.
     """
-    batch, candidates, _ = boxes.shape
-    count = scores.shape[-1]
-    lists = scores.numel() // count
-    scores = scores.contiguous()
-    out = torch.empty_like(scores)
-    _suppress[(lists, triton.cdiv(count, _BLOCK))](
-        boxes.contiguous(),
-        index.contiguous(),
-        scores,
-        out,
-        candidates,
-        lists // batch,
-        count,
-        float(threshold),
-        BLOCK=_BLOCK,
-        enable_fp_fusion=False,
+    batch, total, classes = logits.shape[0], logits.shape[1], logits.shape[2] - 1
+    logits, device = logits.contiguous(), logits.device
+    counts = torch.zeros((2, batch), dtype=torch.int32, device=device)
+    index = torch.empty((batch, capacity), dtype=torch.int32, device=device)
+    block_classes = triton.next_power_of_2(classes + 1)
+    _list_candidates[(triton.cdiv(total, _ANCHORS), batch)](
+        logits,
+        anchor_threshold,
+        counts[0],
+        index,
+        total,
+        classes,
+        capacity,
+        BLOCK=_ANCHORS,
+        BLOCK_CLASSES=block_classes,
+        enable_fp_fusion=True,
     )
-    return out
+    boxes = torch.empty((batch, capacity, 4), dtype=torch.float32, device=device)
+    scores = torch.empty((batch, classes, capacity), dtype=torch.float32, device=device)
+    _decode[(triton.cdiv(capacity, _ANCHORS), batch)](
+        logits,
+        offsets.contiguous(),
+        anchors.contiguous(),
+        counts[0],
+        index,
+        boxes,
+        scores,
+        total,
+        classes,
+        capacity,
+        *variances,
+        BLOCK=_ANCHORS,
+        BLOCK_CLASSES=block_classes,
+        enable_fp_fusion=True,
+    )
+    room = classes * min(class_top_k, capacity)
+    keys = torch.empty((batch, room), dtype=torch.int64, device=device)
+    members = torch.empty((batch, room), dtype=torch.int32, device=device)
+    _suppress[(triton.cdiv(capacity, _CANDIDATES), classes, batch)](
+        boxes,
+        scores,
+        index,
+        counts,
+        _wanted(class_ids, classes, device),
+        threshold,
+        keys,
+        members,
+        batch,
+        total,
+        classes,
+        capacity,
+        room,
+        class_top_k,
+        float(iou_threshold),
+        BLOCK=_CANDIDATES,
+        OTHERS=_OTHER_CANDIDATES,
+        enable_fp_fusion=False,  # as PyTorch rounds
+    )
+    table = torch.zeros((batch, top_k, 7), dtype=torch.int32, device=device)
+    _rank[(triton.cdiv(room, _PAIRS), batch)](
+        boxes,
+        counts[1],
+        keys,
+        members,
+        table,
+        total,
+        capacity,
+        room,
+        top_k,
+        BLOCK=_PAIRS,
+        OTHERS=_OTHER_PAIRS,
+        num_warps=8,
+    )
+    numbers = table[..., :5].view(torch.float32)
+    return Found(numbers[..., :4], numbers[..., 4], table[..., 5], table[..., 6], counts[0])
+
+
+def _wanted(class_ids: tuple[int, ...], classes: int, device: torch.device) -> Tensor:
+    """bool [C], made without a copy to the device."""
+    if not class_ids:
+        return torch.ones(classes, dtype=torch.bool, device=device)
+    numbers = torch.arange(classes, device=device)
+    return torch.stack([numbers == i for i in class_ids]).any(dim=0)
+
+
+@triton.jit
+def _softmax(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
+    # Scores [N, labels] of some anchors; all of an anchor are no numbers where one logit is none.
+    label = tl.arange(0, BLOCK_CLASSES)[None, :]
+    values = tl.load(
+        logits + row[:, None] * labels + label,
+        mask=there[:, None] & (label < labels),
+        other=0.0,
+    ).to(tl.float32)
+    values = tl.where(label < labels, values, float("-inf"))
+    powers = tl.exp(values - tl.max(values, axis=1)[:, None])
+    return powers / tl.sum(powers, axis=1)[:, None]
+
+
+@triton.jit
+def _list_candidates(
+    logits,  # [B, total, classes + 1]
+    threshold,  # []
+    counts,  # [B]
+    index,  # [B, capacity]
+    total,
+    classes,
+    capacity,
+    BLOCK: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+):
+    # One program: BLOCK anchors of one image.
+    image = tl.program_id(1).to(tl.int64)
+    anchor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [N]
+    there = anchor < total
+    score = _softmax(logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES)
+    label = tl.arange(0, BLOCK_CLASSES)[None, :]
+    best = tl.max(tl.where((label > 0) & (score == score), score, -1.0), axis=1)
+    passes = (there & (best > tl.load(threshold))).to(tl.int32)
+    if tl.sum(passes) > 0:
+        first = tl.atomic_add(counts + image, tl.sum(passes))
+        place = first + tl.cumsum(passes, axis=0) - 1
+        tl.store(index + image * capacity + place, anchor, mask=(passes > 0) & (place < capacity))
+
+
+@triton.jit
+def _decode(
+    logits,  # [B, total, classes + 1]
+    offsets,  # [B, total, 4]
+    anchors,  # [total, 4]
+    counts,  # [B]
+    index,  # [B, capacity]
+    boxes,  # [B, capacity, 4]
+    scores,  # [B, classes, capacity]
+    total,
+    classes,
+    capacity,
+    centre_variance,
+    size_variance,
+    BLOCK: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+):
+    # One program: BLOCK candidates of one image. Those without a finite box score -1.
+    image = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * BLOCK
+    count = tl.minimum(tl.load(counts + image), capacity)
+    if first < count:
+        candidate = first + tl.arange(0, BLOCK)  # [N]
+        there = candidate < count
+        anchor = tl.load(index + image * capacity + candidate, mask=there, other=0)
+        row = image * total + anchor
+        offset, prior = offsets + row * 4, anchors + anchor * 4
+        prior_width = tl.load(prior + 2, mask=there, other=0.0)
+        prior_height = tl.load(prior + 3, mask=there, other=0.0)
+        dx = tl.load(offset, mask=there, other=0.0).to(tl.float32)
+        dy = tl.load(offset + 1, mask=there, other=0.0).to(tl.float32)
+        dw = tl.load(offset + 2, mask=there, other=0.0).to(tl.float32)
+        dh = tl.load(offset + 3, mask=there, other=0.0).to(tl.float32)
+        width = prior_width * tl.exp(dw * size_variance)
+        height = prior_height * tl.exp(dh * size_variance)
+        x1 = tl.load(prior, mask=there, other=0.0) + dx * centre_variance * prior_width
+        y1 = tl.load(prior + 1, mask=there, other=0.0) + dy * centre_variance * prior_height
+        x1, y1 = x1 - width / 2, y1 - height / 2
+        x2, y2 = x1 + width, y1 + height
+        finite = (tl.abs(x1) < float("inf")) & (tl.abs(y1) < float("inf"))
+        finite &= (tl.abs(x2) < float("inf")) & (tl.abs(y2) < float("inf"))
+        box = boxes + (image * capacity + candidate) * 4
+        tl.store(box, tl.where(finite, x1, 0.0), mask=there)
+        tl.store(box + 1, tl.where(finite, y1, 0.0), mask=there)
+        tl.store(box + 2, tl.where(finite, x2, 0.0), mask=there)
+        tl.store(box + 3, tl.where(finite, y2, 0.0), mask=there)
+        score = _softmax(logits, row, there, classes + 1, BLOCK_CLASSES)  # [N, classes + 1]
+        label = tl.arange(0, BLOCK_CLASSES)[None, :]
+        tl.store(
+            scores + (image * classes + label - 1) * capacity + candidate[:, None],
+            tl.where(finite[:, None], score, -1.0),
+            mask=there[:, None] & (label > 0) & (label <= classes),
+        )
 
 
 @triton.jit
 def _corners(boxes, index, known):
-    # (x1, y1, x2, y2) of the boxes that an index lists, 0 of those that are not known.
-    at = boxes + tl.load(index, mask=known, other=0) * 4
-    x1 = tl.load(at, mask=known, other=0.0).to(tl.float32)
-    y1 = tl.load(at + 1, mask=known, other=0.0).to(tl.float32)
-    x2 = tl.load(at + 2, mask=known, other=0.0).to(tl.float32)
-    y2 = tl.load(at + 3, mask=known, other=0.0).to(tl.float32)
+    # (x1, y1, x2, y2) of some boxes, 0 of those that are not known.
+    at = boxes + index * 4
+    x1 = tl.load(at, mask=known, other=0.0)
+    y1 = tl.load(at + 1, mask=known, other=0.0)
+    x2 = tl.load(at + 2, mask=known, other=0.0)
+    y2 = tl.load(at + 3, mask=known, other=0.0)
     return x1, y1, x2, y2
 
 
 @triton.jit
 def _suppress(
-    boxes,  # [B, candidates, 4]
-    index,  # [B * lists, T]
-    scores,  # [B * lists, T]
-    out,  # [B * lists, T]
-    candidates,
-    lists,
-    count,
-    threshold,
+    boxes,  # [B, capacity, 4]
+    scores,  # [B, classes, capacity]
+    index,  # [B, capacity]
+    counts,  # [2, B]: candidates, pairs of class and candidate that stay
+    wanted,  # bool [classes]
+    threshold,  # []
+    keys,  # int64 [B, room]: the pairs' scores, then what they are; see below
+    members,  # [B, room]: their candidates
+    batch,
+    total,
+    classes,
+    capacity,
+    room,
+    top_k,
+    iou_threshold,
     BLOCK: tl.constexpr,
+    OTHERS: tl.constexpr,
 ):
-    # One program: BLOCK boxes of one list, against all that come before each of them.
-    start = tl.program_id(0).to(tl.int64) * count
-    boxes += (tl.program_id(0) // lists).to(tl.int64) * candidates * 4
-    index += start
-    first = tl.program_id(1) * BLOCK
-    box = first + tl.arange(0, BLOCK)  # [N]
-    there = box < count
-    x1, y1, x2, y2 = _corners(boxes, index + box, there)
-    area = (x2 - x1) * (y2 - y1)
-    largest = tl.zeros((BLOCK,), dtype=tl.float32)
-    for other in range(0, first + BLOCK, BLOCK):
-        better = other + tl.arange(0, BLOCK)  # [M]
-        known = better < count
-        left, top, right, bottom = _corners(boxes, index + better, known)
-        width = tl.minimum(right[:, None], x2[None, :]) - tl.maximum(left[:, None], x1[None, :])
-        height = tl.minimum(bottom[:, None], y2[None, :]) - tl.maximum(top[:, None], y1[None, :])
-        shared = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)  # [M, N]
-        union = ((right - left) * (bottom - top))[:, None] + area[None, :] - shared
-        iou = tl.div_rn(shared, tl.maximum(union, 1.1754943508222875e-38))
-        iou = tl.where(better[:, None] < box[None, :], iou, 0.0)
-        largest = tl.maximum(largest, tl.max(iou, axis=0))
-    score = tl.load(scores + start + box, mask=there, other=-1.0)
-    tl.store(out + start + box, tl.where(largest > threshold, -1.0, score), mask=there)
+    # One program: BLOCK candidates of one image in one class, against all that score more there.
+    first = tl.program_id(0) * BLOCK
+    label = tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    count = tl.minimum(tl.load(counts + image), capacity)
+    least = tl.load(threshold)
+    boxes += image * capacity * 4
+    scores += (image * classes + label) * capacity
+    index += image * capacity
+    if (first < count) & (tl.load(wanted + label) != 0):
+        candidate = first + tl.arange(0, BLOCK)  # [N]
+        there = candidate < count
+        score = tl.load(scores + candidate, mask=there, other=-1.0)
+        stays = score > least
+        if tl.max(stays.to(tl.int32)) > 0:
+            anchor = tl.load(index + candidate, mask=there, other=0)
+            x1, y1, x2, y2 = _corners(boxes, candidate, there)
+            area = (x2 - x1) * (y2 - y1)
+            largest = tl.zeros((BLOCK,), dtype=tl.float32)
+            place = tl.zeros((BLOCK,), dtype=tl.int32)
+            for start in range(0, count, OTHERS):
+                other = start + tl.arange(0, OTHERS)  # [M]
+                known = other < count
+                its_score = tl.load(scores + other, mask=known, other=-1.0)[:, None]
+                its_anchor = tl.load(index + other, mask=known, other=0)[:, None]
+                better = (its_score > score[None, :]) | (
+                    (its_score == score[None, :]) & (its_anchor < anchor[None, :])
+                )  # [M, N]
+                left, top, right, bottom = _corners(boxes, other, known)
+                width = tl.minimum(right[:, None], x2[None, :])
+                width -= tl.maximum(left[:, None], x1[None, :])
+                height = tl.minimum(bottom[:, None], y2[None, :])
+                height -= tl.maximum(top[:, None], y1[None, :])
+                shared = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)
+                union = ((right - left) * (bottom - top))[:, None] + area[None, :] - shared
+                iou = tl.div_rn(shared, tl.maximum(union, 1.1754943508222875e-38))
+                largest = tl.maximum(largest, tl.max(tl.where(better, iou, 0.0), axis=0))
+                place += tl.sum(better.to(tl.int32), axis=0)
+            stays &= (place < top_k) & (largest <= iou_threshold)
+            number = stays.to(tl.int32)
+            if tl.sum(number) > 0:
+                slot = tl.atomic_add(counts + batch + image, tl.sum(number))
+                at = image * room + slot + tl.cumsum(number, axis=0) - 1
+                # Larger for those that come first: by score, which is positive, so that its bits
+                # are in order; then by class and anchor.
+                key = (score.to(tl.int32, bitcast=True).to(tl.int64) + 1) << 32
+                key -= label.to(tl.int64) * total + anchor + 1
+                tl.store(keys + at, key, mask=stays)
+                tl.store(members + at, candidate, mask=stays)
+
+
+@triton.jit
+def _rank(
+    boxes,  # [B, capacity, 4]
+    counts,  # [B]
+    keys,  # [B, room]
+    members,  # [B, room]
+    table,  # [B, top_k, 7]: box and score as bits of float32, class, anchor
+    total,
+    capacity,
+    room,
+    top_k,
+    BLOCK: tl.constexpr,
+    OTHERS: tl.constexpr,
+):
+    # One program: BLOCK pairs of one image, to the places that their keys give them.
+    first = tl.program_id(0) * BLOCK
+    image = tl.program_id(1).to(tl.int64)
+    count = tl.load(counts + image)
+    keys += image * room
+    members += image * room
+    if first < count:
+        pair = first + tl.arange(0, BLOCK)  # [N]
+        key = tl.load(keys + pair, mask=pair < count, other=0)
+        place = tl.zeros((BLOCK,), dtype=tl.int32)
+        for start in range(0, count, OTHERS):
+            other = start + tl.arange(0, OTHERS)  # [M]
+            its_key = tl.load(keys + other, mask=other < count, other=0)
+            place += tl.sum((its_key[:, None] > key[None, :]).to(tl.int32), axis=0)
+        chosen = (pair < count) & (place < top_k)
+        candidate = tl.load(members + pair, mask=chosen, other=0)
+        x1, y1, x2, y2 = _corners(boxes + image * capacity * 4, candidate, chosen)
+        bits, rest = key >> 32, 0xFFFFFFFF - (key & 0xFFFFFFFF)
+        row = table + (image * top_k + place) * 7
+        tl.store(row, x1.to(tl.int32, bitcast=True), mask=chosen)
+        tl.store(row + 1, y1.to(tl.int32, bitcast=True), mask=chosen)
+        tl.store(row + 2, x2.to(tl.int32, bitcast=True), mask=chosen)
+        tl.store(row + 3, y2.to(tl.int32, bitcast=True), mask=chosen)
+        tl.store(row + 4, bits.to(tl.int32), mask=chosen)
+        tl.store(row + 5, (rest // total).to(tl.int32), mask=chosen)
+        tl.store(row + 6, (rest % total).to(tl.int32), mask=chosen)

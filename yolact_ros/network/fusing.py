@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,8 @@ class FusedConv2d(nn.Conv2d):
         """Whether both ways agree on random numbers in the shape and memory order of these."""
         x = torch.randn_like(x)
         shortcut = None if shortcut is None else torch.randn_like(shortcut)
-        expected = self._sum(x, shortcut)
+        with cudnn_benchmark(False):  # a search for what is not taken would be in vain
+            expected = self._sum(x, shortcut)
         scale = torch.linalg.vector_norm(expected, torch.inf).clamp_(min=1e-6)
         expected.relu_()
         torch.full_like(expected, torch.nan)  # what the result's memory may hold before
@@ -119,3 +121,18 @@ def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
         for name, conv in list(parent.named_children()):
             if type(conv) is nn.Conv2d and conv.bias is not None:
                 setattr(parent, name, FusedConv2d(conv, fused).train(conv.training))
+
+
+@contextlib.contextmanager
+def cudnn_benchmark(wanted: bool = True) -> Iterator[None]:
+    """Within, cuDNN tries its kernels for each new shape and takes the fastest, or does not.
+
+    `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
+    user has set of them.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
