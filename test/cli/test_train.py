@@ -1,5 +1,6 @@
 """`yolact train`: settings from a YAML file and the command line."""
 
+import re
 import shlex
 
 import pytest
@@ -107,3 +108,16 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     words = [f"--train=[{tmp_path}/no.json]", f"--output={tmp_path}", "--start=nothing"]
     assert main(["train", *words]) == 1
     assert "no.json cannot be read" in capsys.readouterr().err
+
+
+def test_the_help_says_what_every_setting_means(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    settings = printed.partition("One training run:")[2]
+    assert "COCO-format files to measure accuracy on during the training. (type" in settings
+    options = [" ".join(text.split()) for text in re.split(r"\n  (?=--)", settings)[1:]]
+    assert len(options) > 40
+    for text in options:
+        assert not re.match(r"\S+ \S+ \((type|default)", text), f"no meaning: {text}"

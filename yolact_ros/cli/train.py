@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from yolact_ros.training.settings import TrainingSettings
 from yolact_ros.training.train import train
@@ -35,6 +35,8 @@ def _quiet_lightning() -> None:
 
 def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
     """Settings, and whether to resume. Options win over the file of --config."""
+    # The meaning of a setting is the docstring below it.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="yolact train",
         description="Train a network on COCO-format data. See docs/training.md.",

@@ -29,10 +29,13 @@ class ScheduleSettings:
     """Images an iteration, all devices together. Another size than 8 multiplies the learning rate
     and divides the iterations by the same factor, as published; the warm-up stays as it is."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The papers have SGD."""
     learning_rate: float = 1e-3
+    """After the warm-up, at batch size 8."""
     momentum: float = 0.9
     """Of SGD; AdamW takes it as its first beta."""
     weight_decay: float = 5e-4
+    """Of all parameters."""
     warmup_iterations: int = 500
     """At any batch size."""
     warmup_learning_rate: float = 1e-4
@@ -116,13 +119,18 @@ class TrainingSettings:
     negatives: bool = False
     """Also train on pictures without any object; as published, they are left out."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    """Numbers to compute in; mixed: layers that gain by it in 16 bits."""
     accelerator: str = "auto"
+    """Kind of device, as Lightning names them: `cpu`, `gpu`; `auto`: a GPU where there is one."""
     devices: int | str = "auto"
+    """How many on each machine; `auto`: all GPUs, or one process on the CPU."""
     num_nodes: int = 1
+    """Machines."""
     workers: int | None = None
     """Processes that load and augment pictures, for each device; none: the machine's processor
     cores, shared by its devices."""
     seed: int = 0
+    """Of all that is random."""
     save_every: int = 1000
     """Iterations between checkpoints."""
     validate_every: int | None = None
