@@ -8,7 +8,7 @@ import torch
 
 from yolact_ros.detection import Instances, SmallMasks
 from yolact_ros.engine import draw_overlay
-from yolact_ros.engine.overlay import class_colours
+from yolact_ros.engine.overlay import class_colours, instance_colours
 
 
 def instances(
@@ -78,6 +78,37 @@ def test_boxes_and_labels(grey):
     labels = draw_overlay(grey, found, boxes=False)
     changed = (labels != grey).any(axis=2)
     assert changed[20:40, 20:60].sum() > 200 and not changed[60:].any()
+
+
+def test_neighbours_of_a_class_differ_and_keep_their_colours():
+    places = [[20, 40, 60, 90], [50, 40, 90, 90], [110, 40, 150, 90]]
+    found = instances(100, 200, places, [1, 1, 1])
+    colours = instance_colours(found)
+    assert np.array_equal(colours[0], class_colours(3)[1])
+    assert np.abs(np.diff(colours.astype(int), axis=0)).sum(axis=1).min() > 60
+    other_order = instances(100, 200, places[::-1], [1, 1, 1])
+    assert np.array_equal(instance_colours(other_order), colours[::-1])
+
+
+def test_labels_keep_clear_of_each_other(grey):
+    """Above, else below the upper edge, and so on; none is wider than the image."""
+    found = instances(100, 200, [[20, 40, 60, 90], [25, 42, 65, 92]], [0, 0], masks=False)
+    both = (draw_overlay(grey, found, boxes=False) != grey).any(axis=2)
+    alone = [
+        (draw_overlay(grey, found[[i]], boxes=False) != grey).any(axis=2).sum() for i in range(2)
+    ]
+    assert both.sum() > 0.95 * sum(alone)
+    narrow = np.full((100, 40, 3), 128, np.uint8)
+    found = instances(100, 40, [[5, 40, 30, 90]], [2], masks=False)
+    assert np.array_equal(draw_overlay(narrow, found, boxes=False), narrow)
+
+
+def test_outlines_of_large_images_are_thicker():
+    found = instances(1300, 1300, [[100, 100, 900, 900]], [0])
+    image = np.full((1300, 1300, 3), 128, np.uint8)
+    drawn = draw_overlay(image, found, alpha=0.5, boxes=False, labels=False)
+    opaque = (drawn[500] == class_colours(1)[0]).all(axis=1)
+    assert opaque[:500].sum() == 2
 
 
 def test_colours_are_stable_and_differ():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,14 +14,40 @@ import numpy.typing as npt
 from yolact_ros.detection import Instances
 
 Image = npt.NDArray[np.uint8]
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
+
+
+_SHADES = ((0.0, 0.75, 1.0), (0.15, 0.75, 1.0), (-0.15, 0.75, 1.0), (0.05, 0.5, 0.7))
+"""Of the instances of a class, from left to right, over and over: hue beside that of the class,
+saturation and value."""
 
 
 def class_colours(count: int) -> npt.NDArray[np.uint8]:
     """A BGR colour for each class id, [count, 3]; the same in every image and every run."""
-    hues = [(0.35 + i * _GOLDEN_RATIO) % 1 for i in range(count)]
-    rgb = [colorsys.hsv_to_rgb(hue, 0.75, 1.0) for hue in hues]
-    return (np.array(rgb)[:, ::-1] * 255).round().astype(np.uint8)
+    return np.array([_colour(i, 0) for i in range(count)], np.uint8).reshape(count, 3)
+
+
+def instance_colours(instances: Instances) -> npt.NDArray[np.uint8]:
+    """BGR colours [n, 3]: those of the classes, in shades that tell neighbours apart.
+
+    The first from the left has the class's own. So colours stay while objects keep their order.
+    """
+    class_ids, boxes = instances.class_ids.numpy(), instances.boxes.numpy()
+    order = np.lexsort((boxes[:, 0] + boxes[:, 2], class_ids))
+    colours = np.empty((len(class_ids), 3), np.uint8)
+    place, last = 0, None
+    for i, class_id in zip(order.tolist(), class_ids[order].tolist(), strict=True):
+        place, last = (place + 1 if class_id == last else 0), class_id
+        colours[i] = _colour(class_id, place % len(_SHADES))
+    return colours
+
+
+@functools.cache
+def _colour(class_id: int, shade: int) -> tuple[int, ...]:
+    hue, saturation, value = _SHADES[shade]
+    rgb = colorsys.hsv_to_rgb((0.35 + class_id * _GOLDEN_RATIO + hue) % 1, saturation, value)
+    return tuple(round(255 * part) for part in reversed(rgb))
 
 
 def draw_overlay(
@@ -31,7 +60,7 @@ def draw_overlay(
 ) -> Image:
     """A copy of the BGR image [H, W, 3] with the instances drawn on it.
 
-    `alpha` is how much of a mask's pixels is its class's colour, 0 to 1; outlines are opaque.
+    `alpha` is how much of a mask's pixels is its colour, 0 to 1; outlines are opaque.
     Raises ValueError for an image of another size than that of the instances.
     """
     height, width = instances.image_size
@@ -43,26 +72,32 @@ def draw_overlay(
     result = image.copy()
     if len(instances) == 0:
         return result
-    colours = class_colours(len(instances.class_names))[instances.class_ids.numpy()]
+    colours = instance_colours(instances)
+    side = min(height, width)
     if instances.small_masks is not None:
-        _draw_masks(result, instances.label_image().numpy(), colours, alpha)
-    thickness = max(1, round(min(image.shape[:2]) / 300))
+        _draw_masks(result, instances.label_image().numpy(), colours, alpha, max(1, side // 600))
+    thickness = max(1, round(side / 300))
     corners, names = instances.integer_boxes().tolist(), instances.names
-    for i in reversed(range(len(instances))):  # the best one on top
-        x1, y1, x2, y2 = corners[i]
-        if x2 < x1 or y2 < y1:
-            continue  # outside the image
-        colour = colours[i].tolist()
-        if boxes:
-            cv2.rectangle(result, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
-        if labels:
-            text = f"{names[i]} {instances.scores[i]:.2f}"
-            _draw_label(result, text, (x1, y1), colour, thickness)
+    shown = [i for i, (x1, y1, x2, y2) in enumerate(corners) if x1 <= x2 and y1 <= y2]
+    if boxes:
+        for i in reversed(shown):  # the best one on top
+            x1, y1, x2, y2 = corners[i]
+            cv2.rectangle(result, (x1, y1), (x2 - 1, y2 - 1), colours[i].tolist(), thickness)
+    if labels:
+        texts = [f"{names[i]} {instances.scores[i]:.2f}" for i in shown]
+        placed = _place_labels(texts, [corners[i] for i in shown], (height, width), thickness)
+        for i, label in reversed(list(zip(shown, placed, strict=True))):
+            if label is not None:
+                _draw_label(result, label, colours[i].tolist())
     return result
 
 
 def _draw_masks(
-    image: Image, label_image: npt.NDArray[np.int32], colours: npt.NDArray[np.uint8], alpha: float
+    image: Image,
+    label_image: npt.NDArray[np.int32],
+    colours: npt.NDArray[np.uint8],
+    alpha: float,
+    thickness: int,
 ) -> None:
     """Blend each instance's colour in, and draw its outline."""
     labels = label_image.astype(np.uint16)
@@ -78,21 +113,61 @@ def _draw_masks(
     blended = cv2.addWeighted(image, 1 - alpha, layer, alpha, 0)
     inside = labels > 0
     # An outline is where the smallest and the largest label around a pixel differ.
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    size = (2 * thickness + 1, 2 * thickness + 1)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, size)
     outline = (cv2.erode(labels, cross) != cv2.dilate(labels, cross)) & inside
     cv2.copyTo(blended, inside.view(np.uint8), image)
     cv2.copyTo(layer, outline.view(np.uint8), image)
 
 
-def _draw_label(
-    image: Image, text: str, corner: tuple[int, int], colour: list[int], thickness: int
-) -> None:
-    """Dark text on a patch of the colour, above the corner where there is room."""
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45 * thickness**0.7
-    (width, height), baseline = cv2.getTextSize(text, font, scale, 1)
-    x = max(0, min(corner[0], image.shape[1] - width))
-    bottom = max(corner[1], height + baseline)
-    cv2.rectangle(image, (x, bottom - height - baseline), (x + width, bottom), colour, cv2.FILLED)
-    cv2.putText(
-        image, text, (x, bottom - baseline // 2 - 1), font, scale, (20, 20, 20), 1, cv2.LINE_AA
-    )
+@dataclass(frozen=True)
+class _Label:
+    """A text on a patch of the image."""
+
+    text: str
+    scale: float
+    left: int
+    top: int
+    right: int
+    bottom: int
+    baseline: int
+    """How far the text's lowest parts reach below its line."""
+
+    def overlaps(self, other: _Label) -> bool:
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
+
+
+def _place_labels(
+    texts: Sequence[str],
+    boxes: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    thickness: int,
+) -> list[_Label | None]:
+    """Above each box, else below its upper edge or beside its lower one: where none is yet.
+
+    None for what is wider than the image. `boxes` (x1, y1, x2, y2), the best first.
+    """
+    placed: list[_Label | None] = []
+    for text, (x1, y1, _, y2) in zip(texts, boxes, strict=True):
+        scale = 0.45 * thickness**0.7
+        (width, height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
+        height += baseline
+        if width > size[1] or height > size[0]:
+            placed.append(None)
+            continue
+        left = max(0, min(x1, size[1] - width))
+        tops = [max(0, min(top, size[0] - height)) for top in (y1 - height, y1, y2 - height, y2)]
+        ways = [_Label(text, scale, left, t, left + width, t + height, baseline) for t in tops]
+        taken = [label for label in placed if label is not None]
+        free = (way for way in ways if not any(way.overlaps(label) for label in taken))
+        placed.append(next(free, ways[0]))
+    return placed
+
+
+def _draw_label(image: Image, label: _Label, colour: list[int]) -> None:
+    """Dark text on the colour."""
+    corner, end = (label.left, label.top), (label.right, label.bottom)
+    cv2.rectangle(image, corner, end, colour, cv2.FILLED)
+    line = (label.left, label.bottom - label.baseline // 2 - 1)
+    cv2.putText(image, label.text, line, _FONT, label.scale, (20, 20, 20), 1, cv2.LINE_AA)

@@ -188,7 +188,7 @@ class Parameters:
     )
     overlay_alpha: float = parameter(
         0.45,
-        "How much of a mask's pixels in the overlay is the colour of the class.",
+        "How much of a mask's pixels in the overlay is its colour.",
         "at once",
         name="overlay.alpha",
         low=0.0,
