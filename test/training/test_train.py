@@ -195,6 +195,12 @@ def test_an_earlier_run_is_not_overwritten(settings):
         train(settings)
 
 
+def test_what_is_not_there_is_not_resumed(settings):
+    with pytest.raises(FileNotFoundError, match=r"no .*last\.ckpt to go on from: .*leave --resume"):
+        train(settings, resume=True)
+    assert not Path(settings.output).exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(settings):
     schedule = dataclasses.replace(settings.schedule, learning_rate=100, warmup_iterations=0)
     settings = dataclasses.replace(settings, schedule=schedule, save_every=1)

@@ -132,14 +132,19 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     """Train as `settings` say; return the weights file.
 
     With `resume`, go on from the last checkpoint in the output folder. Raises DataError for a data
-    set that is not right, FileExistsError when there is a checkpoint but `resume` is off and
-    NonFiniteError when the training diverges.
+    set that is not right, FileExistsError when there is a checkpoint but `resume` is off,
+    FileNotFoundError when there is none but it is on, and NonFiniteError when the training diverges.
     """
     output = Path(settings.output)
     checkpoint = output / LAST_CHECKPOINT
     if checkpoint.exists() and not resume:
         raise FileExistsError(
             f"{checkpoint} is there already: go on with --resume, or choose another output folder"
+        )
+    if resume and not checkpoint.exists():
+        raise FileNotFoundError(
+            f"there is no {checkpoint} to go on from: name the run's folder as output, or leave "
+            "--resume out to begin anew"
         )
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
@@ -150,11 +155,11 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         trainer = make_trainer(settings, callbacks)
     except MisconfigurationException as error:  # a device that is not there
         raise ValueError(str(error)) from error
-    if not checkpoint.exists():
+    if not resume:
         load_start(net, settings)
     module = TrainingModule(net, records, settings)
     # The checkpoint is our own file and holds plain values and tensors.
-    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    trainer.fit(module, ckpt_path=checkpoint if resume else None, weights_only=True)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             callback.measure(trainer.global_step, module.device)
