@@ -1,12 +1,14 @@
 """Pictures are read and written, or there is an error that names the file."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from yolact_ros.cli import main
-from yolact_ros.pictures import PictureError, read_picture, write_picture
+from yolact_ros.pictures import PictureError, UnreadableError, read_picture, write_picture
 
 
 @pytest.fixture
@@ -29,9 +31,76 @@ def test_the_orientation_is_followed_unless_pixels_are_wanted_as_stored(tmp_path
     assert (read_picture(path, as_stored=True) == picture).all()
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(PictureError, match=r"no\.png is missing"):
-        read_picture(tmp_path / "no.png")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_of_a_jpeg(tmp_path, orientation):
+    rows, columns = np.mgrid[:64, :48]
+    stored = np.stack([3 * rows, 5 * columns, rows + columns], axis=2).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=tags, quality=95)
+    for as_stored, flag in ((False, 0), (True, cv2.IMREAD_IGNORE_ORIENTATION)):
+        wanted = cv2.imread(str(path), cv2.IMREAD_COLOR | flag)
+        assert (read_picture(path, as_stored) == wanted).all()
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text"])
+def test_what_cannot_be_read_is_named(tmp_path, kind):
+    path = tmp_path / "no.png"
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "text")
+    reason = {"missing": "is missing", "folder": "cannot be read: .*directory"}
+    with pytest.raises(UnreadableError, match=rf"no\.png {reason.get(kind, 'is not a picture')}"):
+        read_picture(path)
+
+
+def encoded(picture, kind="JPEG", **options):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def with_thumbnail(data):
+    """A JPEG with a whole one in a segment in front, as cameras store thumbnails."""
+    segment = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+    return data[:2] + segment + data[2:]
+
+
+@pytest.fixture
+def files(picture):
+    jpeg = encoded(picture)
+    return {
+        "JPEG": jpeg,
+        "progressive": encoded(picture, progressive=True),
+        "with a thumbnail": with_thumbnail(jpeg),
+        "PNG": encoded(picture, "PNG"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "with a thumbnail", "PNG"])
+def test_pictures_cut_short_are_refused(tmp_path, files, kind):
+    path, data = tmp_path / "a", files[kind]
+    for length in (len(data) // 3, len(data) * 2 // 3, len(data) - 12, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(UnreadableError, match=r"/a is cut short"):
+            read_picture(path)
+        path.write_bytes(data[:length] + bytes(100))
+        with pytest.raises(UnreadableError, match=r"/a is cut short"):
+            read_picture(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "with a thumbnail", "PNG"])
+def test_bytes_behind_a_whole_picture_do_not_matter(tmp_path, files, kind):
+    """Cameras pad, and put a film or more pictures behind the first."""
+    path = tmp_path / "a"
+    path.write_bytes(files[kind])
+    wanted = read_picture(path)
+    second = files["JPEG"][: len(files["JPEG"]) // 2]
+    for more in (bytes(100), b"\xff" * 7, b"\xff\xda and a film", second):
+        path.write_bytes(files[kind] + more)
+        assert (read_picture(path) == wanted).all()
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "file/a.png", "folder.png"])

@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import re
+from mmap import mmap
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+# Neither end can occur within the pixels.
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_MARKER, _JPEG_SCAN = re.compile(rb"\xff[\x01-\xfe]"), b"\xff\xda"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
+
 
 class PictureError(ValueError):
     """A picture that cannot be read or written; the message names the file."""
 
 
+class UnreadableError(PictureError):
+    """A picture or video that is missing, cut short, or none that can be read."""
+
+
 def read_picture(path: Path, as_stored: bool = False) -> npt.NDArray[np.uint8]:
     """A picture as BGR uint8 [H, W, 3], turned as its EXIF orientation says unless `as_stored`.
 
-    Raises PictureError when it is missing or no picture.
+    Raises UnreadableError when it is missing, cut short or no picture.
     """
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     try:
-        picture = cv2.imread(str(path), flags)
-    except cv2.error as error:  # such as too many pixels
-        raise PictureError(f"{path} cannot be read: {error}") from error
+        data = path.read_bytes()
+        if is_cut_short(data):  # some decoders would make up a grey rest
+            raise UnreadableError(f"{path} is cut short")
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except FileNotFoundError as error:
+        raise UnreadableError(f"{path} is missing") from error
+    except (OSError, cv2.error) as error:  # such as a folder, or too many pixels
+        raise UnreadableError(f"{path} cannot be read: {error}") from error
     if picture is None:
-        raise PictureError(f"{path} is missing or is not a picture that can be read")
+        raise UnreadableError(f"{path} is not a picture that can be read")
     return np.asarray(picture, np.uint8)
+
+
+def is_cut_short(data: bytes | mmap) -> bool:
+    """Whether a JPEG or PNG has no end; bytes behind it do not matter. False for other formats."""
+    if data[: len(_JPEG_START)] == _JPEG_START:
+        whole = data[-len(_JPEG_END) :] == _JPEG_END
+        return not whole and data.find(_JPEG_END, _first_scan(data)) < 0
+    if data[: len(_PNG_START)] == _PNG_START:
+        return data.rfind(_PNG_END) < 0
+    return False
+
+
+def _first_scan(data: bytes | mmap) -> int:
+    """Where the pixels of a JPEG begin: segments before them may hold a whole JPEG, a thumbnail."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        at = found.end()
+        if found[0] == _JPEG_SCAN:
+            return at
+        at += int.from_bytes(data[at : at + 2], "big")
+    return len(data)
 
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:

@@ -365,6 +365,13 @@ def test_malformed_compressed_images_are_refused(data, reason, text):
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("data", [JPEG, PNG], ids=["JPEG", "PNG"])
+def test_bytes_behind_a_whole_compressed_image_do_not_matter(data):
+    wanted = bgr_of_compressed(CompressedImage("", data))
+    for more in (bytes(100), b"\xff\xda" + JPEG[: len(JPEG) // 2]):
+        np.testing.assert_array_equal(bgr_of_compressed(CompressedImage("", data + more)), wanted)
+
+
 def test_random_bytes_never_do_more_than_raise():
     rng = np.random.default_rng(0)
     for source in (JPEG, PNG):

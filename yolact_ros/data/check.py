@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -30,14 +30,13 @@ from yolact_ros.data.entries import (
     refuse,
     sift,
 )
+from yolact_ros.pictures import is_cut_short
 
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
 _NO_MASK = "it has no segmentation"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
 _LEAST_IOU, _NEAR = 0.5, 3.0
-# How whole files end. Within the pixels of a JPEG this cannot occur.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,10 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
             return f"{path} cannot be read: it is no picture of a format that OpenCV knows"
         with Image.open(path) as image:
             fits_as_stored(image, path, size)
-            if decode or not _ends_well(path, image.format):
-                image.load()  # unlike OpenCV, it does not make up what is missing
+            if decode or image.format not in ("JPEG", "PNG"):
+                image.load()  # it finds damage that OpenCV makes up for
+        if _is_cut_short(path):
+            return f"{path} cannot be read: it is cut short"
         if decode:
             read_image(path, size)
     except DataError as error:
@@ -143,14 +144,9 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
     return None
 
 
-def _ends_well(path: Path, kind: str | None) -> bool:
-    """Whether a file ends as whole ones of its kind do; False if that does not say it is whole."""
-    end = _ENDS.get(kind or "")
-    if end is None:
-        return False
-    with path.open("rb") as file:
-        file.seek(-len(end), os.SEEK_END)
-        return file.read() == end
+def _is_cut_short(path: Path) -> bool:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        return is_cut_short(data)  # of a whole file that touches the first and last page
 
 
 def _wrong_annotation(

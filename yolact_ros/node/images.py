@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolact_ros.pictures import is_cut_short
+
 if TYPE_CHECKING:
     import torch
 
@@ -256,18 +258,16 @@ def check_compressed(image: CompressedImageMessage) -> None:
     """Raises ImageError for bytes that are visibly no whole JPEG or PNG, without decoding them."""
     data = bytes(image.data)
     if data.startswith(b"\xff\xd8"):
-        # Neither marker occurs within the data of a scan: a whole file ends after its last scan.
         kind, size = "JPEG", _jpeg_size(data)
-        whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind, size, whole = "PNG", _png_size(data), b"IEND" in data[-64:]
+        kind, size = "PNG", _png_size(data)
     else:
         raise ImageError(
             "encoding",
             f"{len(data)} bytes that are neither JPEG nor PNG (format {image.format!r})",
         )
     # OpenCV would make a picture of whatever arrived, with a grey rest.
-    if size is None or not whole:
+    if size is None or is_cut_short(data):
         raise ImageError("data", f"a {kind} of {len(data)} bytes that is cut short or broken")
     _check_size(*size)
 
