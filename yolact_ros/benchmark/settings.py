@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.published import check_checkout
-from yolact_ros.benchmark.timing import Timing, measure
+from yolact_ros.benchmark.timing import Timing, check_limits, measure
 
 Image = npt.NDArray[np.uint8]
 
@@ -54,8 +54,7 @@ class Settings:
             raise ValueError("models=() is not allowed: name one or more")
         if not self.batches or min(self.batches) < 1:
             raise ValueError(f"batches={self.batches} is not allowed: each must be at least 1")
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds} is not allowed: it must be at least 1")
+        check_limits(self.rounds, self.seconds)
         if self.reference is not None:
             check_checkout(self.reference)
 

@@ -33,6 +33,14 @@ class Timing:
         return float(np.percentile(self.milliseconds, 99))
 
 
+def check_limits(rounds: int, seconds: float = math.inf) -> None:
+    """Raise ValueError for limits that `measure` does not take."""
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} is not allowed: it must be at least 1")
+    if not seconds > 0:
+        raise ValueError(f"seconds={seconds} is not allowed: it must be more than 0")
+
+
 def measure(
     calls: Mapping[str, Callable[[], object]],
     *,
@@ -62,11 +70,11 @@ def measure(
     Raises:
         ValueError: For a number that is not allowed.
     """
-    if rounds < 1 or warm_up < 0 or repeats < 1 or not seconds > 0:
-        raise ValueError(
-            f"rounds={rounds}, warm_up={warm_up}, repeats={repeats}, seconds={seconds} is not "
-            "allowed: they must be at least 1, at least 0, at least 1 and positive"
-        )
+    check_limits(rounds, seconds)
+    if warm_up < 0:
+        raise ValueError(f"warm_up={warm_up} is not allowed: it must be at least 0")
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} is not allowed: it must be at least 1")
     device = torch.device(device)
     order = list(calls)
     shuffle = random.Random(0).shuffle
