@@ -103,6 +103,13 @@ def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, t
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
+def test_what_the_node_lacks_is_said(tiny_weights, picture, monkeypatch):
+    monkeypatch.setattr("yolact_ros.benchmark.run.node_can_run", lambda: False)
+    settings = Settings((str(tiny_weights),), picture, **(QUICK | {"node": True}))
+    table = to_markdown(run(settings, "bench", lambda _: None))
+    assert "in the node: not measured: that needs ROS 2 and the built package" in table
+
+
 @pytest.mark.skipif(not node_can_run(), reason="needs ROS 2 and the messages of this package")
 def test_the_node_is_measured_with_a_detection_stage_inside(tiny_weights, picture, tmp_path):
     path = tmp_path / "detection.xml"

@@ -97,8 +97,8 @@ class Report:
     models: tuple[ModelReport, ...]
     side_by_side: tuple[ContenderReport, ...]
     node: dict[str, dict[str, float]] | str | None
-    """Median and 99 % of the node's own stages, in milliseconds; None where they were not measured,
-    a reason where that failed."""
+    """Median and 99 % of the node's own stages, in milliseconds; None where they were not asked
+    for, a reason where they could not be measured."""
 
 
 def to_markdown(report: Report) -> str:
@@ -225,8 +225,7 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
 
 def _node_table(node: dict[str, dict[str, float]] | str | None) -> list[str]:
     if not isinstance(node, dict):
-        reason = node or "that needs ROS 2 and the built package"
-        return [f"Receiving and publishing in the node: not measured: {reason}"]
+        return [f"Receiving and publishing in the node: not measured: {node or 'not asked for'}"]
     rows = [[name, _ms(row["median"]), _ms(row["percentile_99"])] for name, row in node.items()]
     return _table(("the node, 10 instances, ms", "median", "99 %"), rows)
 

@@ -47,7 +47,9 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         references = references_of(models, settings)
         others = others_of(settings, [runtime.device for runtime in runtimes])
         node: dict[str, dict[str, float]] | str | None = None
-        if settings.node and node_can_run():
+        if settings.node and not node_can_run():
+            node = "that needs ROS 2 and the built package"
+        elif settings.node:
             say("the node")
             node = _or_reason(say, lambda: _measure_node(models[0], settings.image, folder))
         reports = []

@@ -23,6 +23,7 @@ from yolact_ros.network import CONFIGS, EMBEDDED
 from yolact_ros.pictures import read_picture
 
 _PHOTOGRAPH = "riders.jpg"
+_LARGEST_SIDE = 8192
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -103,10 +104,12 @@ def _read_image(path: Path | None, size: str) -> npt.NDArray[np.uint8]:
     """A picture of WIDTHxHEIGHT. Raises ValueError for what is no picture or no size."""
     try:
         width, height = map(int, size.split("x"))
-        if min(width, height) < 1:
+        if not 1 <= min(width, height) <= max(width, height) <= _LARGEST_SIDE:
             raise ValueError
     except ValueError:
-        raise ValueError(f"--size {size!r} is not allowed: it must be like 640x480") from None
+        raise ValueError(
+            f"--size {size!r} is not allowed: it must be like 640x480, each 1 to {_LARGEST_SIDE}"
+        ) from None
     with as_file(files("yolact_ros") / "demo" / "photos" / _PHOTOGRAPH) as photograph:
         image = read_picture(path or photograph)
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)
