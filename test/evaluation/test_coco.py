@@ -12,8 +12,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataError, DataSource, read_json, read_records, require_countable
-from yolact_ros.evaluation.coco import category_ids, score
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    category_ids,
+    read_json,
+    read_records,
+    require_countable,
+)
+from yolact_ros.evaluation.coco import score
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
@@ -215,6 +222,20 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     assert len(list((output / "worst").iterdir())) == 2 and not stale.exists()
     for name in ("precision_recall.png", "confusion.png"):
         assert cv2.imread(str(output / name)) is not None
+
+
+def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, capsys):
+    people, _ = some_objects(tmp_path)
+    first = f"{people.annotations}:{people.images}"
+    assert main(["eval", first, str(tmp_path / "nothere.json")]) == 1
+    assert "nothere.json cannot be read" in capsys.readouterr().err
+    content = json.loads(people.annotations.read_text())
+    content["categories"][0]["name"] = "dog"
+    (tmp_path / "dogs.json").write_text(json.dumps(content))
+    assert main(["eval", first, f"{tmp_path}/dogs.json:{people.images}"]) == 1
+    printed = capsys.readouterr()
+    assert "dogs.json has none of the classes person; it has dog" in printed.err
+    assert "images, in percent" not in printed.out
 
 
 def _with_people(source):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from yolact_ros.cli import main
+from yolact_ros.data import DataError, DataSource
 from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
@@ -82,6 +83,23 @@ def test_weights_for_no_row_are_refused(image, tmp_path):
         compare(few, quick(image, base=TINY, weights=(f"8={path}",)))
 
 
+def test_bad_data_and_rounds_are_refused_before_anything_is_timed(image, tmp_path, monkeypatch):
+    content = {
+        "categories": [{"id": 1, "name": "dog"}],
+        "images": [],
+        "annotations": [],
+    }
+    path = tmp_path / "dogs.json"
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr("yolact_ros.evaluation.compare.measure", None)
+    few = dataclasses.replace(COMPARISONS["2b"], rows=COMPARISONS["2b"].rows[:1])
+    setup = quick(image, base=TINY, weights=(saved(TINY.replace(num_prototypes=8), tmp_path),))
+    with pytest.raises(DataError, match=r"none of the classes person; it has dog"):
+        compare(few, setup, DataSource.parse(str(path)))
+    with pytest.raises(ValueError, match=r"^rounds=0 is not allowed"):
+        dataclasses.replace(setup, rounds=0)
+
+
 def test_both_ways_of_suppression_are_measured_on_data(some_people, repository, image):
     weights = repository / "yolact_ros" / "weights" / "yolact_person_lite.safetensors"
     setup = quick(image, weights=(str(weights),))
@@ -113,10 +131,12 @@ def test_the_command(tmp_path, capsys):
         str(target),
     ]
     absent = str(tmp_path / "instances_val2017.json")
-    assert main(["table", *arguments, "--data", absent]) == 0
+    assert main(["table", *arguments, "--data", absent]) == 1
+    assert f"{absent} cannot be read" in capsys.readouterr().err
+    assert main(["table", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "Table 2c of YOLACT: accelerated baselines" in printed
-    assert f"no AP: there is no {absent}" in printed
+    assert "no AP: no data was given" in printed
     _, _, header, *lines = printed.splitlines()
     titles = ["paper AP", "paper ms", "ms", "p99", "detection", "network, weights"]
     assert re.split(r"  +", header.strip()) == titles

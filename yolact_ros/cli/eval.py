@@ -11,7 +11,7 @@ from yolact_ros.cli.files import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
-from yolact_ros.evaluation.coco import evaluate, evaluate_parallel
+from yolact_ros.evaluation.coco import check_source, evaluate, evaluate_parallel
 from yolact_ros.evaluation.report import (
     draw_confusion,
     draw_worst,
@@ -54,6 +54,8 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = make_segmenter(options, score_threshold=0)
     print(segmenter.description)
     sources = [DataSource.parse(text) for text in options.file]
+    for source in sources:
+        check_source(segmenter, source)
     names = short_names([source.annotations for source in sources])
     for source, name in zip(sources, names, strict=True):
         if options.devices > 1:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from yolact_ros.data import DataSource, read_image
+from yolact_ros.data import DataSource, read_image, read_json
 from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.evaluation.compare import (
@@ -89,12 +89,11 @@ def _shipped_photo() -> Image:
 
 
 def _source(text: str | None) -> tuple[DataSource | None, str]:
-    """The data to measure AP on, if it is there, and what to say of it."""
+    """The data to measure AP on, if some was given, and what to say of it. Raises DataError."""
     if text is None:
         return None, "no AP: no data was given (--data; the papers use COCO val2017)"
     source = DataSource.parse(text)
-    if not source.annotations.is_file():
-        return None, f"no AP: there is no {source.annotations}"
+    read_json(source.annotations)
     return source, f"AP: {source.annotations}, in percent; without weights there is none"
 
 

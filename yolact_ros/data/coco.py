@@ -68,6 +68,23 @@ def class_names(content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"]))
 
 
+def category_ids(
+    source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
+) -> dict[str, int]:
+    """The data set's category id of each class that it has. Raises DataError when it has none.
+
+    `content` takes the place of the file's content.
+    """
+    categories = (content or read_json(source.annotations))["categories"]
+    found = {c["name"]: c["id"] for c in categories if c["name"] in classes}
+    if not found:
+        have = ", ".join(c["name"] for c in categories)
+        raise DataError(
+            f"{source.annotations} has none of the classes {', '.join(classes)}; it has {have}"
+        )
+    return found
+
+
 def read_records(
     source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
 ) -> list[ImageRecord]:
@@ -77,14 +94,8 @@ def read_records(
     DataError when none of them is. `content` takes the place of the file's content.
     """
     content = content or read_json(source.annotations)
-    label_of = {
-        c["id"]: classes.index(c["name"]) for c in content["categories"] if c["name"] in classes
-    }
-    if not label_of:
-        have = ", ".join(c["name"] for c in content["categories"])
-        raise DataError(
-            f"{source.annotations} has none of the classes {', '.join(classes)}; it has {have}"
-        )
+    ids = category_ids(source, classes, content)
+    label_of = {id_: classes.index(name) for name, id_ in ids.items()}
     by_image: dict[int, list[Annotation]] = {}
     for a in content["annotations"]:
         if a["category_id"] in label_of:

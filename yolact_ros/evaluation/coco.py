@@ -18,8 +18,8 @@ from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
 from yolact_ros.data import (
-    DataError,
     DataSource,
+    category_ids,
     decode_mask,
     read_image,
     read_json,
@@ -88,13 +88,19 @@ class Findings:
     times: list[StageTimes]
 
 
+def check_source(segmenter: Segmenter, source: DataSource) -> None:
+    """Raises DataError for a data set that cannot be evaluated, before any picture is segmented."""
+    require_countable(source, _has_masks(segmenter))
+    category_ids(source, segmenter.class_names)
+
+
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
     Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
     there is no such class.
     """
-    require_countable(source, _has_masks(segmenter))
+    check_source(segmenter, source)
     return summarise(source, find(segmenter, source, read_json(source.annotations), progress))
 
 
@@ -120,7 +126,7 @@ def _find_share(
 ) -> Findings:
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     segmenter = maker()
-    require_countable(source, _has_masks(segmenter))
+    check_source(segmenter, source)
     content = read_json(source.annotations)
     content["images"] = content["images"][share::shares]
     return find(segmenter, source, content, progress and share == 0)
@@ -177,15 +183,6 @@ def _median(times: list[StageTimes]) -> StageTimes:
     stages = [field.name for field in dataclasses.fields(StageTimes)]
     values = {name: [getattr(each, name) for each in times] or [0.0] for name in stages}
     return StageTimes(**{name: float(np.median(value)) for name, value in values.items()})
-
-
-def category_ids(source: DataSource, classes: Sequence[str]) -> dict[str, int]:
-    """The data set's category id of each class that it has. Raises DataError when it has none."""
-    categories = read_json(source.annotations)["categories"]
-    found = {c["name"]: c["id"] for c in categories if c["name"] in classes}
-    if not found:
-        raise DataError(f"{source.annotations} has none of the classes {', '.join(classes)}")
-    return found
 
 
 def to_results(

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.stages import stages_of
-from yolact_ros.benchmark.timing import measure
+from yolact_ros.benchmark.timing import check_limits, measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
-from yolact_ros.evaluation.coco import evaluate
+from yolact_ros.evaluation.coco import check_source, evaluate
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, config_of, save_weights
 
@@ -45,6 +45,10 @@ class Setup:
     weights: tuple[str, ...] = ()
     """Files or published models' names, for all rows that they fit, or `ROW=WEIGHTS` for one. A row
     that gets none has random weights."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError before anything has run."""
+        check_limits(self.rounds)
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,14 @@ def compare(
 ) -> list[Measured]:
     """Measure all rows of a table that this package can run, in turns in one process.
 
-    Rows with weights get the AP that they have on `source`. Raises ValueError for weights that fit
-    no row.
+    Rows with weights get the AP that they have on `source`. Raises, before anything is timed,
+    ValueError for weights that fit no row and DataError for data that these cannot be measured on.
     """
     runs = {row.name: _run(row, comparison, setup) for row in _runnable(comparison)}
     _check_used(setup, {run.weights for run in runs.values()}, comparison)
+    for run in runs.values():
+        if source is not None and run.weights != RANDOM:
+            check_source(run.segmenter, source)
     device = next(iter(runs.values())).segmenter.device
     timings = measure(runs, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
     results = []

@@ -11,14 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolact_ros.data import DataSource, ImageRecord, decode_mask, read_records
+from yolact_ros.data import DataSource, ImageRecord, category_ids, decode_mask, read_records
 from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import (
     AveragePrecision,
     Evaluation,
     Result,
     Scores,
-    category_ids,
 )
 from yolact_ros.evaluation.confusion import confusion_matrix, match, plot_confusion
 from yolact_ros.pictures import write_picture
