@@ -23,6 +23,8 @@ def run(code, *names):
         ("train", "lightning", "train"),
         ("train", "jsonargparse", "train"),
         ("eval", "faster_coco_eval", "eval"),
+        ("eval", "matplotlib", "eval"),
+        ("stability", "matplotlib", "eval"),
         ("data", "faster_coco_eval", "eval"),
         ("bench", "matplotlib", "bench"),
     ],

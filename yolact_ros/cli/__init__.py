@@ -27,6 +27,8 @@ _EXTRAS = {
     "table": "eval",
     "bench": "bench",
 }
+# They plot when all the work is done: what that needs has to be there before.
+_PLOTTING = ("eval", "stability")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         module = importlib.import_module(f"yolact_ros.cli.{command}")
+        if command in _PLOTTING:
+            importlib.import_module("matplotlib")
     except ModuleNotFoundError as error:
         if command not in _EXTRAS or str(error.name).startswith("yolact_ros"):
             raise
