@@ -132,8 +132,9 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     """Train as `settings` say; return the weights file.
 
     With `resume`, go on from the last checkpoint in the output folder. Raises DataError for a data
-    set that is not right, FileExistsError when there is a checkpoint but `resume` is off,
-    FileNotFoundError when there is none but it is on, and NonFiniteError when the training diverges.
+    set that is not right, FileExistsError for a checkpoint that is there though `resume` is off,
+    FileNotFoundError for one that is not though it is on, and NonFiniteError when the training
+    diverges.
     """
     output = Path(settings.output)
     checkpoint = output / LAST_CHECKPOINT
