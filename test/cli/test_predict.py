@@ -9,6 +9,7 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.cli import main
+from yolact_ros.cli.predict import predict_video
 from yolact_ros.engine import Segmenter
 from yolact_ros.network import EMBEDDED, build, save_weights
 
@@ -65,19 +66,73 @@ def test_mask_scores_are_written(repository, tmp_path):
         assert [entry[name] for entry in entries] == pytest.approx(values.tolist(), abs=1e-3)
 
 
-def test_a_video(weights, picture, tmp_path):
-    video = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
-    for _ in range(3):
+@pytest.fixture
+def clip(picture, tmp_path):
+    """A video of 20 frames."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(20):
         writer.write(picture)
     writer.release()
+    return path
+
+
+def test_a_video(weights, clip, tmp_path):
     output = tmp_path / "out"
-    arguments = [str(video), "--output", str(output), "--weights", str(weights)]
+    arguments = [str(clip), "--output", str(output), "--weights", str(weights)]
     assert main(["predict", *arguments, "--backend", "torch"]) == 0
     lines = [json.loads(line) for line in (output / "clip.jsonl").read_text().splitlines()]
-    assert [line["frame"] for line in lines] == [0, 1, 2]
+    assert [line["frame"] for line in lines] == list(range(20))
     overlay = cv2.VideoCapture(str(output / "clip.mp4"))
-    assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 20
+
+
+def test_what_cannot_be_read_stops_nothing_else(weights, picture, clip, tmp_path, capsys):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "d.png"):
+        cv2.imwrite(str(folder / name), picture)
+    for file, target in ((folder / "b.jpg", "b.jpg"), (clip, "c.avi")):
+        data = file.read_bytes()
+        (folder / target).write_bytes(data[: len(data) // 2])
+    arguments = [str(folder), "--output", str(output), "--weights", str(weights)]
+    assert main(["predict", *arguments, "--backend", "torch", "--top-k", "3"]) == 1
+    assert sorted(p.stem for p in output.iterdir()) == ["a", "a", "c", "c", "d", "d"]
+    count = len((output / "c.jsonl").read_text().splitlines())
+    assert cv2.VideoCapture(str(output / "c.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == count > 0
+    printed = capsys.readouterr()
+    assert "d.png: person" in printed.out and "c.avi" not in printed.out
+    assert printed.err.splitlines()[-3:] == [
+        f"yolact predict: {folder / 'b.jpg'} is cut short",
+        f"yolact predict: {folder / 'c.avi'} ends after {count} of 20 frames",
+        "yolact predict: 2 of 4 could not be read",
+    ]
+
+
+def test_what_cannot_be_written_ends_it(weights, picture, tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    arguments = [str(tmp_path), "--output", str(tmp_path / "out"), "--weights", str(weights)]
+    assert main(["predict", *arguments, "--backend", "torch"]) == 1
+    assert capsys.readouterr().err.endswith("a.png cannot be written\n")
+    assert not (tmp_path / "out" / "b.json").exists()
+
+
+def test_a_film_is_closed_when_something_fails(weights, clip, tmp_path):
+    segmenter = Segmenter(weights=weights, backend="torch", top_k=3)
+    images = []
+
+    def fail_at_last(image):
+        images.append(image)
+        if len(images) == 5:
+            raise MemoryError
+        return segmenter(image)
+
+    with pytest.raises(MemoryError) as caught:  # it keeps what the function had
+        predict_video(fail_at_last, clip, tmp_path / "film", overlay=True)
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and caught
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ def test_the_command(photo, tmp_path, capsys):
     assert run(tmp_path / "still.avi") == 0
     assert "3 frames" in (printed := capsys.readouterr().out)
     assert "mean IoU 1.000; flicker 0.0%" in printed
+    film = (tmp_path / "still.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(film[: len(film) // 2])
+    assert run(tmp_path / "cut.avi") == 1
+    assert "cut.avi ends after 1 of 3 frames" in capsys.readouterr().err
 
 
 def test_unfit_sequences_are_refused(photo, tmp_path, capsys):
@@ -139,7 +143,7 @@ def test_unfit_sequences_are_refused(photo, tmp_path, capsys):
     assert run(tmp_path) == 1
     assert "frame 1 has the shape (200, 640, 3)" in capsys.readouterr().err
     assert run(tmp_path / "none.mp4") == 1
-    assert "none.mp4 is not a folder or a video" in capsys.readouterr().err
+    assert "none.mp4 is not a video" in capsys.readouterr().err
 
 
 def test_a_sequence_without_instances(tmp_path, capsys):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from yolact_ros.cli.files import choose_targets, find_files, is_video
 from yolact_ros.cli.options import add_model_options, make_segmenter
+from yolact_ros.cli.videos import Video
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, draw_overlay
-from yolact_ros.pictures import read_picture, write_picture
+from yolact_ros.pictures import UnreadableError, read_picture, write_picture
 
 Image = npt.NDArray[np.uint8]
 
@@ -37,19 +39,25 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = make_segmenter(options, options.score)
     print(segmenter.description)
     options.output.mkdir(parents=True, exist_ok=True)
+    unread = 0
     for file, target in targets.items():
-        overlay = not options.no_overlay
-        if is_video(file):
-            frames = predict_video(segmenter, file, target, overlay)
-            print(f"{file}: {frames} frames")
-        else:
-            instances = predict_picture(segmenter, file, target, overlay)
-            found = ", ".join(
-                f"{name} {score:.2f}"
-                for name, score in zip(instances.names, instances.scores.tolist(), strict=True)
-            )
-            print(f"{file}: {found or 'nothing'}")
+        try:
+            print(f"{file}: {_predict(segmenter, file, target, not options.no_overlay)}")
+        except UnreadableError as error:  # others can; what cannot be written ends it all
+            print(f"yolact predict: {error}", file=sys.stderr)
+            unread += 1
     print(f"written to {options.output}")
+    if unread:
+        raise UnreadableError(f"{unread} of {len(targets)} could not be read")
+
+
+def _predict(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> str:
+    """Segment a picture or video; tell what was found."""
+    if is_video(file):
+        return f"{predict_video(segmenter, file, target, overlay)} frames"
+    instances = predict_picture(segmenter, file, target, overlay)
+    scores = zip(instances.names, instances.scores.tolist(), strict=True)
+    return ", ".join(f"{name} {score:.2f}" for name, score in scores) or "nothing"
 
 
 def _ending(target: Path, ending: str) -> Path:
@@ -68,40 +76,30 @@ def predict_picture(segmenter: Segmenter, file: Path, target: Path, overlay: boo
 
 def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> int:
     """Segment a video; write `target`.jsonl, a line a frame, and `target`.mp4. Returns frames."""
-    video = cv2.VideoCapture(str(file))
-    if not video.isOpened():
-        raise ValueError(f"{file} is not a video that can be read")
-    rate = video.get(cv2.CAP_PROP_FPS) or 25.0
-    total = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))) or None
-    writer: cv2.VideoWriter | None = None
-    count = 0
-    with _ending(target, ".jsonl").open("w") as lines:
-        for frame in tqdm(video_frames(video), file.name, total, disable=not sys.stderr.isatty()):
+    count, writer = 0, None
+    with ExitStack() as stack:
+        video = stack.enter_context(Video(file))
+        lines = stack.enter_context(_ending(target, ".jsonl").open("w"))
+        quiet = not sys.stderr.isatty()
+        for frame in tqdm(video, file.name, video.frames or None, disable=quiet):
             instances = segmenter(frame)
             lines.write(json.dumps({"frame": count, **to_json(instances)}) + "\n")
             count += 1
             if overlay:
                 if writer is None:
-                    size = (frame.shape[1], frame.shape[0])
-                    code = cv2.VideoWriter.fourcc(*"mp4v")
-                    film = _ending(target, ".mp4")
-                    writer = cv2.VideoWriter(str(film), code, rate, size)
-                    if not writer.isOpened():
-                        raise ValueError(f"{film} cannot be written")
+                    writer = _open_writer(_ending(target, ".mp4"), video.rate, frame)
+                    stack.callback(writer.release)
                 writer.write(draw_overlay(frame, instances))
-    video.release()
-    if writer is not None:
-        writer.release()
     return count
 
 
-def video_frames(video: cv2.VideoCapture) -> Iterator[Image]:
-    """The frames that are left of an open video, BGR [H, W, 3]."""
-    while True:
-        good, frame = video.read()
-        if not good:
-            return
-        yield np.asarray(frame, np.uint8)
+def _open_writer(film: Path, rate: float, frame: Image) -> cv2.VideoWriter:
+    """A writer of an MP4 whose frames are as large as `frame`."""
+    code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.shape[1], frame.shape[0])
+    writer = cv2.VideoWriter(str(film), code, rate, size)
+    if not writer.isOpened():
+        raise ValueError(f"{film} cannot be written")
+    return writer
 
 
 def to_json(instances: Instances) -> dict[str, Any]:

@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from yolact_ros.cli.files import find_files
 from yolact_ros.cli.options import add_model_options, make_segmenter
-from yolact_ros.cli.predict import video_frames
+from yolact_ros.cli.videos import Video
 from yolact_ros.data import read_image
 from yolact_ros.evaluation.stability import measure_stability, write_stability
 
@@ -52,12 +51,9 @@ def _text(value: float, form: str) -> str:
 
 
 def read_frames(path: Path) -> Iterator[Image]:
-    """The frames of a video or of a folder of pictures. Raises ValueError for anything else."""
+    """The frames of a video or of a folder of pictures. Raises UnreadableError for others."""
     if path.is_dir():
         yield from map(read_image, find_files(path))
         return
-    video = cv2.VideoCapture(str(path))
-    if not video.isOpened():
-        raise ValueError(f"{path} is not a folder or a video that can be read")
-    yield from video_frames(video)
-    video.release()
+    with Video(path) as video:
+        yield from video

@@ -1,0 +1,54 @@
+"""Video files, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from yolact_ros.pictures import UnreadableError
+
+# A file may be short of so many frames, or of such a share: some only estimate how many they have.
+_FEW, _SHARE = 1, 0.02
+
+
+class Video:
+    """An open video file, to be used with `with`; iterating gives its frames once.
+
+    Raises UnreadableError for what is no video.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise UnreadableError(f"{path} is not a video that can be read")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        """Frames a second."""
+        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        """As the file says; 0 where it does not."""
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """The frames, BGR [H, W, 3]. Raises UnreadableError after the last one of a cut file."""
+        count, reached = 0, 0.0
+        while True:
+            good, frame = self._capture.read()
+            if not good:
+                break
+            count += 1
+            # Of a frame rate that changes, the number of frames is an estimate, but not the time.
+            reached = 1 + self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * self.rate
+            yield np.asarray(frame, np.uint8)
+        missing = self.frames - max(count, reached)
+        if not count or missing > max(_FEW, _SHARE * self.frames):
+            of = f" of {self.frames}" if self.frames else ""
+            raise UnreadableError(f"{self.path} ends after {count}{of} frames")
