@@ -9,7 +9,8 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.cli import main
-from yolact_ros.cli.predict import predict_video
+from yolact_ros.cli.predict import predict_video, to_json
+from yolact_ros.detection import Instances, SmallMasks
 from yolact_ros.engine import Segmenter
 from yolact_ros.network import EMBEDDED, build, save_weights
 
@@ -133,6 +134,36 @@ def test_a_film_is_closed_when_something_fails(weights, clip, tmp_path):
         predict_video(fail_at_last, clip, tmp_path / "film", overlay=True)
     film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and caught
+
+
+def test_masks_are_written_one_by_one(monkeypatch):
+    """All at their full size at once take gigabytes."""
+    height, width = 23, 31
+    corners = [[0, 0, 31, 23], [4, 0, 9, 23], [20, 7, 31, 23], [5, 6, 5, 9], [0, 3, 1, 4], [3] * 4]
+    values = torch.from_numpy(np.random.default_rng(0).random((8, 23, 31), np.float32))
+    values[6], values[7] = 0, 1
+    rectangles = torch.tensor([*corners, [2, 2, 20, 20], [0, 0, 31, 23]])
+    masks = SmallMasks(values, rectangles.float(), torch.tensor([[0, 0, 31, 23]]).expand(8, 4))
+    found = Instances(
+        boxes=rectangles.float(),
+        scores=torch.ones(8),
+        mask_scores=torch.ones(8),
+        class_ids=torch.zeros(8, dtype=torch.int64),
+        image_size=(height, width),
+        class_names=("person",),
+        small_masks=masks,
+    )
+    wanted = found.masks.numpy()
+    monkeypatch.delattr(Instances, "masks")
+    entries = to_json(found)["instances"]
+    for entry, mask in zip(entries, wanted, strict=True):
+        flat = mask.T.ravel()
+        assert entry["mask"]["size"] == [height, width]
+        counts = entry["mask"]["counts"]
+        assert sum(counts) == height * width and all(counts[1:])
+        assert (np.repeat(np.arange(len(counts)) % 2 == 1, counts) == flat).all()
+    assert entries[6]["mask"]["counts"] == [height * width]
+    assert entries[7]["mask"]["counts"] == [0, height * width]
 
 
 @pytest.mark.parametrize(

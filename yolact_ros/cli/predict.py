@@ -105,7 +105,7 @@ def _open_writer(film: Path, rate: float, frame: Image) -> cv2.VideoWriter:
 def to_json(instances: Instances) -> dict[str, Any]:
     """Instances as plain values; masks are COCO's uncompressed RLE (columns first, zeros first)."""
     height, width = instances.image_size
-    masks = None if instances.small_masks is None else instances.masks.numpy()
+    regions = None if instances.small_masks is None else instances.regions()
     found = []
     for i, name in enumerate(instances.names):
         entry: dict[str, Any] = {
@@ -115,14 +115,17 @@ def to_json(instances: Instances) -> dict[str, Any]:
             "mask_score": round(float(instances.mask_scores[i]), 4),
             "box": [round(v, 2) for v in instances.boxes[i].tolist()],
         }
-        if masks is not None:
-            entry["mask"] = {"size": [height, width], "counts": _run_lengths(masks[i])}
+        if regions is not None:
+            x1, y1, x2, y2 = regions.rectangles[i].tolist()
+            columns = np.zeros((x2 - x1, height), np.bool_)
+            columns[:, y1:y2] = regions.mask(i).numpy().T
+            counts = _run_lengths(columns, x1 * height, width * height)
+            entry["mask"] = {"size": [height, width], "counts": counts}
         found.append(entry)
     return {"height": height, "width": width, "instances": found}
 
 
-def _run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    flat = np.concatenate([[False], mask.T.ravel()])
-    changes = np.flatnonzero(np.diff(flat))
-    edges = np.concatenate([[0], changes, [mask.size]])
-    return [int(n) for n in np.diff(edges)]
+def _run_lengths(pixels: npt.NDArray[np.bool_], start: int, total: int) -> list[int]:
+    """Of `total` pixels, of which those that are not `pixels`, from `start` on, are zeros."""
+    changes = start + np.flatnonzero(np.diff(pixels.ravel(), prepend=False, append=False))
+    return [int(n) for n in np.diff(changes[changes < total], prepend=0, append=total)]
