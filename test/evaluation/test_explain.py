@@ -47,6 +47,8 @@ def test_the_sum_of_the_parts_is_the_mask(tmp_path, picture):
 def test_the_command_writes_pictures(tmp_path, picture):
     cv2.imwrite(str(tmp_path / "a.png"), picture)
     output = tmp_path / "out"
+    output.mkdir()
+    (output / "assembly-03-person.png").touch()  # of an earlier picture
     weights = str(weights_of(tmp_path))
     arguments = ["--weights", weights, "--output", str(output), "--top-k", "2", "--score", "0.2"]
     assert main(["explain", str(tmp_path / "a.png"), *arguments]) == 0

@@ -86,11 +86,16 @@ def explain(segmenter: Segmenter, image: Image) -> Explanation:
 
 
 def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list[Path]:
-    """Write prototypes.png, overlay.png and one assembly-N.png for each instance."""
+    """Write prototypes.png, overlay.png and one assembly-N.png for each instance.
+
+    Those of an earlier picture are deleted.
+    """
     pictures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
     for i, assembly in enumerate(explanation.assemblies):
         name = f"assembly-{i + 1:02d}-{assembly.name.replace(' ', '_')}.png"
         pictures[name] = _draw_assembly(image, explanation.prototypes, assembly)
+    for old in folder.glob("assembly-*.png"):
+        old.unlink()
     for name, picture in pictures.items():
         write_picture(folder / name, picture)
     return [folder / name for name in pictures]
