@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from yolact_ros.data import (
     require_countable,
 )
 from yolact_ros.evaluation.coco import score
+from yolact_ros.evaluation.report import draw_worst
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
@@ -189,6 +191,13 @@ def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
 def test_nothing_found_scores_nothing(source):
     scores = score(source, [], "segm", category_ids(source, ["person"]))
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0
+
+
+def test_images_without_mistakes_are_not_drawn(tmp_path):
+    source, results = some_objects(tmp_path)
+    person = SimpleNamespace(class_names=("person",))  # it is not asked
+    draw_worst(person, source, {3: results}, tmp_path / "worst", count=5, score=0.3)
+    assert not (tmp_path / "worst").exists()
 
 
 def test_the_command_writes_all_files(source, tmp_path, capsys):

@@ -116,7 +116,7 @@ def draw_worst(
     count: int,
     score: float,
 ) -> None:
-    """Write a PNG for each of the `count` images with most mistakes: found beside wanted.
+    """Write a PNG for each of the `count` images with most mistakes, if any: found beside wanted.
 
     A mistake is an object that is not found or a detection that is no object, at IoU 0.5. The
     name says how many objects were missed and wrongly found. Shown is what scores above `score`,
@@ -127,7 +127,8 @@ def draw_worst(
     records = read_records(source, segmenter.class_names)
     matches = [match(record, found[record.id]) for record in records]
     mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
-    order = sorted(range(len(records)), key=lambda i: -sum(mistakes[i]))
+    bad = [i for i, each in enumerate(mistakes) if any(each)]
+    order = sorted(bad, key=lambda i: -sum(mistakes[i]))
     for rank, i in enumerate(order[:count], start=1):
         missed, wrong = mistakes[i]
         image = records[i].read()
