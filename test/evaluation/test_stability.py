@@ -7,10 +7,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from yolact_ros.cli import main
 from yolact_ros.detection import Instances, SmallMasks
-from yolact_ros.evaluation.stability import Stability, Step, backward_flow, compare_frames
+from yolact_ros.evaluation.stability import (
+    Stability,
+    Step,
+    backward_flow,
+    compare_frames,
+    write_stability,
+)
 
 SIZE = (380, 560)
 SHIFT = (14, 9)
@@ -133,6 +140,22 @@ def test_the_command(photo, tmp_path, capsys):
     (tmp_path / "cut.avi").write_bytes(film[: len(film) // 2])
     assert run(tmp_path / "cut.avi") == 1
     assert "cut.avi ends after 1 of 3 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("count", "vanished", "ticks"), [(20, 0, 1), (1, 0, 1), (3, 12, 12)])
+def test_the_plot_counts_whole_instances(tmp_path, monkeypatch, count, vanished, ticks):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
+    )
+    step = Step(0.9, 3, vanished, 0)
+    write_stability(Stability((step,) * count), tmp_path)
+    above, below = figures[0].axes
+    for axis in (above.xaxis, below.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+        assert all(tick == int(tick) for tick in shown)
+    assert {-ticks, 0, ticks} <= set(shown)
 
 
 def test_unfit_sequences_are_refused(photo, tmp_path, capsys):

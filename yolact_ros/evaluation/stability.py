@@ -192,11 +192,12 @@ def _plot(stability: Stability, path: Path) -> None:
     below.bar(frames, [s.appeared for s in steps], color="tab:green", label="appeared")
     below.bar(frames, [-s.vanished for s in steps], color="tab:red", label="vanished")
     below.axhline(0, color="black", linewidth=0.8)
-    below.set(xlabel="frame", ylabel="instances")
+    most = max([1, *(max(step.appeared, step.vanished) for step in steps)])
+    below.set(xlabel="frame", ylabel="instances", ylim=(-1.1 * most, 1.1 * most))
     below.legend(loc="lower left", bbox_to_anchor=(0, 1), ncol=2, frameon=False)
     below.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
     for axis in (below.xaxis, below.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (above, below):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
