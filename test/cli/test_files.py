@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from yolact_ros.cli.files import choose_targets, short_names
+from yolact_ros.cli.files import choose_targets, find_files, find_pictures, short_names
+
+
+def test_folders_have_pictures_and_videos(tmp_path):
+    a, b, c = (tmp_path / name for name in ("a.JPG", "b.mp4", "c.txt"))
+    for path in (b, c):
+        path.touch()
+    assert find_files(tmp_path) == [b] and find_pictures(c) == [c]
+    with pytest.raises(ValueError, match=f"folder {tmp_path} has no picture in it"):
+        find_pictures(tmp_path)
+    a.touch()
+    assert find_files(tmp_path) == [a, b] and find_pictures(tmp_path) == [a]
 
 
 def test_names_are_as_short_as_can_be():

@@ -206,13 +206,20 @@ def test_the_file_says_how_images_are_prepared(backbone):
 def test_the_command(tmp_path, capsys, repository):
     pytest.importorskip("openvino")
     photo = repository / "yolact_ros/demo/photos/riders.jpg"
-    target = tmp_path / "person.xml"
-    assert main(["export", str(target), "--images", str(photo)]) == 0
+    folders = tmp_path / "day", tmp_path / "night"
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(photo, folder)
+        (folder / "film.mp4").touch()  # is no picture
+    target = tmp_path / "model" / "person.xml"
+    target.parent.mkdir()
+    assert main(["export", str(target), "--images", *map(str, folders)]) == 0
     printed = capsys.readouterr().out
-    assert "riders.jpg" in printed and f"{target} finds what PyTorch finds" in printed
+    assert "day-riders " in printed and "night-riders " in printed
+    assert f"{target} finds what PyTorch finds" in printed
     found = Segmenter(weights=target)(cv2.imread(str(photo)))
     assert set(found.names) == {"person"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["person.bin", "person.xml"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["person.bin", "person.xml"]
 
 
 def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from yolact_ros.cli.files import find_files
+from yolact_ros.cli.files import find_pictures, short_names
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Segmenter
 from yolact_ros.export import PRECISIONS, export
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> None:
         pictures,
         detection=options.detection,
         precision=options.precision,
-        calibration=[file for path in options.calibrate for file in find_files(path)],
+        calibration=[file for path in options.calibrate for file in find_pictures(path)],
         keep_anyway=options.keep_anyway,
     )
     print(f"{checked.table()}\n{checked.summary()}")
@@ -92,5 +92,6 @@ def run(arguments: Sequence[str]) -> None:
 
 def _pictures(paths: Sequence[Path] | None) -> dict[str, Image]:
     with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
-        found = [file for path in paths or [photographs] for file in find_files(path)]
-        return {file.name: read_picture(file) for file in found}
+        found = [file for path in paths or [photographs] for file in find_pictures(path)]
+        names = short_names(found)
+        return {name: read_picture(file) for name, file in zip(names, found, strict=True)}

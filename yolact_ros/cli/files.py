@@ -14,14 +14,22 @@ def find_files(path: Path) -> list[Path]:
 
     Raises ValueError when there is nothing to segment.
     """
+    return _find(path, _PICTURES | _VIDEOS, "picture or video")
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """A file itself, or the pictures in a folder. Raises ValueError when there are none."""
+    return _find(path, _PICTURES, "picture")
+
+
+def _find(path: Path, kinds: frozenset[str], what: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} does not exist")
-    kinds = _PICTURES | _VIDEOS
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
     if not files:
-        raise ValueError(f"the folder {path} has no picture or video in it")
+        raise ValueError(f"the folder {path} has no {what} in it")
     return files
 
 

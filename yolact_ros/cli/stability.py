@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from yolact_ros.cli.files import find_files
+from yolact_ros.cli.files import find_pictures
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.cli.videos import Video
 from yolact_ros.data import read_image
@@ -53,7 +53,7 @@ def _text(value: float, form: str) -> str:
 def read_frames(path: Path) -> Iterator[Image]:
     """The frames of a video or of a folder of pictures. Raises UnreadableError for others."""
     if path.is_dir():
-        yield from map(read_image, find_files(path))
+        yield from map(read_image, find_pictures(path))
         return
     with Video(path) as video:
         yield from video
