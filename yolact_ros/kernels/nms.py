@@ -163,6 +163,13 @@ def _softmax(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
 
 
 @triton.jit
+def _before(number, BLOCK: tl.constexpr):
+    # Sums of those before each of a few numbers.
+    place = tl.arange(0, BLOCK)
+    return tl.sum(tl.where(place[None, :] < place[:, None], number[None, :], 0), axis=1)
+
+
+@triton.jit
 def _list_candidates(
     logits,  # [B, total, classes + 1]
     threshold,  # []
@@ -184,7 +191,7 @@ def _list_candidates(
     passes = (there & (best > tl.load(threshold))).to(tl.int32)
     if tl.sum(passes) > 0:
         first = tl.atomic_add(counts + image, tl.sum(passes))
-        place = first + tl.cumsum(passes, axis=0) - 1
+        place = first + _before(passes, BLOCK)
         tl.store(index + image * capacity + place, anchor, mask=(passes > 0) & (place < capacity))
 
 
@@ -316,7 +323,7 @@ def _suppress(
             number = stays.to(tl.int32)
             if tl.sum(number) > 0:
                 slot = tl.atomic_add(counts + batch + image, tl.sum(number))
-                at = image * room + slot + tl.cumsum(number, axis=0) - 1
+                at = image * room + slot + _before(number, BLOCK)
                 # Larger for those that come first: by score, which is positive, so that its bits
                 # are in order; then by class and anchor.
                 key = (score.to(tl.int32, bitcast=True).to(tl.int64) + 1) << 32
