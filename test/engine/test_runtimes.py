@@ -11,6 +11,7 @@ import torch
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.runtimes import choose
+from yolact_ros.network import WeightsError
 
 
 def test_auto_is_what_is_installed_and_fastest():
@@ -70,3 +71,11 @@ sys.exit(main(arguments))
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert f"needs {package}: pip install 'yolact_ros[{extra}]'" in result.stderr
+
+
+def test_of_a_reader_error_the_line_with_the_reason_is_told(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "net.xml").write_text("<net><layers>")
+    (tmp_path / "net.bin").write_bytes(bytes(64))
+    with pytest.raises(WeightsError, match=r"net\.xml is not a whole OpenVINO model: Unable to"):
+        Segmenter(weights=tmp_path / "net.xml")

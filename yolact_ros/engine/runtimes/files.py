@@ -55,5 +55,6 @@ def check_compiler(what: str, device: torch.device) -> None:
 
 def unreadable(path: object, what: str, error: Exception) -> WeightsError:
     """What to tell of a file that a library stumbles over."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    # The last line: OpenVINO begins with where in its source the error came up.
+    line = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
     return WeightsError(f"{path} is not a whole {what}: {line}")
