@@ -251,9 +251,16 @@ def test_a_file_that_says_nothing_needs_a_model(small_config, tmp_path):
     net = build(small_config)
     path = tmp_path / "mine.pth"
     torch.save({official_name(n): v for n, v in net.state_dict().items()}, path)
-    with pytest.raises(WeightsError, match=r"mine.pth does not say which model.*yolact_base"):
+    with pytest.raises(
+        WeightsError, match=r"mine.pth does not say which model.*yolact_base.*person_lite"
+    ):
         Segmenter(weights=path, device="cpu", backend="torch")
     assert Segmenter(small_config, path, device="cpu", backend="torch").config == small_config
+
+
+def test_exported_weights_take_no_other_backend(tmp_path):
+    with pytest.raises(ValueError, match=r"net\.onnx is exported already and has its own backend"):
+        Segmenter(weights=tmp_path / "net.onnx", backend="torch")
 
 
 def test_foreign_safetensors_with_a_named_model(small_config, tmp_path):

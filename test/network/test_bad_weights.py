@@ -14,6 +14,7 @@ import torch
 from yolact_ros.network import (
     WeightsError,
     build,
+    config_of_file,
     load_network,
     load_weights,
     official_name,
@@ -126,11 +127,11 @@ def test_state_dicts_of_other_things(small_net, state):
     "content, message",
     [
         (b"", "is empty"),
-        (b"Hello, I am a text file.\n" * 100, "is not a whole|was refused"),
-        (b"PK\x03\x04", "is not a whole|was refused"),
-        (b"\x80\x02", "is not a whole|was refused"),
-        (bytes(range(256)) * 50, "is not a whole|was refused"),
-        (b"{}", "is not a whole|was refused"),
+        (b"Hello, I am a text file.\n" * 100, "is not a whole|was refused|is no weight file"),
+        (b"PK\x03\x04", "is not a whole|was refused|is no weight file"),
+        (b"\x80\x02", "is not a whole|was refused|is no weight file"),
+        (bytes(range(256)) * 50, "is not a whole|was refused|is no weight file"),
+        (b"{}", "is not a whole|was refused|is no weight file"),
     ],
 )
 def test_files_of_other_kinds(assert_refused, tmp_path, suffix, content, message):
@@ -141,7 +142,27 @@ def test_files_of_other_kinds(assert_refused, tmp_path, suffix, content, message
 
 def test_folders_and_nothing(assert_refused, tmp_path):
     assert_refused(tmp_path, "is not a file")
-    assert_refused(tmp_path / "nowhere.pth", "there is no weight file")
+    assert_refused(tmp_path / "nowhere.pth", "there is no weight file .*nowhere.pth$")
+    assert_refused(tmp_path / "yolact", "no weight file .*; published models are yolact_base, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"), [("last.ckpt", "weights.safetensors"), ("net.bin", "net.xml")]
+)
+def test_what_lies_beside_weights(tmp_path, name, beside):
+    torch.save({"a": torch.zeros(3)}, tmp_path / name)
+    assert config_of_file(tmp_path / name) is None
+    (tmp_path / beside).touch()
+    with pytest.raises(WeightsError, match=f"{name} is no weight file: give .*{beside} beside it"):
+        config_of_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0" * 9, b'{"images": 7}', bytes(99)])
+def test_other_files_are_no_weights_of_an_unknown_model(tmp_path, content):
+    path = tmp_path / "some.file"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"is no weight file: these are \.safetensors"):
+        config_of_file(path)
 
 
 def damaged(whole: bytes) -> list[bytes]:
@@ -207,7 +228,7 @@ def test_code_in_files_does_not_run(assert_refused, small_net, tmp_path, zipped,
     mark, path = tmp_path / "ran", tmp_path / f"weights{suffix}"
     state = {**official_state(small_net), "extra": Bomb(mark)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    assert_refused(path, "was refused|is not a whole")
+    assert_refused(path, "was refused.* holds posix.system$|is not a whole")
     assert not mark.exists()
     with path.open("rb") as file:
         torch.load(file, weights_only=False)

@@ -100,7 +100,7 @@ def test_names_may_be_our_own(small_config, small_net, tmp_path):
     ],
 )
 def test_official_file_names_say_the_model(tmp_path, file, model):
-    (tmp_path / file).write_bytes(b"?")
+    (tmp_path / file).write_bytes(b"PK\x03\x04")
     config = config_of_file(tmp_path / file)
     assert config == (None if model is None else PUBLISHED[model])
 

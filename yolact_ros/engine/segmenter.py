@@ -34,6 +34,7 @@ from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
 from yolact_ros.network import (
+    CONFIGS,
     EMBEDDED,
     PUBLISHED,
     NetworkConfig,
@@ -107,8 +108,8 @@ class Segmenter:
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
         if Path(weights).suffix in EXPORTED:
-            _check_exported({"model": model, **changes, "backend": backend})
             path = Path(weights).expanduser()
+            _check_exported(path, {"model": model, **changes, "backend": backend})
             self.runtime = runtimes.read(path, precision, device)
             self._source = f"exported as {path.name}"
         else:
@@ -326,12 +327,13 @@ class Segmenter:
         return time.perf_counter()
 
 
-def _check_exported(options: dict[str, object]) -> None:
+def _check_exported(path: Path, options: dict[str, object]) -> None:
     """Raise ValueError for options that an exported network has decided already."""
     for name in ("model", "backbone", "dcn_variant", "backend"):
         if options.get(name) not in (None, "", "auto"):
             raise ValueError(
-                f"{name}={options[name]!r} is not allowed: an exported network has its own"
+                f"{path} is exported already and has its own {name}: {name}={options[name]!r} is "
+                "not allowed"
             )
 
 
@@ -360,7 +362,7 @@ def _resolve(
     if config is None:
         raise WeightsError(
             f"{path} does not say which model it is for: name the model too, one of "
-            f"{', '.join(PUBLISHED)}"
+            f"{', '.join(CONFIGS)}"
         )
     return config, path, f"weights {path.name}"
 

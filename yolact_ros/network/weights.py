@@ -39,6 +39,8 @@ _OFFICIAL_NAMES = (
     ("mask_iou.classes.", "maskiou_net.maskiou_net.10."),
 )
 _FORMAT = "yolact_ros 1"
+# How PyTorch's checkpoints begin: a zip archive, formerly a pickle.
+_CHECKPOINT_STARTS = (b"PK\x03\x04", b"\x80")
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 
 
@@ -166,9 +168,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Not the error's own text, which advises to load the file nevertheless.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = found[1] if found else "objects that would run code when loaded, or is damaged"
         raise WeightsError(
-            f"{path} was refused: it is no plain checkpoint but holds objects that would run code "
-            f"when loaded, or is damaged ({_first_line(error)})"
+            f"{path} was refused: it is no plain checkpoint but holds {what}"
         ) from error
     except Exception as error:  # a damaged file makes the reader stumble in many ways
         raise WeightsError(
@@ -179,13 +183,30 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"{path} is not a file" if path.exists() else f"there is no weight file {path}"
-        )
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is not a file")
+    if not path.exists():
+        names = "" if path.suffix else f"; published models are {', '.join(PUBLISHED)}"
+        raise WeightsError(f"there is no weight file {path}{names}")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty")
+    _check_kind(path)
     return path
+
+
+def _check_kind(path: Path) -> None:
+    """Raise WeightsError for a file that is none of weights, as its name or its start say."""
+    # What trainings and exports write beside the file that is meant.
+    meant = {".ckpt": path.with_name("weights.safetensors"), ".bin": path.with_suffix(".xml")}
+    if path.suffix in meant and meant[path.suffix].is_file():
+        raise WeightsError(f"{path} is no weight file: give {meant[path.suffix]} beside it")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix != ".safetensors" and not start.startswith(_CHECKPOINT_STARTS):
+        raise WeightsError(
+            f"{path} is no weight file: these are .safetensors and PyTorch's checkpoints (.pth), "
+            "and .onnx, .xml and .pt2 of an export"
+        )
 
 
 def _first_line(error: Exception) -> str:
