@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from yolact_ros.extras import how_to_install
+
 BLOCKED = """
 import sys
 for name in {names!r}:
@@ -33,7 +35,7 @@ def test_a_missing_extra_is_named(command, package, extra):
     code = f"from yolact_ros.cli import main; sys.exit(main([{command!r}, '--help']))"
     result = run(code, package)
     assert result.returncode == 1
-    assert result.stderr.strip() == f"{package} is missing: pip install 'yolact_ros[{extra}]'"
+    assert result.stderr.strip() == f"{package} is missing: {how_to_install(extra)}"
 
 
 def test_losses_and_prediction_need_no_extra():

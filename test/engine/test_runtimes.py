@@ -70,7 +70,7 @@ sys.exit(main(arguments))
     command = [sys.executable, "-c", code, __file__, str(small_file)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
-    assert f"needs {package}: pip install 'yolact_ros[{extra}]'" in result.stderr
+    assert f"needs {package}: pip install -r requirements/{extra}.txt" in result.stderr
 
 
 def test_of_a_reader_error_the_line_with_the_reason_is_told(tmp_path):

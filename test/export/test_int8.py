@@ -48,7 +48,7 @@ def test_it_finds_nearly_the_same(person, photos, tmp_path):
 def test_without_nncf(segmenters, pictures, photos, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)
-    path, message = tmp_path / "net.xml", r"int8 needs nncf: pip install 'yolact_ros\[int8\]'"
+    path, message = tmp_path / "net.xml", r"int8 needs nncf: pip install -r requirements/int8\.txt"
     with pytest.raises(MissingExtraError, match=message):
         export(segmenters["small"], path, pictures, precision="int8", calibration=photos)
     assert list(tmp_path.iterdir()) == []

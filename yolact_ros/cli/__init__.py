@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from yolact_ros.extras import how_to_install
+
 _COMMANDS = {
     "predict": "segment pictures, folders and videos",
     "train": "train a network on COCO-format data",
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in _EXTRAS or str(error.name).startswith("yolact_ros"):
             raise
         missing, extra = (error.name or "").partition(".")[0], _EXTRAS[command]
-        print(f"{missing} is missing: pip install 'yolact_ros[{extra}]'", file=sys.stderr)
+        print(f"{missing} is missing: {how_to_install(extra)}", file=sys.stderr)
         return 1
     try:
         module.run(rest)

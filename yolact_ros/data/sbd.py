@@ -13,6 +13,7 @@ from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
 from yolact_ros.data.coco import DataError, read_image
+from yolact_ros.extras import how_to_install
 
 
 def find_dataset(folder: Path) -> Path:
@@ -71,7 +72,7 @@ def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError as error:
-        raise DataError("scipy is missing: pip install 'yolact_ros[sbd]'") from error
+        raise DataError(f"scipy is missing: {how_to_install('sbd')}") from error
     try:
         content = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
         labels = np.asarray(content.Segmentation, np.uint8)

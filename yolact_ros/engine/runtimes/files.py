@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from yolact_ros.extras import how_to_install
 from yolact_ros.network import WeightsError
 
 
@@ -37,7 +38,7 @@ class MissingExtraError(ModuleNotFoundError):
 def missing(error: ModuleNotFoundError, extra: str, what: str) -> MissingExtraError:
     """What to tell a user who lacks an extra."""
     return MissingExtraError(
-        f"{what} needs {error.name}: pip install 'yolact_ros[{extra}]'", name=error.name
+        f"{what} needs {error.name}: {how_to_install(extra)}", name=error.name
     )
 
 
