@@ -9,6 +9,7 @@ import yaml
 from yolact_ros.cli import main
 from yolact_ros.cli.train import read_settings
 from yolact_ros.training.settings import TrainingSettings
+from yolact_ros.training.train import network_config
 
 
 def test_options_win_over_the_file(tmp_path):
@@ -121,3 +122,12 @@ def test_the_help_says_what_every_setting_means(capsys, monkeypatch):
     assert len(options) > 40
     for text in options:
         assert not re.match(r"\S+ \S+ \((type|default)", text), f"no meaning: {text}"
+
+
+def test_the_documented_command_is_good(repository):
+    """Its anchors fit objects that lie as well as those that stand."""
+    text = (repository / "docs" / "training.md").read_text().replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if "--model=yolact_person_lite" in line)
+    settings, _ = read_settings(shlex.split(line)[2:])
+    ratios = network_config(settings).anchor_ratios
+    assert min(ratios) < 1 < max(ratios)

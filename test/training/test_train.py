@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,13 @@ import safetensors.torch
 import torch
 
 from yolact_ros.cli.train import read_settings
-from yolact_ros.data import DataError
+from yolact_ros.data import Annotation, DataError, ImageRecord
 from yolact_ros.network import load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
 from yolact_ros.training.callbacks import Checkpoints
 from yolact_ros.training.module import NonFiniteError, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
-from yolact_ros.training.train import LAST_CHECKPOINT, train
+from yolact_ros.training.train import LAST_CHECKPOINT, share_with_anchors, train
 
 
 def losses(output):
@@ -273,6 +274,20 @@ def test_names_that_stand_for_nothing_are_refused(settings):
         train(dataclasses.replace(settings, classes=("disc", "dics")))
     with pytest.raises(ValueError, match=r"freeze='backbone\.steam' is not allowed"):
         train(dataclasses.replace(settings, freeze=("backbone.steam",)))
+
+
+def test_how_many_objects_have_an_anchor_is_said(settings, capsys):
+    """One object is as an anchor is, one far too wide, and a crowd does not count."""
+    objects = [((0, 0, 40, 40), False), ((0, 0, 80, 8), False), ((0, 0, 9, 9), True)]
+    records = [
+        ImageRecord(Path("a.png"), i, 80, 160, (Annotation(i, 0, box, None, is_crowd),))
+        for i, (box, is_crowd) in enumerate(objects * 3)
+    ]
+    anchors = torch.tensor([[0.125, 0.25, 0.25, 0.5], [0.5, 0.5, 1, 1]])  # (cx, cy, w, h)
+    assert share_with_anchors(anchors, records, 0.5) == 0.5
+    assert share_with_anchors(anchors, records, 0.5, most=3) == 1, "every second one"
+    train(change_schedule(settings, iterations=1))
+    assert re.search(r"^\d+% of the objects have an anchor of IoU 0\.5", capsys.readouterr().out)
 
 
 def test_what_is_frozen_keeps_its_statistics_too(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from yolact_ros.data import (
     DataError,
@@ -20,6 +22,7 @@ from yolact_ros.data import (
     class_names,
     read_records,
 )
+from yolact_ros.detection import boxes
 from yolact_ros.network import (
     NetworkConfig,
     Yolact,
@@ -79,6 +82,23 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     if not _has_object(records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
     return records, classes
+
+
+def share_with_anchors(
+    anchors: Tensor, records: Sequence[ImageRecord], iou: float, most: int = 1000
+) -> float:
+    """Share of the objects that an anchor [P, 4] overlaps by `iou` or more, without augmentation.
+
+    Of pictures with objects, which some must be, `most` at most are looked at.
+    """
+    corners, best = boxes.corners(anchors), []
+    records = [record for record in records if _has_object([record])]
+    for record in records[:: math.ceil(len(records) / most)]:
+        objects = torch.tensor([a.box for a in record.annotations if not a.is_crowd]).float()
+        objects[:, 2:] += objects[:, :2]
+        objects /= torch.tensor([record.width, record.height]).repeat(2)
+        best.append(boxes.iou(objects, corners).amax(dim=1))
+    return float((torch.cat(best) >= iou).float().mean())
 
 
 def _has_object(records: Sequence[ImageRecord]) -> bool:
@@ -156,6 +176,10 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         trainer = make_trainer(settings, callbacks)
     except MisconfigurationException as error:  # a device that is not there
         raise ValueError(str(error)) from error
+    if trainer.is_global_zero:
+        iou = settings.losses.matching.positive_iou
+        share = f"{share_with_anchors(net.anchors, records, iou):.0%}"
+        print(f"{share} of the objects have an anchor of IoU {iou} or more")
     if not resume:
         load_start(net, settings)
     module = TrainingModule(net, records, settings)
