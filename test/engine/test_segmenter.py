@@ -184,10 +184,9 @@ def test_nothing_named_means_the_embedded_model():
     assert segmenter.description == (
         "yolact_person_lite (embedded weights) on cpu, torch, float32, classes: person"
     )
-    assert (
-        Segmenter("yolact_person_lite", device="cpu", backend="torch").description
-        == segmenter.description
-    )
+    for named in ({"model": EMBEDDED.name}, {"weights": EMBEDDED.name}):
+        other = Segmenter(**named, device="cpu", backend="torch")
+        assert other.description == segmenter.description
 
 
 def test_embedded_model_finds_people_in_the_shipped_photographs(repository):

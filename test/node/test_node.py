@@ -287,7 +287,7 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
         ("mask__encoding", "png", "mask.encoding='png' .* one of mono8, bits, rle"),
         ("classes", "cat, whale", "no class 'whale'; it has cat, dog, person"),
         ("model", "yolact_huge", "model='yolact_huge' .* yolact_base"),
-        ("weights", "/no/such/file.pth", "neither a file nor a published model"),
+        ("weights", "/no/such/file.pth", "neither a file nor a model"),
         ("backbone", "vgg", "backbone='vgg' .* resnet50"),
         ("device", "cuda:77", "device='cuda:77' .* this machine has auto, cpu"),
         ("precision", "int8", "precision='int8' .* float16"),

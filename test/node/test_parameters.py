@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_built_is_seen_before_it_is_loaded():
     Parameters(model="yolact_base", backbone="resnet50", dcn_variant="all").check_model()
     with pytest.raises(ValueError, match="dcn_variant"):
         Parameters(weights="yolact_plus_base", backbone="darknet53").check_model()
-    with pytest.raises(ValueError, match="neither a file nor a published model"):
+    with pytest.raises(ValueError, match="neither a file nor a model"):
         Parameters(weights="yolact_plus").check_model()
     with pytest.raises(ValueError, match="this machine has"):
         Parameters(device="tpu").check_model()

@@ -345,7 +345,7 @@ def _resolve(
     assert not isinstance(config, str)
     if not weights and config is not None and config.name in PUBLISHED:
         weights = config.name
-    if not weights:
+    if not weights or str(weights) == EMBEDDED.name:
         if config is not None and config.name != EMBEDDED.name:
             raise WeightsError(
                 f"the package has no weights for {config.name}: give a weight file, or "

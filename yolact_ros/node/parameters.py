@@ -20,7 +20,7 @@ from yolact_ros.detection import DetectionSettings, NmsMethod
 from yolact_ros.engine import runtimes
 from yolact_ros.engine.runtimes import BACKENDS, EXPORTED
 from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
-from yolact_ros.network import CONFIGS, PUBLISHED, config_of
+from yolact_ros.network import CONFIGS, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
 from yolact_ros.node.cameras import Camera, cameras_of
 from yolact_ros.node.parameter_info import ParameterInfo, parameter
@@ -289,9 +289,9 @@ class Parameters:
         """Raises ValueError for a network, device or weights that this machine cannot run."""
         if Path(self.weights).suffix not in EXPORTED:
             runtimes.choose(self.backend, self.device, self.precision)
-        if self.weights and self.weights not in (*PUBLISHED, RANDOM_WEIGHTS):
+        if self.weights and self.weights not in (*CONFIGS, RANDOM_WEIGHTS):
             _check_file(self.weights)
-        name = self.model or (self.weights if self.weights in PUBLISHED else "")
+        name = self.model or (self.weights if self.weights in CONFIGS else "")
         changes = {"backbone": self.backbone, "dcn_variant": self.dcn_variant}
         if name:
             config_of(name).replace(**{key: value for key, value in changes.items() if value})
@@ -367,8 +367,7 @@ def _check_topic(name: str) -> None:
 def _check_file(weights: str) -> None:
     if not Path(weights).expanduser().is_file():
         raise ValueError(
-            f"weights={weights!r} is neither a file nor a published model; these are "
-            f"{', '.join(PUBLISHED)}"
+            f"weights={weights!r} is neither a file nor a model; these are {', '.join(CONFIGS)}"
         )
 
 

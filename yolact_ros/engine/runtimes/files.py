@@ -37,9 +37,7 @@ class MissingExtraError(ModuleNotFoundError):
 
 def missing(error: ModuleNotFoundError, extra: str, what: str) -> MissingExtraError:
     """What to tell a user who lacks an extra."""
-    return MissingExtraError(
-        f"{what} needs {error.name}: {how_to_install(extra)}", name=error.name
-    )
+    return MissingExtraError(f"{what} needs {error.name}: {how_to_install(extra)}", name=error.name)
 
 
 def check_compiler(what: str, device: torch.device) -> None:
