@@ -65,7 +65,7 @@ def test_a_picture_cut_short_is_left_out_or_named(broken):
         (images / "2.png").write_bytes(whole[: len(whole) // 2])
 
     settings = broken(cut)
-    with pytest.raises(DataError, match=r"image 2: .*2\.png cannot be read: .*truncated"):
+    with pytest.raises(DataError, match=r"image 2: .*2\.png cannot be read: it is cut short"):
         training_data(settings)
     records, _ = training_data(dataclasses.replace(settings, skip_bad=True))
     assert [record.id for record in records] == [1, 3, 4, 5, 6]
