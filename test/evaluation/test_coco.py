@@ -236,12 +236,12 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
 def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, capsys):
     people, _ = some_objects(tmp_path)
     first = f"{people.annotations}:{people.images}"
-    assert main(["eval", first, str(tmp_path / "nothere.json")]) == 1
+    assert main(["eval", "--backend", "torch", first, str(tmp_path / "nothere.json")]) == 1
     assert "nothere.json cannot be read" in capsys.readouterr().err
     content = json.loads(people.annotations.read_text())
     content["categories"][0]["name"] = "dog"
     (tmp_path / "dogs.json").write_text(json.dumps(content))
-    assert main(["eval", first, f"{tmp_path}/dogs.json:{people.images}"]) == 1
+    assert main(["eval", "--backend", "torch", first, f"{tmp_path}/dogs.json:{people.images}"]) == 1
     printed = capsys.readouterr()
     assert "dogs.json has none of the classes person; it has dog" in printed.err
     assert "images, in percent" not in printed.out

@@ -305,7 +305,7 @@ def moved(predictions: Predictions, device: torch.device, dtype: torch.dtype) ->
         (5, {"score_threshold": 0.0}),
         (5, {"score_threshold": 0.2, "class_ids": (0, 3)}),
         (3, {"nms_top_k": 4, "nms_iou_threshold": 0.3}),
-        (80, {"top_k": 7, "confidence_threshold": 0.15}),
+        (20, {"top_k": 7, "confidence_threshold": 0.15}),
     ],
     ids=str,
 )
