@@ -196,10 +196,14 @@ def test_an_earlier_run_is_not_overwritten(settings):
         train(settings)
 
 
-def test_what_is_not_there_is_not_resumed(settings):
-    with pytest.raises(FileNotFoundError, match=r"no .*last\.ckpt to go on from: .*leave --resume"):
-        train(settings, resume=True)
-    assert not Path(settings.output).exists()
+def test_a_run_without_a_checkpoint_begins_anew_and_says_so(settings, capsys):
+    """As one that was killed before its first."""
+    settings = change_schedule(settings, iterations=1)
+    train(settings, resume=True)
+    told = f"beginning anew: there is no {Path(settings.output) / 'last.ckpt'}"
+    assert told in capsys.readouterr().out
+    train(change_schedule(settings, iterations=2), resume=True)
+    assert told not in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings):

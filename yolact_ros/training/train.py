@@ -151,10 +151,10 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
 def train(settings: TrainingSettings, resume: bool = False) -> Path:
     """Train as `settings` say; return the weights file.
 
-    With `resume`, go on from the last checkpoint in the output folder. Raises DataError for a data
-    set that is not right, FileExistsError for a checkpoint that is there though `resume` is off,
-    FileNotFoundError for one that is not though it is on, and NonFiniteError when the training
-    diverges.
+    With `resume`, go on from the last checkpoint in the output folder, where there is one: a run
+    may be killed before its first. Raises DataError for a data set that is not right,
+    FileExistsError for a checkpoint that is there though `resume` is off, and NonFiniteError when
+    the training diverges.
     """
     output = Path(settings.output)
     checkpoint = output / LAST_CHECKPOINT
@@ -162,11 +162,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         raise FileExistsError(
             f"{checkpoint} is there already: go on with --resume, or choose another output folder"
         )
-    if resume and not checkpoint.exists():
-        raise FileNotFoundError(
-            f"there is no {checkpoint} to go on from: name the run's folder as output, or leave "
-            "--resume out to begin anew"
-        )
+    goes_on = resume and checkpoint.exists()
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
     records, classes = training_data(settings)
@@ -180,11 +176,13 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         iou = settings.losses.matching.positive_iou
         share = f"{share_with_anchors(net.anchors, records, iou):.0%}"
         print(f"{share} of the objects have an anchor of IoU {iou} or more")
-    if not resume:
+        if resume and not goes_on:
+            print(f"beginning anew: there is no {checkpoint}")
+    if not goes_on:
         load_start(net, settings)
     module = TrainingModule(net, records, settings)
     # The checkpoint is our own file and holds plain values and tensors.
-    trainer.fit(module, ckpt_path=checkpoint if resume else None, weights_only=True)
+    trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             callback.measure(trainer.global_step, module.device)
