@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -179,6 +181,9 @@ def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(
 
 
 def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path):
+    """Also where OpenCV had threads before, as whatever decodes or draws gives it."""
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.ones((2000, 2000, 3), np.float32), (31, 31), 5)
     schedule = dataclasses.replace(settings.schedule, iterations=4)
     alone = dataclasses.replace(settings, schedule=schedule)
     helped = dataclasses.replace(alone, output=str(tmp_path / "helped"), workers=None)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
@@ -80,7 +79,6 @@ class TrainingModule(pl.LightningModule):
                 processes=self.trainer.world_size,
             ),
             num_workers=workers,
-            worker_init_fn=_use_one_core,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
@@ -163,11 +161,6 @@ class TrainingModule(pl.LightningModule):
         scheduler.base_lrs = [rate]
         now = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
         optimizer.param_groups[0].update(optimizer.defaults | {"initial_lr": rate, "lr": now})
-
-
-def _use_one_core(_: int) -> None:
-    """Torch does so by itself in the processes that load pictures, OpenCV does not."""
-    cv2.setNumThreads(1)
 
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
@@ -181,12 +183,25 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     if not goes_on:
         load_start(net, settings)
     module = TrainingModule(net, records, settings)
-    # The checkpoint is our own file and holds plain values and tensors.
-    trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+    with _opencv_on_one_core():
+        # The checkpoint is our own file and holds plain values and tensors.
+        trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             callback.measure(trainer.global_step, module.device)
     return output / WEIGHTS_FILE
+
+
+@contextlib.contextmanager
+def _opencv_on_one_core() -> Iterator[None]:
+    """Within, OpenCV has no threads. Processes that load pictures are forked: its threads would be
+    missing there, and what uses or ends them would wait for ever."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
