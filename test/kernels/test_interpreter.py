@@ -157,23 +157,22 @@ def test_other_kernels_compile(capability, tmp_path):
     lists = {"counts": "*i32", "index": "*i32"}
     found = lists | {"boxes": "*fp32", "keys": "*i64", "members": "*i32"}
     given = {"logits": "*fp16", "offsets": "*fp16", "anchors": "*fp32"}
-    sizes = {"BLOCK": nms._ANCHORS, "BLOCK_CLASSES": 128}
     made += [
         compile_kernel(
             nms._list_candidates,
             {"logits": "*fp16", "threshold": "*fp32"} | lists,
             (),
-            sizes,
+            {"BLOCK": nms._ANCHORS, "BLOCK_CLASSES": 128},
             capability,
-            4,
+            1,
         ),
         compile_kernel(
             nms._decode,
             given | lists | {"boxes": "*fp32", "scores": "*fp32"},
             ("centre_variance", "size_variance"),
-            sizes,
+            {"BLOCK": nms._DECODED, "BLOCK_CLASSES": 128},
             capability,
-            4,
+            1,
         ),
         compile_kernel(
             nms._rank,
@@ -187,7 +186,7 @@ def test_other_kernels_compile(capability, tmp_path):
             nms._suppress,
             found | {"scores": "*fp32", "wanted": "*i1", "threshold": "*fp32"},
             ("iou_threshold",),
-            {"BLOCK": nms._CANDIDATES, "OTHERS": nms._OTHER_CANDIDATES},
+            {"BLOCK": nms._CANDIDATES},
             capability,
             4,
             fused=False,

@@ -150,7 +150,9 @@ def _detect_by_kernels(
     logits, coefficients = predictions.class_logits, predictions.coefficients
     # Filled on the device: a copy to it could not be captured.
     least, threshold = (
-        each if isinstance(each, Tensor) else torch.full((), each, device=logits.device)
+        each
+        if isinstance(each, Tensor)
+        else torch.full((), each, dtype=torch.float32, device=logits.device)
         for each in thresholds or Thresholds.of(settings)
     )
     classes = logits.shape[-1] - 1

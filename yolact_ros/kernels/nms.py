@@ -14,8 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ANCHORS = 16
-_CANDIDATES, _OTHER_CANDIDATES = 32, 64
+# Few warps where a row is reduced: several would wait for each other.
+_ANCHORS, _DECODED = 8, 4
+_CANDIDATES = 32
+_PROGRAMS = 16  # at most, for each class: most have nothing to do
 _PAIRS, _OTHER_PAIRS = 32, 512
 
 
@@ -78,11 +80,12 @@ def fast_nms(
         capacity,
         BLOCK=_ANCHORS,
         BLOCK_CLASSES=block_classes,
+        num_warps=1,
         enable_fp_fusion=True,
     )
     boxes = torch.empty((batch, capacity, 4), dtype=torch.float32, device=device)
     scores = torch.empty((batch, classes, capacity), dtype=torch.float32, device=device)
-    _decode[(triton.cdiv(capacity, _ANCHORS), batch)](
+    _decode[(triton.cdiv(capacity, _DECODED), batch)](
         logits,
         offsets.contiguous(),
         anchors.contiguous(),
@@ -94,14 +97,16 @@ def fast_nms(
         classes,
         capacity,
         *variances,
-        BLOCK=_ANCHORS,
+        BLOCK=_DECODED,
         BLOCK_CLASSES=block_classes,
+        num_warps=1,
         enable_fp_fusion=True,
     )
     room = classes * min(class_top_k, capacity)
     keys = torch.empty((batch, room), dtype=torch.int64, device=device)
     members = torch.empty((batch, room), dtype=torch.int32, device=device)
-    _suppress[(triton.cdiv(capacity, _CANDIDATES), classes, batch)](
+    programs = min(triton.cdiv(capacity, _CANDIDATES), _PROGRAMS)
+    _suppress[(programs, classes, batch)](
         boxes,
         scores,
         index,
@@ -118,7 +123,6 @@ def fast_nms(
         class_top_k,
         float(iou_threshold),
         BLOCK=_CANDIDATES,
-        OTHERS=_OTHER_CANDIDATES,
         enable_fp_fusion=False,  # as PyTorch rounds
     )
     table = torch.zeros((batch, top_k, 7), dtype=torch.int32, device=device)
@@ -149,8 +153,9 @@ def _wanted(class_ids: tuple[int, ...], classes: int, device: torch.device) -> T
 
 
 @triton.jit
-def _softmax(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
-    # Scores [N, labels] of some anchors; all of an anchor are no numbers where one logit is none.
+def _powers(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
+    # Softmax [N, labels] of some anchors before it is divided by its sum [N], which is no number
+    # where one of the logits is none.
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
     values = tl.load(
         logits + row[:, None] * labels + label,
@@ -159,7 +164,7 @@ def _softmax(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
     ).to(tl.float32)
     values = tl.where(label < labels, values, float("-inf"))
     powers = tl.exp(values - tl.max(values, axis=1)[:, None])
-    return powers / tl.sum(powers, axis=1)[:, None]
+    return powers, tl.sum(powers, axis=1)
 
 
 @triton.jit
@@ -185,12 +190,12 @@ def _list_candidates(
     image = tl.program_id(1).to(tl.int64)
     anchor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [N]
     there = anchor < total
-    score = _softmax(logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES)
+    powers, whole = _powers(logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES)
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
-    best = tl.max(tl.where((label > 0) & (score == score), score, -1.0), axis=1)
+    best = tl.max(tl.where(label > 0, powers, 0.0), axis=1) / whole
     passes = (there & (best > tl.load(threshold))).to(tl.int32)
     if tl.sum(passes) > 0:
-        first = tl.atomic_add(counts + image, tl.sum(passes))
+        first = tl.atomic_add(counts + image, tl.sum(passes), sem="relaxed")
         place = first + _before(passes, BLOCK)
         tl.store(index + image * capacity + place, anchor, mask=(passes > 0) & (place < capacity))
 
@@ -241,11 +246,11 @@ def _decode(
         tl.store(box + 1, tl.where(finite, y1, 0.0), mask=there)
         tl.store(box + 2, tl.where(finite, x2, 0.0), mask=there)
         tl.store(box + 3, tl.where(finite, y2, 0.0), mask=there)
-        score = _softmax(logits, row, there, classes + 1, BLOCK_CLASSES)  # [N, classes + 1]
+        powers, whole = _powers(logits, row, there, classes + 1, BLOCK_CLASSES)
         label = tl.arange(0, BLOCK_CLASSES)[None, :]
         tl.store(
             scores + (image * classes + label - 1) * capacity + candidate[:, None],
-            tl.where(finite[:, None], score, -1.0),
+            tl.where(finite[:, None], powers / whole[:, None], -1.0),
             mask=there[:, None] & (label > 0) & (label <= classes),
         )
 
@@ -279,10 +284,9 @@ def _suppress(
     top_k,
     iou_threshold,
     BLOCK: tl.constexpr,
-    OTHERS: tl.constexpr,
 ):
-    # One program: BLOCK candidates of one image in one class, against all that score more there.
-    first = tl.program_id(0) * BLOCK
+    # One program: every n-th BLOCK of the candidates of one image in one class, each against all
+    # that score more there.
     label = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     count = tl.minimum(tl.load(counts + image), capacity)
@@ -290,46 +294,48 @@ def _suppress(
     boxes += image * capacity * 4
     scores += (image * classes + label) * capacity
     index += image * capacity
-    if (first < count) & (tl.load(wanted + label) != 0):
-        candidate = first + tl.arange(0, BLOCK)  # [N]
-        there = candidate < count
-        score = tl.load(scores + candidate, mask=there, other=-1.0)
-        stays = score > least
-        if tl.max(stays.to(tl.int32)) > 0:
-            anchor = tl.load(index + candidate, mask=there, other=0)
-            x1, y1, x2, y2 = _corners(boxes, candidate, there)
-            area = (x2 - x1) * (y2 - y1)
-            largest = tl.zeros((BLOCK,), dtype=tl.float32)
-            place = tl.zeros((BLOCK,), dtype=tl.int32)
-            for start in range(0, count, OTHERS):
-                other = start + tl.arange(0, OTHERS)  # [M]
-                known = other < count
-                its_score = tl.load(scores + other, mask=known, other=-1.0)[:, None]
-                its_anchor = tl.load(index + other, mask=known, other=0)[:, None]
-                better = (its_score > score[None, :]) | (
-                    (its_score == score[None, :]) & (its_anchor < anchor[None, :])
-                )  # [M, N]
-                left, top, right, bottom = _corners(boxes, other, known)
-                width = tl.minimum(right[:, None], x2[None, :])
-                width -= tl.maximum(left[:, None], x1[None, :])
-                height = tl.minimum(bottom[:, None], y2[None, :])
-                height -= tl.maximum(top[:, None], y1[None, :])
-                shared = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)
-                union = ((right - left) * (bottom - top))[:, None] + area[None, :] - shared
-                iou = tl.div_rn(shared, tl.maximum(union, 1.1754943508222875e-38))
-                largest = tl.maximum(largest, tl.max(tl.where(better, iou, 0.0), axis=0))
-                place += tl.sum(better.to(tl.int32), axis=0)
-            stays &= (place < top_k) & (largest <= iou_threshold)
-            number = stays.to(tl.int32)
-            if tl.sum(number) > 0:
-                slot = tl.atomic_add(counts + batch + image, tl.sum(number))
-                at = image * room + slot + _before(number, BLOCK)
-                # Larger for those that come first: by score, which is positive, so that its bits
-                # are in order; then by class and anchor.
-                key = (score.to(tl.int32, bitcast=True).to(tl.int64) + 1) << 32
-                key -= label.to(tl.int64) * total + anchor + 1
-                tl.store(keys + at, key, mask=stays)
-                tl.store(members + at, candidate, mask=stays)
+    if tl.load(wanted + label) != 0:
+        step = tl.num_programs(0) * BLOCK
+        for first in range(tl.program_id(0) * BLOCK, count, step):
+            candidate = first + tl.arange(0, BLOCK)  # [N]
+            there = candidate < count
+            score = tl.load(scores + candidate, mask=there, other=-1.0)
+            stays = score > least
+            if tl.max(stays.to(tl.int32)) > 0:
+                anchor = tl.load(index + candidate, mask=there, other=0)
+                x1, y1, x2, y2 = _corners(boxes, candidate, there)
+                area = (x2 - x1) * (y2 - y1)
+                largest = tl.zeros((BLOCK,), dtype=tl.float32)
+                place = tl.zeros((BLOCK,), dtype=tl.int32)
+                for start in range(0, count, BLOCK):
+                    other = start + tl.arange(0, BLOCK)  # [M]
+                    known = other < count
+                    its_score = tl.load(scores + other, mask=known, other=-1.0)[:, None]
+                    its_anchor = tl.load(index + other, mask=known, other=0)[:, None]
+                    better = (its_score > score[None, :]) | (
+                        (its_score == score[None, :]) & (its_anchor < anchor[None, :])
+                    )  # [M, N]
+                    left, top, right, bottom = _corners(boxes, other, known)
+                    width = tl.minimum(right[:, None], x2[None, :])
+                    width -= tl.maximum(left[:, None], x1[None, :])
+                    height = tl.minimum(bottom[:, None], y2[None, :])
+                    height -= tl.maximum(top[:, None], y1[None, :])
+                    shared = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)
+                    union = ((right - left) * (bottom - top))[:, None] + area[None, :] - shared
+                    iou = tl.div_rn(shared, tl.maximum(union, 1.1754943508222875e-38))
+                    largest = tl.maximum(largest, tl.max(tl.where(better, iou, 0.0), axis=0))
+                    place += tl.sum(better.to(tl.int32), axis=0)
+                stays &= (place < top_k) & (largest <= iou_threshold)
+                number = stays.to(tl.int32)
+                if tl.sum(number) > 0:
+                    slot = tl.atomic_add(counts + batch + image, tl.sum(number), sem="relaxed")
+                    at = image * room + slot + _before(number, BLOCK)
+                    # Larger for those that come first: by score, whose bits are in order since it
+                    # is positive; then by class and anchor.
+                    key = (score.to(tl.int32, bitcast=True).to(tl.int64) + 1) << 32
+                    key -= label.to(tl.int64) * total + anchor + 1
+                    tl.store(keys + at, key, mask=stays)
+                    tl.store(members + at, candidate, mask=stays)
 
 
 @triton.jit
@@ -356,10 +362,12 @@ def _rank(
         pair = first + tl.arange(0, BLOCK)  # [N]
         key = tl.load(keys + pair, mask=pair < count, other=0)
         place = tl.zeros((BLOCK,), dtype=tl.int32)
-        for start in range(0, count, OTHERS):
+        start = 0
+        while (start < count) & (tl.min(place) < top_k):  # else none of them has a place
             other = start + tl.arange(0, OTHERS)  # [M]
             its_key = tl.load(keys + other, mask=other < count, other=0)
             place += tl.sum((its_key[:, None] > key[None, :]).to(tl.int32), axis=0)
+            start += OTHERS
         chosen = (pair < count) & (place < top_k)
         candidate = tl.load(members + pair, mask=chosen, other=0)
         x1, y1, x2, y2 = _corners(boxes + image * capacity * 4, candidate, chosen)
