@@ -246,6 +246,26 @@ def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message
     assert values["refused"] == values["failed"] == "0" and int(values["processed"]) > 0
 
 
+def depth_camera(graph, folder, depth, publish, image):
+    """What publishes an image with its depth and calibration, on topics in `folder`."""
+    publish_depth = graph.camera(f"{folder}/image")
+    publish_info = graph.camera(f"{folder}/camera_info", CameraInfo)
+
+    def camera(_):
+        publish_info(calibration())
+        publish_depth(depth)
+        publish(image)
+
+    return camera
+
+
+def see_positions(graph, camera, received):
+    graph.wait_until(
+        lambda: any(i.position_valid for i in graph.see(camera, None, received).instances),
+        "a position",
+    )
+
+
 def test_depth_of_another_frame_and_remapped_topics(graph, weights, picture, image_message):
     """What lies beside a topic follows where it was remapped to."""
     graph.start(
@@ -259,21 +279,11 @@ def test_depth_of_another_frame_and_remapped_topics(graph, weights, picture, ima
     received = graph.collect(InstanceArray, "/yolact/instances")
     log = graph.collect(Log, "/rosout")
     publish = graph.camera("/front/image/compressed", CompressedImage)
-    publish_depth = graph.camera("/eye/image")
-    publish_info = graph.camera("/eye/camera_info", CameraInfo)
     depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7, frame="infrared")
     image = CompressedImage(format="png", data=cv2.imencode(".png", picture)[1].tobytes())
     image.header.stamp, image.header.frame_id = depth.header.stamp, "colour"
 
-    def camera(_):
-        publish_info(calibration())
-        publish_depth(depth)
-        publish(image)
-
-    graph.wait_until(
-        lambda: any(i.position_valid for i in graph.see(camera, None, received).instances),
-        "a position",
-    )
+    see_positions(graph, depth_camera(graph, "/eye", depth, publish, image), received)
     warning = "Depth is in the frame 'infrared', images in 'colour': "
     graph.wait_until(lambda: any(each.msg.startswith(warning) for each in log), "a warning")
 
@@ -283,20 +293,11 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
     received = graph.collect(InstanceArray, "/yolact/instances")
     shown = graph.collect(MarkerArray, "/yolact/markers")
     publish = graph.camera()
-    publish_depth = graph.camera("/depth/image")
-    publish_info = graph.camera("/depth/camera_info", CameraInfo)
     depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7)
     image = image_message(picture, stamp=7, frame="camera_optical")
 
-    def camera(_):
-        publish_info(calibration())
-        publish_depth(depth)
-        publish(image)
-
-    graph.wait_until(
-        lambda: any(i.position_valid for i in graph.see(camera, None, received).instances),
-        "a position",
-    )
+    camera = depth_camera(graph, "/depth", depth, publish, image)
+    see_positions(graph, camera, received)
     graph.see(camera, None, shown, 2)
     found = received[-1].instances
     located = [i for i, instance in enumerate(found) if instance.position_valid]
