@@ -155,12 +155,12 @@ def test_other_kernels_compile(capability, tmp_path):
         ),
     ]
     lists = {"counts": "*i32", "index": "*i32"}
-    found = lists | {"boxes": "*fp32", "keys": "*i64", "members": "*i32"}
+    pairs = {"pair_counts": "*i32", "boxes": "*fp32", "keys": "*i64", "members": "*i32"}
     given = {"logits": "*fp16", "offsets": "*fp16", "anchors": "*fp32"}
     made += [
         compile_kernel(
             nms._list_candidates,
-            {"logits": "*fp16", "threshold": "*fp32"} | lists,
+            {"logits": "*fp16", "anchor_threshold": "*fp32"} | lists,
             (),
             {"BLOCK": nms._ANCHORS, "BLOCK_CLASSES": 128},
             capability,
@@ -176,7 +176,7 @@ def test_other_kernels_compile(capability, tmp_path):
         ),
         compile_kernel(
             nms._rank,
-            {name: found[name] for name in found if name != "index"} | {"table": "*i32"},
+            pairs | {"table": "*i32"},
             (),
             {"BLOCK": nms._PAIRS, "OTHERS": nms._OTHER_PAIRS},
             capability,
@@ -184,7 +184,7 @@ def test_other_kernels_compile(capability, tmp_path):
         ),
         compile_kernel(
             nms._suppress,
-            found | {"scores": "*fp32", "wanted": "*i1", "threshold": "*fp32"},
+            lists | pairs | {"scores": "*fp32", "wanted": "*i1", "threshold": "*fp32"},
             ("iou_threshold",),
             {"BLOCK": nms._CANDIDATES},
             capability,

@@ -110,12 +110,12 @@ def fast_nms(
         boxes,
         scores,
         index,
-        counts,
+        counts[0],
+        counts[1],
         _wanted(class_ids, classes, device),
         threshold,
         keys,
         members,
-        batch,
         total,
         classes,
         capacity,
@@ -177,7 +177,7 @@ def _before(number, BLOCK: tl.constexpr):
 @triton.jit
 def _list_candidates(
     logits,  # [B, total, classes + 1]
-    threshold,  # []
+    anchor_threshold,  # []
     counts,  # [B]
     index,  # [B, capacity]
     total,
@@ -193,7 +193,7 @@ def _list_candidates(
     powers, whole = _powers(logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES)
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
     best = tl.max(tl.where(label > 0, powers, 0.0), axis=1) / whole
-    passes = (there & (best > tl.load(threshold))).to(tl.int32)
+    passes = (there & (best > tl.load(anchor_threshold))).to(tl.int32)
     if tl.sum(passes) > 0:
         first = tl.atomic_add(counts + image, tl.sum(passes), sem="relaxed")
         place = first + _before(passes, BLOCK)
@@ -271,17 +271,17 @@ def _suppress(
     boxes,  # [B, capacity, 4]
     scores,  # [B, classes, capacity]
     index,  # [B, capacity]
-    counts,  # [2, B]: candidates, pairs of class and candidate that stay
+    counts,  # [B]: candidates
+    pair_counts,  # [B]: pairs of class and candidate that stay
     wanted,  # bool [classes]
     threshold,  # []
     keys,  # int64 [B, room]: the pairs' scores, then what they are; see below
     members,  # [B, room]: their candidates
-    batch,
     total,
     classes,
     capacity,
     room,
-    top_k,
+    class_top_k,
     iou_threshold,
     BLOCK: tl.constexpr,
 ):
@@ -325,10 +325,10 @@ def _suppress(
                     iou = tl.div_rn(shared, tl.maximum(union, 1.1754943508222875e-38))
                     largest = tl.maximum(largest, tl.max(tl.where(better, iou, 0.0), axis=0))
                     place += tl.sum(better.to(tl.int32), axis=0)
-                stays &= (place < top_k) & (largest <= iou_threshold)
+                stays &= (place < class_top_k) & (largest <= iou_threshold)
                 number = stays.to(tl.int32)
                 if tl.sum(number) > 0:
-                    slot = tl.atomic_add(counts + batch + image, tl.sum(number), sem="relaxed")
+                    slot = tl.atomic_add(pair_counts + image, tl.sum(number), sem="relaxed")
                     at = image * room + slot + _before(number, BLOCK)
                     # Larger for those that come first: by score, whose bits are in order since it
                     # is positive; then by class and anchor.
@@ -341,7 +341,7 @@ def _suppress(
 @triton.jit
 def _rank(
     boxes,  # [B, capacity, 4]
-    counts,  # [B]
+    pair_counts,  # [B]
     keys,  # [B, room]
     members,  # [B, room]
     table,  # [B, top_k, 7]: box and score as bits of float32, class, anchor
@@ -355,7 +355,7 @@ def _rank(
     # One program: BLOCK pairs of one image, to the places that their keys give them.
     first = tl.program_id(0) * BLOCK
     image = tl.program_id(1).to(tl.int64)
-    count = tl.load(counts + image)
+    count = tl.load(pair_counts + image)
     keys += image * room
     members += image * room
     if first < count:
