@@ -122,10 +122,14 @@ def test_topics_of_images_and_depth():
 
 
 def test_a_model_that_cannot_be_built_is_seen_before_it_is_loaded():
-    Parameters(model="yolact_base", backbone="resnet50", dcn_variant="all").check_model()
-    with pytest.raises(ValueError, match="dcn_variant"):
-        Parameters(weights="yolact_plus_base", backbone="darknet53").check_model()
-    with pytest.raises(ValueError, match="neither a file nor a model"):
-        Parameters(weights="yolact_plus").check_model()
-    with pytest.raises(ValueError, match="this machine has"):
-        Parameters(device="tpu").check_model()
+    sound = Parameters(model="yolact_base", backbone="resnet50", dcn_variant="all")
+    assert sound.problems() == []
+    (problem,) = Parameters(weights="yolact_plus_base", backbone="darknet53").problems()
+    assert "dcn_variant" in problem
+    (problem,) = Parameters(weights="yolact_plus").problems()
+    assert "neither a file nor a model" in problem
+    for weights in ("~nobody-of-this-name/w.safetensors", "w" * 300):
+        (problem,) = Parameters(weights=weights).problems()
+        assert weights in problem
+    problems = Parameters(device="tpu", weights="/no/such.safetensors").problems()
+    assert ["tpu" in each for each in problems] == [True, False]

@@ -115,8 +115,8 @@ COMPARISONS: dict[str, Comparison] = {
             for variant in ("none", "all", "last10", "last13", "interval3", "interval4")
         ),
         base="yolact_plus_base",
-        note="As quoted elsewhere: none 31.7 AP, all 33.5 for 8 ms more, interval 3 33.3 for 2.8 ms, "
-        "interval 4 33.0 for 2.3 ms.",
+        note="As quoted elsewhere: none 31.7 AP, all 33.5 for 8 ms more, interval 3 33.3 for 2.8 "
+        "ms, interval 4 33.0 for 2.3 ms.",
     ),
     "8": Comparison("time by stage", "YOLACT++", (), base="yolact_plus_base"),
 }

@@ -18,7 +18,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from yolact_ros import masks
 from yolact_ros.detection import DetectionSettings, NmsMethod
 from yolact_ros.engine import runtimes
-from yolact_ros.engine.runtimes import BACKENDS, EXPORTED
+from yolact_ros.engine.runtimes import BACKENDS, EXPORTED, MissingExtraError
 from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.network import CONFIGS, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
@@ -285,12 +285,25 @@ class Parameters:
             ),
         )
 
-    def check_model(self) -> None:
-        """Raises ValueError for a network, device or weights that this machine cannot run."""
+    def problems(self) -> list[str]:
+        """Why this machine cannot run the model, as far as that shows without loading it."""
+        found = []
+        for check in (self._check_runtime, self._check_weights, self._check_network):
+            try:
+                check()
+            except (ValueError, MissingExtraError) as error:
+                found.append(str(error))
+        return found
+
+    def _check_runtime(self) -> None:
         if Path(self.weights).suffix not in EXPORTED:
             runtimes.choose(self.backend, self.device, self.precision)
+
+    def _check_weights(self) -> None:
         if self.weights and self.weights not in (*CONFIGS, RANDOM_WEIGHTS):
             _check_file(self.weights)
+
+    def _check_network(self) -> None:
         name = self.model or (self.weights if self.weights in CONFIGS else "")
         changes = {"backbone": self.backbone, "dcn_variant": self.dcn_variant}
         if name:
@@ -365,7 +378,11 @@ def _check_topic(name: str) -> None:
 
 
 def _check_file(weights: str) -> None:
-    if not Path(weights).expanduser().is_file():
+    try:
+        found = Path(weights).expanduser().is_file()
+    except (OSError, RuntimeError) as error:  # a folder that is closed to us, a user unknown ...
+        raise ValueError(f"weights={weights!r} cannot be looked for: {error}") from error
+    if not found:
         raise ValueError(
             f"weights={weights!r} is neither a file nor a model; these are {', '.join(CONFIGS)}"
         )

@@ -35,7 +35,7 @@ def choose(backend: str, device: str, precision: str = "auto") -> tuple[str, tor
 
     "auto" is OpenVINO on a CPU where it is installed, which measures best (docs/export.md), and
     PyTorch elsewhere. Raises ValueError for a value that is not allowed, or not together with the
-    others.
+    others, and MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not allowed: one of {', '.join(BACKENDS)}")

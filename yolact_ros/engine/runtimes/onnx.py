@@ -22,8 +22,17 @@ OPSET = 19
 """The first one with deformable convolution."""
 
 
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise missing(error, "export", "ONNX Runtime") from error
+    return onnxruntime
+
+
 def check(precision: str) -> None:
-    """Raise ValueError for a precision that there is not."""
+    """Raise ValueError for a precision that there is not, MissingExtraError without the library."""
+    _library()
     check_precision(precision, ("float32",), "ONNX Runtime")
 
 
@@ -59,21 +68,16 @@ def run_program(program: ONNXProgram) -> Runtime:
 
 
 def _run(source: str | bytes, where: object) -> Runtime:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise missing(error, "export", "ONNX Runtime") from error
-    options = onnxruntime.SessionOptions()
+    library = _library()
+    options = library.SessionOptions()
     # Threads that wait busily would take the cores from the detection stage.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session: Any = onnxruntime.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"]
-        )
+        session = library.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many types, all of them its own
         if "Could not find an implementation for DeformConv" in str(error):
             raise WeightsError(
-                f"{where} has deformable convolutions: ONNX Runtime {onnxruntime.__version__} "
+                f"{where} has deformable convolutions: ONNX Runtime {library.__version__} "
                 "cannot run them, 1.25 and newer can, from Python 3.11 on"
             ) from error
         raise unreadable(where, "ONNX model", error) from error

@@ -67,7 +67,10 @@ def read(path: Path, precision: str = "auto") -> Runtime:
 
 
 def check(precision: str) -> None:
-    """Raise ValueError for a precision that this processor does not compute in."""
+    """Raise ValueError for a precision that this processor does not compute in.
+
+    Raises MissingExtraError without the library.
+    """
     capabilities = _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     half = ("bfloat16",) if "BF16" in capabilities else ()
     check_precision(precision, ("float32", *half), "OpenVINO")
