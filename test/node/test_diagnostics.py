@@ -73,9 +73,10 @@ def test_no_image_for_a_while_is_a_warning(graph, weights):
 def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message):
     messages = graph.collect(DiagnosticArray, "/diagnostics")
     node = graph.start(weights=weights, image_timeout=0.5)
-    goes_on, submit = threading.Event(), node._segmenter.submit
+    hangs, goes_on, submit = threading.Event(), threading.Event(), node._segmenter.submit
 
     def hang(images):
+        hangs.set()
         goes_on.wait()
         return submit(images)
 
@@ -83,11 +84,18 @@ def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message
     camera = graph.camera()
 
     def told():
-        camera(image_message(picture))
+        # One that is refused is no sign that the network works.
+        camera(image_message(picture, **({"step": 1} if hangs.is_set() else {})))
+        time.sleep(0.05)
         newest = latest(messages, "/yolact: images")
         return newest[0] if newest and newest[0].level == DiagnosticStatus.ERROR else None
 
-    assert "images come, but none was finished" in graph.wait_until(told, "an error").message
+    assert "images came, but none was finished" in graph.wait_until(told, "an error").message
+    # Nor is a camera to blame that waits for an answer.
+    silent = graph.summary().received
+    wait_for(graph, messages, "/yolact: images", lambda _, values: values["rate in (Hz)"] == "0.00")
+    newest, _ = latest(messages, "/yolact: images")
+    assert newest.level == DiagnosticStatus.ERROR and graph.summary().received == silent
     goes_on.set()
     wait_for(
         graph,

@@ -1,6 +1,8 @@
 """Lifecycle transitions and reconfiguration on a real graph."""
 
+import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Image
 from yolact_ros.msg import InstanceArray
+
+from yolact_ros.engine import Segmenter
+from yolact_ros.node import yolact_node
 
 
 def topics(graph):
@@ -134,6 +139,44 @@ def test_what_cannot_run_leaves_the_node_unconfigured(graph, weights, parameters
     assert all(s.level != DiagnosticStatus.ERROR for m in diagnostics for s in m.status)
 
 
+def test_faults_are_mended_one_by_one(graph, weights):
+    graph.start(active=False, weights="/no/such.safetensors", device="cuda:77", autostart=False)
+    assert not graph.transition("configure")
+    assert graph.set(image_topic="/elsewhere") == ""
+    assert "cuda:78" in graph.set(device="cuda:78") and graph.get("device") == "cuda:77"
+    assert graph.set(device="cpu") == ""
+    assert "other.safetensors" in graph.set(weights="/no/other.safetensors")
+    assert graph.set(weights=weights) == ""
+    assert "cuda:77" in graph.set(device="cuda:77")
+    assert graph.transition("configure")
+
+
+@pytest.mark.parametrize("library", ["openvino", "onnxruntime"])
+def test_a_backend_that_is_not_installed_is_refused(graph, weights, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    graph.start(active=False, weights=weights, autostart=False)
+    assert f"needs {library}: pip install" in graph.set(backend=library)
+    assert graph.get("backend") == "torch"
+
+
+def test_a_model_that_is_given_up_is_forgotten(graph, weights, monkeypatch):
+    """Its memory must be free before the next one is loaded."""
+    made = []
+
+    def make(*arguments, **options):
+        segmenter = Segmenter(*arguments, **options)
+        made.append(weakref.ref(segmenter.runtime.run))
+        return segmenter
+
+    monkeypatch.setattr(yolact_node, "Segmenter", make)
+    graph.start(active=False, weights=weights, autostart=False)
+    for step in ("configure", "activate", "deactivate", "cleanup"):
+        assert graph.transition(step)
+    assert graph.set(classes="whale") == ""
+    assert not graph.transition("configure")
+    assert [model() for model in made] == [None, None]
+
+
 def test_a_broken_weight_file_leaves_the_node_unconfigured(graph, weights, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(Path(weights).read_bytes()[:5000])
@@ -148,5 +191,6 @@ def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weigh
     assert not graph.transition("activate") and graph.state() == "inactive"
     assert "{b}" in node._problem and node._pipeline is None
     assert graph.set(image_topic="/a/b") == ""
-    for step in ("cleanup", "configure", "activate"):
+    assert graph.transition("cleanup") and node._problem == ""
+    for step in ("configure", "activate"):
         assert graph.transition(step)

@@ -63,6 +63,39 @@ def test_a_lost_device_stays_lost(graph, weights, monkeypatch):
         assert graph.transition(step), step
     # A device that is lost while a model is loaded on it.
     node._lost_devices.clear()
-    monkeypatch.setattr(yolact_node, "Segmenter", fall)
-    assert not graph.transition("configure") and graph.state() == "unconfigured"
-    assert "unspecified launch failure" in node._problem
+    node._kept_from_lost_devices.clear()
+
+    def fall_out(*_, **__):
+        raise DeviceLostError("cpu is lost: it fell out")
+
+    monkeypatch.setattr(yolact_node.Segmenter, "warm_up", fall_out)
+    assert not graph.transition("configure") and node._problem == "cpu is lost: it fell out"
+    assert node._lost_devices == {torch.device("cpu")} and len(node._kept_from_lost_devices) == 1
+    assert not graph.transition("configure") and "cpu is lost; restart" in node._problem
+
+
+def test_a_device_lost_before_the_node_is_quite_active(
+    graph, weights, picture, image_message, monkeypatch
+):
+    node = graph.start(active=False, weights=weights, autostart=False)
+    publisher = graph.client.create_publisher(Image, "/image_raw", 1)
+    assert graph.transition("configure")
+    node._segmenter.runtime = replace(node._segmenter.runtime, device=torch.device("cuda:7"))
+    start_receiving = node._start_receiving
+
+    def and_lose_the_device(parameters):
+        topics = start_receiving(parameters)
+        graph.wait_until(publisher.get_subscription_count, "the subscription")
+        publisher.publish(image_message(picture))
+        graph.wait_until(lambda: node._device_lost, "the loss")
+        return topics
+
+    monkeypatch.setattr(node, "_start_receiving", and_lose_the_device)
+    assert graph.transition("activate")
+    assert "cuda:7 is lost" in node._problem
+
+    def unconfigured():
+        publisher.publish(image_message(picture))
+        return graph.state() == "unconfigured"
+
+    graph.wait_until(unconfigured, "the node to give up")

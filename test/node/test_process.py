@@ -19,9 +19,9 @@ PROGRAM = "import sys; from yolact_ros.node.main import main; sys.exit(main())"
 class Process:
     """The node in a process of its own; `log` fills with its lines."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, program=PROGRAM):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "--ros-args", *arguments],
+            [sys.executable, "-c", program, "--ros-args", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,9 +48,9 @@ def start():
     """A function that starts the node in a process."""
     started = []
 
-    def start(*parameters):
+    def start(*parameters, **options):
         arguments = [word for parameter in parameters for word in ("-p", parameter)]
-        started.append(Process(*arguments))
+        started.append(Process(*arguments, **options))
         return started[-1]
 
     yield start
@@ -85,6 +85,33 @@ def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
     graph.wait_until(lambda: "stays unconfigured" in idle.text(), "the reason in the log")
     assert idle.end(signal.SIGTERM) == 0
     assert "Traceback" not in idle.text()
+
+
+NETWORK_HANGS = """
+import threading
+from yolact_ros.node import main
+from yolact_ros.node.pipeline import Pipeline
+main.SHUTDOWN_LIMIT = 1.0
+def hang(*_):
+    print("hangs", flush=True)
+    threading.Event().wait()
+Pipeline._begin = hang
+main.main()
+"""
+
+
+def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, picture, image_message):
+    process = start(f"weights:={weights}", program=NETWORK_HANGS)
+    graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
+    camera = graph.camera()
+
+    def hangs():
+        camera(image_message(picture))
+        return "hangs" in process.text()
+
+    graph.wait_until(hangs, "the network to hang")
+    assert process.end(signal.SIGINT) == 1
+    assert "in hang" in process.text()  # says where
 
 
 PROGRAM_OF_A_USER = """

@@ -79,12 +79,12 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     level, text = DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
     if state.state != "active":
         text = f"the node is {state.state}"
+    elif frames.unanswered > state.image_timeout:
+        level = DiagnosticStatus.ERROR
+        text = f"images came, but none was finished for {frames.unanswered:.0f} s"
     elif frames.silence > state.image_timeout:
         level = DiagnosticStatus.WARN
         text = f"no image on {camera.topic} for {frames.silence:.0f} s"
-    elif frames.unanswered > state.image_timeout:
-        level = DiagnosticStatus.ERROR
-        text = f"images come, but none was finished for {frames.unanswered:.0f} s"
     elif frames.failed_lately:
         level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
     elif frames.refused_lately:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 SPIN_THREADS = 3
 """Lifecycle transitions may take long; parameters, images and diagnostics go on beside them."""
+
+SHUTDOWN_LIMIT = 15.0
+"""Seconds after which a node that was told to end does so although its network does not answer."""
 
 
 def spin(executor: Executor, node: Node, stopped: Future[None]) -> None:
@@ -34,7 +38,8 @@ def spin(executor: Executor, node: Node, stopped: Future[None]) -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the node until a signal ends the process, with status 0.
 
-    Returns, with the exit status 1, only when the node cannot be made.
+    Returns, with the exit status 1, only when the node cannot be made. A node that does not end
+    within `SHUTDOWN_LIMIT` is ended with status 1.
     """
     stop = threading.Event()
     running = False
@@ -79,6 +84,8 @@ def main(args: list[str] | None = None) -> int:
     spinner.start()
     running = True
     stop.wait()
+    # By a thread that needs no lock of Python's; it says where all others hang.
+    faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
     if not node.is_configuring:  # a download may take minutes; the next one goes on where it ends
         stopped.set_result(None)
         spinner.join()

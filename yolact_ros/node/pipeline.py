@@ -99,8 +99,8 @@ class Pipeline:
 
     Where the device works by itself, the next images are decoded and given to it meanwhile.
     `configured` are the parameters that the node was configured with; `current` returns the ones
-    that hold at the moment, for those that take effect at once. `on_lost` is called once, in that
-    thread, when the device is lost.
+    that hold at the moment, for those that take effect at once. `on_lost` is called in that thread
+    by whatever finds that the device is lost.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Pipeline:
         self._segmenter = segmenter
         self._depth = depth
         self._current = current
-        self._on_lost: Callable[[DeviceLostError], None] | None = on_lost
+        self._on_lost = on_lost
         self._logger = logger
         self._compressed = configured.compressed
         self._worker: Worker[Camera, Frame] = Worker(
@@ -141,6 +141,7 @@ class Pipeline:
         except ImageError as error:
             self._refuse(feed, error)
             return
+        feed.statistics.accepted()
         if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
             feed.statistics.passed_over()
 
@@ -180,16 +181,15 @@ class Pipeline:
     def _fail_all(self, decoded: Sequence[Decoded], error: Exception) -> None:
         for each in decoded:
             self._fail(each.frame.feed, error)
-        if isinstance(error, DeviceLostError) and self._on_lost is not None:
+        if isinstance(error, DeviceLostError):
             self._on_lost(error)
-            self._on_lost = None  # batches that follow find the same
 
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
         try:
             picture = picture_of(frame.image, self._segmenter.device)
         except ImageError as error:
-            self._refuse(frame.feed, error)
+            self._refuse(frame.feed, error, accepted=True)
             return None
         except Exception as error:  # one image must not end the node
             self._fail(frame.feed, error)
@@ -248,8 +248,8 @@ class Pipeline:
             self._refuse_depth(feed, error)
         return None
 
-    def _refuse(self, feed: Feed, error: ImageError) -> None:
-        count = feed.statistics.refused(error.reason)
+    def _refuse(self, feed: Feed, error: ImageError, accepted: bool = False) -> None:
+        count = feed.statistics.refused(error.reason, accepted)
         self._logger.warning(
             f"Malformed image dropped on {feed.topic}: {error} ({count} so far)",
             throttle_duration_sec=LOG_PERIOD,

@@ -48,7 +48,7 @@ class Summary:
     silence: float
     """Seconds since the last image arrived, or since the start when none has."""
     unanswered: float
-    """Seconds that images have come in of which none was finished with; 0 when one was since."""
+    """Seconds that an image has waited for the network, or been in it, without any end of one."""
     refused_lately: int
     """Images refused within the window of the rates."""
     failed_lately: int
@@ -87,6 +87,10 @@ class FrameStatistics:
         with self._lock:
             self._received += 1
             self._last_arrival = _note(self._arrivals)
+
+    def accepted(self) -> None:
+        """An image waits for the network."""
+        with self._lock:
             if self._unanswered_since is None:
                 self._unanswered_since = self._last_arrival
 
@@ -95,11 +99,15 @@ class FrameStatistics:
         with self._lock:
             self._passed_over += 1
 
-    def refused(self, reason: str) -> int:
-        """An image was malformed. Returns how many were so far."""
+    def refused(self, reason: str, accepted: bool = False) -> int:
+        """An image was malformed, which showed before or after it was accepted.
+
+        Returns how many were so far.
+        """
         with self._lock:
             self._refused[reason] += 1
-            self._unanswered_since = None
+            if accepted:
+                self._unanswered_since = None
             _note(self._refusals)
             return self._refused.total()
 

@@ -40,13 +40,13 @@ class Worker(Generic[Source, Item]):
         max_batch: int,
         name: str,
     ) -> None:
-        self._begin = begin
         self._turns = list(sources)  # the one that was served longest ago is first
         self._max_batch = max_batch
         self._waiting: dict[Source, Item] = {}
         self._stopped = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=name)
+        # A thread that has ended forgets its arguments, and with `begin` all that this refers to.
+        self._thread = threading.Thread(target=self._run, args=(begin,), name=name)
         self._thread.start()
 
     def put(self, source: Source, item: Item) -> Item | None:
@@ -65,11 +65,11 @@ class Worker(Generic[Source, Item]):
             self._changed.notify()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, begin: Callable[[list[Item]], Begun | None]) -> None:
         begun: Begun | None = None
         while begun is not None or self._wait():
             items = self._take() if begun is None or not begun.done() else []
-            following = self._begin(items) if items else None
+            following = begin(items) if items else None
             if begun is not None:
                 begun.finish()
             begun = following

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -42,13 +43,15 @@ class YolactNode(LifecycleNodeMixin, Node):
     """Segments the newest image of each camera; `Parameters` says what can be changed.
 
     The executor's threads take images, parameters and transitions; the network runs in a thread of
-    its own. Raises ValueError or a ParameterException for parameters that are not allowed.
+    its own, which tells them of nothing but a lost device. docs/architecture.md draws them. Raises
+    ValueError or a ParameterException for parameters that are not allowed.
     """
 
     def __init__(self, **options: Any) -> None:
         # What `destroy_node` stops; rclpy calls it too where a node cannot be made.
         self._pipeline: Pipeline | None = None
         self._inputs: list[Subscription[Any]] = []
+        self._stopping = threading.Lock()
         Node.__init__(self, "yolact", **options)
         # In a group of their own, so that parameters and diagnostics answer while a model loads.
         transitions = ReentrantCallbackGroup()
@@ -103,25 +106,28 @@ class YolactNode(LifecycleNodeMixin, Node):
         """Load the model and create the publishers; on failure stay unconfigured."""
         self._state, self._problem, self._device_lost = "configuring", "", False
         self._forget_what_a_file_fixed()
-        self._configured = parameters = self._wanted
+        self._configured = self._wanted
         self._statistics = self._new_statistics()
         try:
-            segmenter = self._load(parameters)
-            with self._settings_lock:
-                settings = self._wanted.detection_settings(segmenter.class_names)
-                segmenter.settings = settings
-                self._segmenter = segmenter
-            with_markers = bool(parameters.depth_topic)
-            for camera in parameters.cameras():
-                self._outputs[camera] = Outputs(self, camera, with_markers)
+            self._set_up(self._configured)
         except Exception as error:  # whatever is wrong with a model must not end the node
+            self._problem = reason_of(error)
+        if self._problem:  # only here: an error keeps a model that it came from
             self._release()
             self._state = "unconfigured"
-            self._problem = reason_of(error)
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
             return TransitionCallbackReturn.FAILURE
         self._state = "inactive"
         return super().on_configure(state)
+
+    def _set_up(self, parameters: Parameters) -> None:
+        segmenter = self._load(parameters)
+        with self._settings_lock:
+            segmenter.settings = self._wanted.detection_settings(segmenter.class_names)
+            self._segmenter = segmenter
+        with_markers = bool(parameters.depth_topic)
+        for camera in parameters.cameras():
+            self._outputs[camera] = Outputs(self, camera, with_markers)
 
     def _load(self, parameters: Parameters) -> Segmenter:
         asked_for = parameters.weights or parameters.model or "the embedded model"
@@ -180,6 +186,7 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and start the thread of the network; on failure stay inactive."""
+        self._problem = ""
         self._statistics = self._new_statistics()
         try:
             topics = self._start_receiving(self._configured)
@@ -189,7 +196,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self.get_logger().error(f"The node stays inactive: {self._problem}")
             return TransitionCallbackReturn.FAILURE
         self.get_logger().info(f"Waiting for images on {', '.join(topics)}")
-        self._state, self._problem = "active", ""
+        self._state = "active"
         return super().on_activate(state)
 
     def _new_statistics(self) -> dict[Camera, FrameStatistics]:
@@ -264,24 +271,25 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def _on_device_lost(self, error: DeviceLostError) -> None:
         """Go to error processing; called in the network's thread, which that will wait for."""
-        self._device_lost = True
         if self._segmenter is not None:
             self._lost_devices.add(self._segmenter.device)
         self._problem = f"{error}; restart the node to use it again"
-        self.get_logger().fatal(self._problem)
-        self._give_up.trigger()
+        if not self._device_lost:
+            self.get_logger().fatal(self._problem)
+        self._device_lost = True
+        self._give_up.trigger()  # without effect while the node is being activated: again, then
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the model and the publishers."""
         self._release()
         self._forget_what_a_file_fixed()
-        self._state = "unconfigured"
+        self._state, self._problem = "unconfigured", ""
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up everything, from any state."""
         self._release()
-        self._state = "finalized"
+        self._state, self._problem = "finalized", ""
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -293,13 +301,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
-        if self._pipeline is not None:
-            self._pipeline.stop()
-            self._pipeline = None
-            for outputs in self._outputs.values() if self.context.ok() else ():
-                outputs.clear()
+        with self._stopping:  # the process may be told to end while a transition does this
+            while self._inputs:
+                self.destroy_subscription(self._inputs.pop())
+            if self._pipeline is not None:
+                self._pipeline.stop()
+                self._pipeline = None
+                for outputs in self._outputs.values() if self.context.ok() else ():
+                    outputs.clear()
 
     def _release(self) -> None:
         self._stop_receiving()
@@ -310,6 +319,8 @@ class YolactNode(LifecycleNodeMixin, Node):
         if segmenter is not None and segmenter.device in self._lost_devices:
             # Older releases of PyTorch abort when memory of a lost device is freed.
             self._kept_from_lost_devices.append(segmenter)
+        del segmenter
+        gc.collect()  # parts of a network may refer to each other
         if torch.cuda.is_available() and not self._lost_devices:
             with contextlib.suppress(RuntimeError):  # of a device that has just been lost
                 torch.cuda.empty_cache()
@@ -321,13 +332,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         with self._settings_lock:
             try:
                 parameters = self._wanted.with_values(changes)
-                if later:
-                    parameters.check_model()
+                # Not for what was wrong before: faults can be mended one by one.
+                if later and (new := set(parameters.problems()) - set(self._wanted.problems())):
+                    raise ValueError("; ".join(sorted(new)))
                 if self._segmenter is not None:
                     settings = parameters.detection_settings(self._segmenter.class_names)
                     self._segmenter.settings = settings
-            except ValueError as error:
-                return SetParametersResult(successful=False, reason=str(error))
+            except Exception as error:  # else rclpy would leave the caller without an answer
+                return SetParametersResult(successful=False, reason=reason_of(error))
             self._wanted = parameters
         if later and self._state != "unconfigured":
             self.get_logger().info(
