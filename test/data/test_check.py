@@ -114,7 +114,7 @@ CASES = {
     "empty RLE": (
         ("annotations", 1, "segmentation", {"size": [48, 64], "counts": [48 * 64]}),
         "annotation 12",
-        "empty mask",
+        "covers no pixel",
     ),
     "RLE without a size": (
         ("annotations", 1, "segmentation", {"size": None, "counts": [1, 2]}),

@@ -169,13 +169,14 @@ def test_every_mask_branch_learns_and_takes_empty_images(changes, parts):
     assert losses.classes == losses.boxes == 0
 
 
-def test_shares_of_a_batch_average_to_the_whole_batch():
+@pytest.mark.parametrize("objects", [(1, 3), (0, 1), (0, 0)], ids=str)
+def test_shares_of_a_batch_average_to_the_whole_batch(objects):
     """What distributed training relies on."""
     torch.manual_seed(0)
     net = build(SMALL, image_size=96).train()
     images = torch.randn(2, 3, 96, 96)
     targets = []
-    for count in (1, 3):
+    for count in objects:
         boxes = torch.rand(count, 2).repeat(1, 2) * 0.5
         boxes[:, 2:] += 0.3
         masks = crop(torch.ones(count, 96, 96), crop_rectangles(boxes, 96, 96)).to(torch.uint8)
@@ -184,12 +185,13 @@ def test_shares_of_a_batch_average_to_the_whole_batch():
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    whole = compute_losses(net, net(images), targets)
+    settings = LossSettings(negatives_without_objects=5)
+    whole = compute_losses(net, net(images), targets, settings)
     counts = [match(net.anchors, target).positive.sum() for target in targets]
     mean = sum(counts) / 2
     shares = [
         compute_losses(
-            net, net(images[i : i + 1]), targets[i : i + 1], LossSettings(), lambda _: mean
+            net, net(images[i : i + 1]), targets[i : i + 1], settings, lambda _: mean, processes=2
         )
         for i in range(2)
     ]

@@ -20,7 +20,7 @@ import torch
 
 from yolact_ros.cli.train import read_settings
 from yolact_ros.data import Annotation, DataError, ImageRecord
-from yolact_ros.network import load_network
+from yolact_ros.network import WeightsError, load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
 from yolact_ros.training.callbacks import Checkpoints
 from yolact_ros.training.module import NonFiniteError, learning_rate_factor
@@ -147,6 +147,7 @@ def test_a_run_does_not_go_on_as_another(settings):
     longer = change_schedule(settings, iterations=2)
     for other, reason in (
         (change_schedule(longer, optimizer="adamw"), "optimizer=adamw .* has sgd"),
+        (change_schedule(longer, ema=0.0), "ema=0 .* has averaged weights"),
         (dataclasses.replace(longer, classes=("disc",)), r"class_names=\('disc',\) .* has \("),
         (
             dataclasses.replace(longer, network={**longer.network, "num_prototypes": 8}),
@@ -327,6 +328,19 @@ def test_accuracy_needs_objects_to_be_found(settings, tmp_path):
         train(settings)
 
 
+def test_accuracy_is_measured_on_what_can_be_counted(settings, tmp_path):
+    """COCO's own files have boxes without area, which are of no use for training."""
+    content = json.loads(Path(settings.train[0]).read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps(content))
+    flat = (f"{path}:{Path(settings.train[0]).parent / 'images'}",)
+    settings = change_schedule(settings, iterations=1)
+    with pytest.raises(DataError, match="has no area"):
+        train(dataclasses.replace(settings, train=flat))
+    assert train(dataclasses.replace(settings, val=flat)).exists()
+
+
 def test_bad_data_stops_the_run_unless_it_is_to_be_skipped(settings, tmp_path, capsys):
     content = json.loads(Path(settings.train[0]).read_text())
     content["annotations"][0]["bbox"] = [90, 90, 50, 50]
@@ -391,6 +405,14 @@ def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
     torch.testing.assert_close(a.backbone.stem[1].running_var, b.backbone.stem[1].running_var)
 
 
+def test_it_starts_from_weights_by_name(settings, capsys):
+    settings = change_schedule(settings, iterations=1)
+    with pytest.raises(WeightsError, match=r"start='resnet' is not allowed: .*yolact_base"):
+        train(dataclasses.replace(settings, start="resnet"))
+    assert train(dataclasses.replace(settings, start="yolact_person_lite")).exists()
+    assert "nothing that fits" in capsys.readouterr().out  # other sizes and classes
+
+
 def test_accuracy_is_measured_and_training_stops_without_progress(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=20, learning_rate=1e-9)
     settings = dataclasses.replace(
@@ -399,8 +421,12 @@ def test_accuracy_is_measured_and_training_stops_without_progress(settings):
     train(settings)
     log = Path(settings.output) / "validation.jsonl"
     entries = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [entry["iteration"] for entry in entries][:2] == [2, 4]
-    assert len(losses(settings.output)) < schedule.total_iterations
+    assert [entry["iteration"] for entry in entries] == [2, 4]
+    assert len(losses(settings.output)) == 4
+    train(settings, resume=True)  # as a queue does that does not know
+    assert len(losses(settings.output)) == 4 and len(log.read_text().splitlines()) == 2
+    train(dataclasses.replace(settings, patience=2), resume=True)
+    assert len(losses(settings.output)) > 4
     assert (Path(settings.output) / "best.safetensors").exists()
 
 
@@ -421,11 +447,21 @@ def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
 
 def test_two_processes_learn_what_one_learns(settings, tmp_path):
     """Same global batch, same losses: the first iterations, before rounding adds up."""
-    schedule = dataclasses.replace(settings.schedule, iterations=6, ema=0)
-    settings = dataclasses.replace(settings, schedule=schedule, freeze_batch_norm=True)
+    content = json.loads(Path(settings.train[0]).read_text())
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] > 2]
+    path = tmp_path / "some_empty.json"
+    path.write_text(json.dumps(content))
+    settings = change_schedule(settings, iterations=6)
+    settings = dataclasses.replace(
+        settings,
+        train=(f"{path}:{Path(settings.train[0]).parent / 'images'}",),
+        network={**settings.network, "image_size": 256, "mask_rescoring": True},
+        freeze_batch_norm=True,
+        negatives=True,
+    )
     train(settings)
     double = dataclasses.replace(settings, output=str(tmp_path / "double"))
-    command = [*arguments(double), "--freeze_batch_norm=true"]
+    command = [*arguments(double), "--freeze_batch_norm=true", "--negatives=true"]
     command[command.index("--devices=1")] = "--devices=2"
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
     wanted = list(losses(settings.output).values())

@@ -53,11 +53,17 @@ class Report:
 
 
 def check(
-    source: DataSource, decode: bool = False, progress: bool = False, masks: bool = True
+    source: DataSource,
+    decode: bool = False,
+    progress: bool = False,
+    masks: bool = True,
+    measure: bool = False,
 ) -> Report:
     """Look at every entry and every picture of a data set.
 
-    `masks` says that each object needs one; without, boxes are enough. Pictures are decoded if
+    `masks` says that each object needs one; without, boxes are enough. `measure` says that the data
+    are to measure accuracy with: annotations are right then if they can be counted, as in
+    `require_countable`, of use for training or not. Pictures are decoded if
     `decode` asks for it. If not, their headers are read, and whether JPEG and PNG files are whole
     is seen from their ends. Raises DataError for a file that has no picture or no category that is
     right.
@@ -81,7 +87,8 @@ def check(
         if not good[kind]:
             refuse(problems)
             raise DataError(f"{file} has no {kind}")
-    find = partial(_wrong_annotation, masks, *_sizes_and_categories(good))
+    wrong_annotation = _uncountable if measure else _wrong_annotation
+    find = partial(wrong_annotation, masks, *_sizes_and_categories(good))
     keep("annotations", map(find, good["annotations"]), "boxes and masks")
     return Report(tuple(problems), content | good)
 
@@ -90,23 +97,11 @@ def require_countable(source: DataSource, masks: bool) -> None:
     """Raises DataError for what accuracy cannot be counted with, as COCO counts it.
 
     Pictures that are missing; annotations without a picture or a category here and, for that of
-    masks, without a mask. Boxes and outlines that are of no use for training are none of them:
-    COCO's own files have some.
+    masks, without a mask. Boxes and masks without a pixel, which are of no use for training, are
+    none of them: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
-    sizes, known = _sizes_and_categories(content)
-
-    def reason(entry: dict[str, Any]) -> str | None:
-        wrong = _wrong_reference(sizes, known, entry)
-        if wrong or not masks:
-            return wrong
-        mask, size = entry.get("segmentation"), sizes[entry["image_id"]]
-        if mask is None:
-            return _NO_MASK
-        if isinstance(mask, list):
-            # As the library counts them: of four numbers it makes a box.
-            return _wrong_numbers(mask, least=4)
-        return _wrong_rle(mask, *size)
+    reason = partial(_uncountable, masks, *_sizes_and_categories(content))
 
     def missing(entry: dict[str, Any]) -> str | None:
         path = source.images / entry["file_name"]
@@ -149,6 +144,24 @@ def _is_cut_short(path: Path) -> bool:
         return is_cut_short(data)  # of a whole file that touches the first and last page
 
 
+def _uncountable(
+    masks: bool,
+    sizes: dict[int, tuple[int, int]],
+    categories: set[int],
+    entry: dict[str, Any],
+) -> str | None:
+    wrong = _wrong_reference(sizes, categories, entry)
+    if wrong or not masks:
+        return wrong
+    segmentation, size = entry.get("segmentation"), sizes[entry["image_id"]]
+    if segmentation is None:
+        return _NO_MASK
+    if isinstance(segmentation, list):
+        # As the library counts them: of four numbers it makes a box.
+        return _wrong_numbers(segmentation, least=4)
+    return _wrong_rle(segmentation, *size)
+
+
 def _wrong_annotation(
     masks: bool,
     sizes: dict[int, tuple[int, int]],
@@ -167,6 +180,8 @@ def _wrong_annotation(
     wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
     if wrong := wrong_mask(segmentation, *size):
         return wrong
+    if not any(coco_mask.area(as_rles(segmentation, *size))):
+        return "segmentation covers no pixel of its image of {1} x {0}".format(*size)
     if entry.get("iscrowd"):  # only its box is used
         return None
     return _wrong_place(entry["bbox"], segmentation, *size)
@@ -228,8 +243,6 @@ def _wrong_polygons(polygons: list[Any], height: int, width: int) -> str | None:
             # A bound, since drawing takes time and memory for every pixel on the way.
             if not -limit <= value <= 2 * limit:
                 return f"segmentation has {value}, far outside an image of {width} x {height}"
-    if not any(coco_mask.area(coco_mask.frPyObjects(polygons, height, width))):
-        return f"segmentation covers no pixel of its image of {width} x {height}"
     return None
 
 
@@ -245,7 +258,7 @@ def _wrong_rle(rle: dict[str, Any], height: int, width: int) -> str | None:
         return f"segmentation is a broken RLE: {error}"
     if not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
         return f"segmentation is an RLE that does not fill {height} x {width} pixels"
-    return "segmentation is an empty mask" if sum(runs[1::2]) == 0 else None
+    return None
 
 
 def _runs(counts: str) -> list[int]:

@@ -130,13 +130,16 @@ def refuse(problems: Sequence[Problem]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """The content of a COCO-format file, its entries unchecked.
 
-    Raises DataError if its lists are not there.
+    Files of pictures whose annotations are kept secret, as COCO's test-dev, have no list of them:
+    it is empty then. Raises DataError if another list is not there.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     lists = content if isinstance(content, dict) else {}
+    if "images" in lists and "categories" in lists:
+        lists.setdefault("annotations", [])
     missing = [kind for kind in FIELDS if not isinstance(lists.get(kind), list)]
     if missing:
         raise DataError(f"{path} is not a COCO-format file: it has no list {', '.join(missing)}")

@@ -9,6 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from email.message import Message
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from yolact_ros.network import PUBLISHED, WeightsError, build, load_weights
+from yolact_ros.network import EMBEDDED, PUBLISHED, WeightsError, build, load_weights
 
 DOWNLOADABLE = tuple(
     name for name in PUBLISHED if name not in ("yolact_im400", "yolact_resnet50_pascal")
@@ -71,6 +72,17 @@ def fetch_weights(
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(_advice(url, path, str(error) or type(error).__name__)) from error
     return path
+
+
+def weights_file(name: str | Path) -> Path:
+    """The file of weights that are named by a published model, downloaded once, by the embedded
+    one, or by their path."""
+    if str(name) in PUBLISHED:
+        return fetch_weights(str(name))
+    if str(name) != EMBEDDED.name:
+        return Path(name).expanduser()
+    with as_file(files("yolact_ros") / "weights" / f"{EMBEDDED.name}.safetensors") as path:
+        return path
 
 
 def _default_cache() -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -103,6 +103,14 @@ def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tenso
     return update
 
 
+class AveragedWeights(WeightAveraging):
+    """Lightning's, with the average where the weights are: it asks before they are moved there."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+
 class Checkpoints(pl.Callback):
     """Writes a checkpoint and a weights file (of the averaged weights where there are some).
 
@@ -118,8 +126,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        is_last = trainer.should_stop or step == trainer.max_steps
-        if not is_last and all(step % every for every in self.intervals):
+        if step != trainer.max_steps and all(step % every for every in self.intervals):
             return
         bad = [name for name, p in module.named_parameters() if not p.isfinite().all()]
         if bad:
@@ -154,9 +161,10 @@ class Validation(pl.Callback):
         self.history_file = weights.with_name(HISTORY_FILE)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Forget the accuracies of an earlier run."""
+        """Forget the accuracies of an earlier run, or do not go on with one that has stopped."""
         if trainer.is_global_zero and trainer.global_step == 0:
             self.history_file.unlink(missing_ok=True)
+        self._stop_if_stuck(trainer, module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -166,8 +174,7 @@ class Validation(pl.Callback):
             return
         if trainer.is_global_zero:
             self.measure(trainer.global_step, module.device)
-        stop = torch.tensor(self._is_stuck(), device=module.device)
-        trainer.should_stop = bool(trainer.strategy.broadcast(stop))
+        self._stop_if_stuck(trainer, module)
 
     def measure(self, iteration: int, device: torch.device) -> None:
         """Measure the weights file now, unless that was done before."""
@@ -198,6 +205,11 @@ class Validation(pl.Callback):
         if not self.history_file.exists():
             return []
         return [json.loads(line) for line in self.history_file.read_text().splitlines()]
+
+    def _stop_if_stuck(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Only the first process measures.
+        stop = torch.tensor(trainer.is_global_zero and self._is_stuck(), device=module.device)
+        trainer.should_stop = bool(trainer.strategy.broadcast(stop))
 
     def _is_stuck(self) -> bool:
         values = [entry["accuracy"] for entry in self._history()]

@@ -88,6 +88,9 @@ class InstanceDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.records)
 
+    def __deepcopy__(self, _: object) -> InstanceDataset:
+        return self  # what averages the weights copies all of the module that it is in
+
     def __getitem__(self, draw: Draw) -> Item:
         settings = self.settings
         if draw.plain:

@@ -90,11 +90,12 @@ def compute_losses(
     targets: Sequence[Target],
     settings: LossSettings = LossSettings(),
     mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    processes: int = 1,
 ) -> Losses:
     """Losses of one batch.
 
     `predictions` are those of `net` in training mode for the images of `targets`.
-    `mean_over_processes` averages a scalar over the processes of a distributed run: with it, the
+    `mean_over_processes` averages a scalar over the `processes` of a distributed run: with it, the
     mean of all processes' losses is the loss of the global batch. Computed in float32, whatever the
     precision of the predictions.
     """
@@ -102,7 +103,7 @@ def compute_losses(
     count = torch.stack([matching.positive.sum() for matching in matchings]).sum().float()
     if mean_over_processes is not None:
         count = mean_over_processes(count)
-    count = count.clamp(min=1)  # a batch without objects
+    count = count.clamp(min=1 / processes)  # a global batch without objects
 
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         exact = _in_float32(predictions)

@@ -88,6 +88,13 @@ class TrainingModule(pl.LightningModule):
         images = images.to(device, non_blocking=True)
         return images, [target.to(device, non_blocking=True) for target in targets], paths
 
+    def on_train_batch_start(self, *_: Any) -> int | None:
+        """Leave out what would be learned after the end: Lightning stops only behind an iteration.
+
+        -1 ends the epoch.
+        """
+        return -1 if self.trainer.should_stop else None
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch of uint8 BGR images."""
         images, targets, paths = batch
@@ -95,8 +102,11 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
         self._require_finite(_tensors(predictions), paths)
-        average = self._mean_over_processes if self.trainer.world_size > 1 else None
-        losses = compute_losses(self.net, predictions, targets, self.settings.losses, average)
+        processes = self.trainer.world_size
+        average = self._mean_over_processes if processes > 1 else None
+        losses = compute_losses(
+            self.net, predictions, targets, self.settings.losses, average, processes
+        )
         values = {name: loss.detach() for name, loss in losses.items().items()}
         self._require_finite(values, paths)
         total = losses.total
@@ -138,12 +148,15 @@ class TrainingModule(pl.LightningModule):
         checkpoint["network"] = self.net.config.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError for the checkpoint of another network, whose weights do not fit, or of
-        another optimiser, whose state is of no use."""
+        """Raises ValueError for the checkpoint of another network, whose weights do not fit, of
+        another optimiser, whose state is of no use, or with averaged weights where none are wanted.
+        """
         wanted = self.net.config.to_dict()
         for name, had in checkpoint.get("network", {}).items():
             if name in wanted and had != wanted[name]:
                 raise ValueError(f"{name}={wanted[name]} is not allowed: the checkpoint has {had}")
+        if "averaging_state" in checkpoint and not self.settings.schedule.ema:
+            raise ValueError("ema=0 is not allowed: the checkpoint has averaged weights")
         optimizer = self.settings.schedule.optimizer
         is_adamw = "betas" in checkpoint["optimizer_states"][0]["param_groups"][0]
         if is_adamw != (optimizer == "adamw"):

@@ -103,8 +103,8 @@ class TrainingSettings:
     classes: tuple[str, ...] = ()
     """Classes to learn; none means all of the first training file."""
     start: str = "imagenet"
-    """`imagenet` (backbone weights), `nothing`, or a weights file; of a file, layers whose shape
-    does not fit the number of classes start afresh."""
+    """`imagenet` (backbone weights), `nothing`, or a weights file or published model; of a file,
+    layers whose shape does not fit the number of classes start afresh."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     plain_from: float = 1.0
@@ -136,14 +136,16 @@ class TrainingSettings:
     validate_every: int | None = None
     """Iterations between measurements on `val`, each of a new checkpoint; none: at the end."""
     patience: int | None = None
-    """Stop when so many measurements in a row have not been better; none: never."""
+    """Stop when so many measurements in a row have not been better; none: never. It needs `val` and
+    `validate_every`."""
     log_every: int = 20
     """Iterations between lines of the log."""
     tensorboard: bool = False
     """Log for TensorBoard too, beside the CSV file."""
     skip_bad: bool = False
-    """Train without pictures and annotations that are wrong, instead of stopping. Those of `val`
-    have to be right: with some left out, the accuracy would be that of another data set."""
+    """Train without pictures and annotations that are wrong, instead of stopping. Of `val` none is
+    left out, or the accuracy would be that of another data set; there, boxes and masks without a
+    pixel are counted, as COCO does."""
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -161,6 +163,11 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{name}={value} is not allowed: it must be {low} or more")
+
+        if self.patience is not None and not (self.val and self.validate_every):
+            raise ValueError(
+                f"patience={self.patience} is not allowed without val and validate_every"
+            )
 
     def write(self, path: Path) -> None:
         """Write a YAML file that `--config` takes."""

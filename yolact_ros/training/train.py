@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -25,8 +25,12 @@ from yolact_ros.data import (
     read_records,
 )
 from yolact_ros.detection import boxes
+from yolact_ros.engine.download import weights_file
 from yolact_ros.network import (
+    EMBEDDED,
+    PUBLISHED,
     NetworkConfig,
+    WeightsError,
     Yolact,
     build,
     config_of,
@@ -36,6 +40,7 @@ from yolact_ros.network import (
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.callbacks import (
     AtomicCheckpoints,
+    AveragedWeights,
     Checkpoints,
     ProgressBar,
     Throughput,
@@ -75,7 +80,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     for text in settings.val:
         source = DataSource.parse(text)
         # None is left out, since accuracy counts all entries.
-        report = check(source, progress=True, masks=masks)
+        report = check(source, progress=True, masks=masks, measure=True)
         report.raise_if_bad()
         if not _has_object(read_records(source, classes, report.content)):
             raise DataError(f"{source.annotations} has no object of the classes to measure")
@@ -123,15 +128,28 @@ def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact
     return net.to(memory_format=torch.channels_last)
 
 
-def load_start(net: Yolact, settings: TrainingSettings) -> None:
-    """Give `net` the weights of before the first iteration.
+def start_file(settings: TrainingSettings) -> Path | None:
+    """The weights file to start from, if it is one. Raises WeightsError if it is not there."""
+    if settings.start in ("imagenet", "nothing"):
+        return None
+    path = weights_file(settings.start)
+    if not path.is_file():
+        raise WeightsError(
+            f"start={settings.start!r} is not allowed: it must be imagenet, nothing, a weights "
+            f"file, or one of {', '.join((EMBEDDED.name, *PUBLISHED))}"
+        )
+    return path
+
+
+def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> None:
+    """Give `net` the weights of before the first iteration, of `start_file` if there is one.
 
     Raises WeightsError for a weights file that cannot be used.
     """
-    if settings.start == "imagenet":
+    if path is not None:
+        start_from(net, path, config_of(settings.model))
+    elif settings.start == "imagenet":
         load_imagenet(net)
-    elif settings.start != "nothing":
-        start_from(net, Path(settings.start), config_of(settings.model))
 
 
 def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
@@ -167,6 +185,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     goes_on = resume and checkpoint.exists()
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
+    start = None if goes_on else start_file(settings)
     records, classes = training_data(settings)
     net = make_network(settings, classes)
     callbacks = make_callbacks(settings)
@@ -181,7 +200,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         if resume and not goes_on:
             print(f"beginning anew: there is no {checkpoint}")
     if not goes_on:
-        load_start(net, settings)
+        load_start(net, settings, start)
     module = TrainingModule(net, records, settings)
     with _opencv_on_one_core():
         # The checkpoint is our own file and holds plain values and tensors.
@@ -212,7 +231,7 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
     validate_every = settings.validate_every or schedule.total_iterations
     if schedule.ema:
         function = average_from(schedule.warmup_iterations, schedule.ema)
-        callbacks.append(WeightAveraging(multi_avg_fn=function))
+        callbacks.append(AveragedWeights(multi_avg_fn=function))
     intervals = (settings.save_every, validate_every)
     callbacks.append(Checkpoints(output / LAST_CHECKPOINT, weights, intervals))
     # After all that takes time when an iteration ends, and before what does when one begins.
