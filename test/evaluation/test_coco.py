@@ -183,6 +183,14 @@ def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
     """COCO's own files have boxes without area, and boxes suffice for a network without masks."""
     source, results = some_objects(tmp_path, bbox=[50, 50, 0, 30])
     require_countable(source, masks=True)
+    source, results = some_objects(
+        tmp_path, segmentation={"size": [100, 100], "counts": [100 * 100]}
+    )
+    require_countable(source, masks=True)
+    (square,) = coco_mask.frPyObjects([[10, 10, 30, 10, 30, 30, 10, 30]], 100, 100)
+    found = [{**results[0], "segmentation": square}]
+    masks = score(source, found, "segm", {"person": 0}).overall
+    assert masks.ap == pytest.approx(51 / 101)  # one of two is found
     source, results = some_objects(tmp_path, segmentation=[])
     require_countable(source, masks=False)
     assert score(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
@@ -231,6 +239,19 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     assert len(list((output / "worst").iterdir())) == 2 and not stale.exists()
     for name in ("precision_recall.png", "confusion.png"):
         assert cv2.imread(str(output / name)) is not None
+
+
+def test_pictures_whose_annotations_are_secret(tmp_path, capsys):
+    """As those of COCO's test-dev: the server measures what is found."""
+    people, _ = some_objects(tmp_path)
+    content = json.loads(people.annotations.read_text())
+    del content["annotations"]
+    people.annotations.write_text(json.dumps(content))
+    output = tmp_path / "out"
+    arguments = [f"{people.annotations}:{people.images}", "--output", str(output)]
+    assert main(["eval", "--backend", "torch", *arguments]) == 0
+    assert "no accuracy: the file has no annotations" in capsys.readouterr().out
+    assert isinstance(json.loads((output / "masks.json").read_text()), list)
 
 
 def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, capsys):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from yolact_ros.cli.files import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
-from yolact_ros.data import DataSource
+from yolact_ros.data import DataSource, read_json
 from yolact_ros.engine import Segmenter
-from yolact_ros.evaluation.coco import check_source, evaluate, evaluate_parallel
+from yolact_ros.evaluation.coco import Evaluation, check_source, evaluate, evaluate_parallel
 from yolact_ros.evaluation.report import (
     draw_confusion,
     draw_worst,
@@ -65,15 +65,30 @@ def run(arguments: Sequence[str]) -> None:
             result = evaluate(segmenter, source, progress=True)
         print(f"\n{source.annotations}, {len(result.image_ids)} images, in percent")
         print(table(result, options.classes))
+        is_annotated = bool(read_json(source.annotations)["annotations"])
+        if not is_annotated:
+            print("no accuracy: the file has no annotations; --output writes what was found")
         if options.output is None:
             continue
         folder = options.output / name if len(sources) > 1 else options.output
         write_results(result, folder)
-        plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
-        found = found_above(result, options.score)
-        draw_confusion(source, segmenter.class_names, found, folder / "confusion.png")
-        draw_worst(segmenter, source, found, folder / "worst", options.worst, options.score)
+        if is_annotated:
+            _draw(result, segmenter, source, folder, options)
         print(f"results: {folder}")
+
+
+def _draw(
+    result: Evaluation,
+    segmenter: Segmenter,
+    source: DataSource,
+    folder: Path,
+    options: argparse.Namespace,
+) -> None:
+    """Pictures of where a model errs."""
+    plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
+    found = found_above(result, options.score)
+    draw_confusion(source, segmenter.class_names, found, folder / "confusion.png")
+    draw_worst(segmenter, source, found, folder / "worst", options.worst, options.score)
 
 
 def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:

@@ -64,13 +64,16 @@ def run(arguments: Sequence[str]) -> None:
         weights=tuple(options.weights),
     )
     source, remark = _source(options.data)
+    if source is None:
+        print(remark, flush=True)  # before what takes time, for whoever meant another file
     if comparison.rows:
         rows = compare(comparison, setup, source)
     else:
         rows, remark = compare_stages(comparison, setup), ""
     print(f"Table {options.table} of {comparison.paper}: {comparison.title}\n")
     print(_format(rows) + "\n")
-    print("\n".join(filter(None, (*_remarks(setup, rows), remark, comparison.note))))
+    remarks = (*_remarks(setup, rows), remark if source else "", comparison.note)
+    print("\n".join(filter(None, remarks)))
     if options.json is not None:
         content = {
             "table": options.table,
@@ -89,10 +92,12 @@ def _shipped_photo() -> Image:
 
 
 def _source(text: str | None) -> tuple[DataSource | None, str]:
-    """The data to measure AP on, if some was given, and what to say of it. Raises DataError."""
+    """The data to measure AP on, if there is some, and what to say of it. Raises DataError."""
     if text is None:
         return None, "no AP: no data was given (--data; the papers use COCO val2017)"
     source = DataSource.parse(text)
+    if not source.annotations.exists():
+        return None, f"no AP: {source.annotations} is not there"
     read_json(source.annotations)
     return source, f"AP: {source.annotations}, in percent; without weights there is none"
 
@@ -134,6 +139,8 @@ def _remarks(setup: Setup, rows: Sequence[Measured]) -> list[str]:
     )
     if any(row.detection is not None for row in rows):
         remarks.append("detection: NMS and small masks, a part of the time")
+    if choose_device(setup.device).type == "cuda" and any(row.name == "standard" for row in rows):
+        remarks.append("standard NMS runs without a CUDA graph: more than NMS differs")
     if any(row.weights == RANDOM for row in rows):
         remarks.append("random weights: so made that as much is found as is kept at most")
     return remarks

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from yolact_ros.benchmark.stages import stages_of
+from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.timing import check_limits, measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
@@ -70,7 +70,8 @@ class Measured:
     percentile_99: float | None = None
     """99 of 100 times are no longer, in milliseconds."""
     detection: float | None = None
-    """Median of the part from raw predictions to small masks, NMS among it."""
+    """Median of the part from raw predictions to small masks, NMS among it; None where a CUDA graph
+    makes one piece of all."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def compare(
                 ap=_mask_ap(run, source),
                 milliseconds=timing.median,
                 percentile_99=timing.percentile_99,
-                detection=float(np.median(run.detection[-timing.rounds :])),
+                detection=float(np.median(run.detection[-timing.rounds :])) or None,
             )
         results.append(result)
     return results
@@ -127,7 +128,13 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
     calls: dict[str, Callable[[], object]] = {**stages_of(run.segmenter, [setup.image])}
     calls["image to masks"] = run
     device = run.segmenter.device
-    timings = measure(calls, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
+    timings = measure(
+        calls,
+        rounds=setup.rounds,
+        warm_up=setup.warm_up,
+        device=device,
+        repeats=repeats_on(device),
+    )
     return [
         Measured(
             name,
