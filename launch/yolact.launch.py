@@ -74,7 +74,8 @@ def generate_launch_description() -> LaunchDescription:
             default_value="false",
             choices=["true", "false"],
             description="show image, overlay and markers in RViz, of the first camera in "
-            "image_topic as given here (params_file is not looked into); needs the package rviz2",
+            "image_topic as given here (params_file is not looked into); the panel Image stays "
+            "empty where the camera sends compressed images alone; needs the package rviz2",
         ),
         DeclareLaunchArgument(
             "fixed_frame", default_value="", description="RViz: frame that everything is shown in"
@@ -108,7 +109,9 @@ def _rviz(context: LaunchContext) -> Node:
     prefix = f"/{namespace}/" if namespace else "/"
     # Of several cameras the first one is shown.
     camera = cameras_of(context.launch_configurations["image_topic"] or "image_raw")[0]
-    image_topic = camera.topic if camera.topic.startswith("/") else prefix + camera.topic
+    # A camera that sends compressed images has the raw ones, if any, one level up.
+    topic = camera.topic.removesuffix("/compressed").replace("~", "yolact", 1)
+    image_topic = topic if topic.startswith("/") else prefix + topic
     outputs = {topic: camera.output(topic).replace("~", "yolact", 1) for topic in RVIZ_TOPICS}
     fixed_frame = context.launch_configurations["fixed_frame"]
     config = PathJoinSubstitution([FindPackageShare("yolact_ros"), "config", "yolact.rviz"])
