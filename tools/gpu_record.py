@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -115,13 +116,13 @@ def _run(step: Step, report: Report) -> str:
 def supervise(command: Sequence[str], files: Files, seconds: float) -> None:
     """Run `command`, which calls `work`, until all steps are done or the seconds are spent.
 
-    A step has `STEP_SHARE` of them at most. Ctrl-C and SIGTERM end it all, too. In any case the
-    files are complete, and say of each step without a result why it has none.
+    A step has `STEP_SHARE` of them at most. Ctrl-C, SIGTERM and SIGHUP end it all, too. In any
+    case the files are complete, and say of each step without a result why it has none.
     """
     deadline = time.monotonic() + seconds
     reason = f"the {seconds:.0f} s were spent"
     try:
-        with _terminated_like_interrupted():
+        with _ended_like_interrupted():
             while time.monotonic() < deadline and _count(files, NOT_BEGUN):
                 before = _count(files, NOT_BEGUN)
                 end = _run_worker(command, files, deadline, STEP_SHARE * seconds)
@@ -138,7 +139,7 @@ def supervise(command: Sequence[str], files: Files, seconds: float) -> None:
 
 def _run_worker(command: Sequence[str], files: Files, deadline: float, patience: float) -> str:
     """How it ended, if it did not come to the end of the steps or of the time."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, start_new_session=True)  # to be ended with its children
     try:
         while time.monotonic() < deadline:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -148,17 +149,24 @@ def _run_worker(command: Sequence[str], files: Files, deadline: float, patience:
                 return f"it took more than {patience:.0f} s"
         return ""
     finally:
-        process.kill()  # nothing, where it has ended
+        with contextlib.suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _ended_like_interrupted() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt, except where `nohup` keeps them off."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in numbers}
+    caught = [each for each in numbers if before[each] != signal.SIG_IGN]
     try:
+        for each in caught:
+            signal.signal(each, signal.default_int_handler)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each in caught:
+            signal.signal(each, before[each])
 
 
 def _count(files: Files, *states: str) -> int:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gpu_check
 import gpu_kernels
@@ -15,6 +16,7 @@ import gpu_report
 import pytest
 import torch
 
+from yolact_ros.detection.regions import pack_plain
 from yolact_ros.engine.device import choose_device
 
 
@@ -202,6 +204,18 @@ print(json.dumps([found, gpu_kernels.sweep_tiles(device, shape, size)]))
     for name, case in found.items():
         limit = 0.05 if name == "mask packing" else 1e-3
         assert case["kernel"]["error"] < limit, name
+
+
+def test_a_kernel_that_writes_nothing_is_seen(monkeypatch: pytest.MonkeyPatch):
+    device, found = torch.device("cpu"), {}
+    monkeypatch.setattr(gpu_kernels.kernels, "usable", lambda *_: True)
+    for name, pack in (("right", pack_plain), ("idle", lambda *_: None)):
+        masks = SimpleNamespace(pack=pack)
+        monkeypatch.setattr(gpu_kernels.kernels, "masks", masks, raising=False)
+        case = gpu_kernels.builders(device, small=True)["mask packing"]()
+        found[name] = gpu_kernels.check(case, device, small=True)
+    assert found["right"]["kernel"]["error"] == found["idle"]["twin"]["error"] == 0
+    assert found["idle"]["kernel"]["error"] > 0.5
 
 
 def test_estimates(capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from gpu_record import DEVICE_LOST, MEASURED, Files, Step, begin, supervise
 
 WORKER = """
-import os, signal, sys, time, warnings
+import os, signal, subprocess, sys, time, warnings
 from pathlib import Path
 from gpu_record import Files, Step, work
 
@@ -22,7 +23,10 @@ lost = []
 
 def fails(): raise ValueError("no such | thing\\nat all")
 def dies(): os.kill(os.getpid(), signal.SIGSEGV)
-def hangs(): time.sleep(60)
+def hangs():
+    child = subprocess.Popen(["sleep", "60"])
+    Path(sys.argv[1], "child").write_text(str(child.pid))
+    child.wait()
 def gives_no_json(): return object()
 def loses_its_device():
     lost.append(True)
@@ -59,6 +63,13 @@ def prepare(files: Files, names: tuple[str, ...]) -> list[str]:
 
 def outcomes(files: Files) -> dict[str, str]:
     return {name.split(", ")[1]: text for name, text in files.read()["steps"].items()}
+
+
+def is_alive(stat: Path) -> bool:
+    """Whether a process, by its file in /proc, has not ended; nobody may have asked how it did."""
+    with contextlib.suppress(OSError):
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_each_step_has_its_result_or_its_error(files: Files):
@@ -98,6 +109,11 @@ def test_a_step_that_hangs_leaves_time_for_the_rest(files: Files):
         "hangs": "it took more than 6 s",
         "last": MEASURED,
     }
+    child = Path("/proc", files.json.with_name("child").read_text(), "stat")
+    deadline = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child), "it would keep its memory on the device"
 
 
 def test_a_process_that_cannot_begin_is_not_repeated(files: Files):
@@ -113,7 +129,7 @@ def test_no_time_at_all(files: Files):
     assert "| part, last | skipped: the 0 s were spent |" in files.markdown.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_what_there_is(files: Files, number: signal.Signals):
     command = prepare(files, ("first", "hangs", "last"))
     folder = files.json.parent
