@@ -16,7 +16,7 @@ from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.export import export
-from yolact_ros.network import EMBEDDED, save_weights
+from yolact_ros.network import EMBEDDED, WeightsError, save_weights
 
 TINY = EMBEDDED.replace(
     name="tiny",
@@ -72,6 +72,21 @@ def test_models_of_one_configuration_are_told_apart(tiny_weights, picture, tmp_p
     ]
     twice = dataclasses.replace(settings, models=(str(other), str(other)))
     assert len(prepare(twice, tmp_path)) == 1
+
+
+def test_a_path_may_have_an_equals_sign(tiny_weights, picture, tmp_path):
+    folder = tmp_path / "lr=0.1"
+    folder.mkdir()
+    path = str(shutil.copy(tiny_weights, folder))
+    settings = Settings((path,), picture, backends=("torch",), **QUICK)
+    (model,) = prepare(settings, tmp_path)
+    assert model.weights == path
+    for spec, message in (
+        (str(folder / "gone.safetensors"), r"no weight file .*lr=0\.1/gone\.safetensors"),
+        (f"{EMBEDDED.name}={path}", f"does not fit the model {EMBEDDED.name}"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            prepare(dataclasses.replace(settings, models=(spec,)), tmp_path)
 
 
 def test_ceilings_are_of_what_each_network_computes_in(tiny_weights):

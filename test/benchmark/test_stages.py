@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from yolact_ros.benchmark import stages
 from yolact_ros.benchmark.stages import STAGES, as_graph, fixed_stages_of, stages_of
 from yolact_ros.detection.regions import packed_sizes
 from yolact_ros.engine import Segmenter
@@ -63,6 +64,14 @@ def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, picture
         assert torch.equal(calls["pixels"]()[i].pixels, each.regions().pixels)
         assert len(each) > 0
         assert (each.masks != found[i].masks).float().mean() < 1e-3
+
+
+@torch.no_grad()
+def test_fixed_shapes_are_told_apart_from_what_does_not_fit(segmenter, picture, monkeypatch):
+    monkeypatch.setattr(stages, "CANDIDATES", 5)
+    calls = fixed_stages_of(segmenter, [picture], in_parts=False)
+    calls["packing"]()
+    assert not calls["transfer"]().is_complete()
 
 
 def test_a_stage_can_be_repeated(segmenter, picture):

@@ -14,7 +14,7 @@ from yolact_ros.benchmark.settings import Image, Settings
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
-from yolact_ros.network import EMBEDDED, PUBLISHED, NetworkConfig, config_of, save_weights
+from yolact_ros.network import CONFIGS, PUBLISHED, NetworkConfig, config_of, save_weights
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,11 @@ def _is_exported(spec: str) -> bool:
 
 def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model:
     """Build the segmenter of NAME, NAME=WEIGHTS or a file; random weights are written down."""
-    model, _, weights = spec.partition("=")
+    model, weights = _split(spec)
     note = ""
     if not weights and model in PUBLISHED:
         weights = _random_weights(model, settings.image, settings.keep or folder)
         model, note = "", "random weights"
-    elif not weights and model != EMBEDDED.name:
-        model, weights = "", model
     options: dict[str, Any] = {
         "model": model,
         "weights": weights,
@@ -84,6 +82,13 @@ def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model
     runtime = segmenter.runtime
     name = f"{segmenter.config.name}, {runtime.name}, {runtime.precision}"
     return Model(segmenter, options, note, name)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """Model and weights that `spec` names, each may be empty; a file's path may have "=" in it."""
+    model, _, weights = spec.partition("=")
+    is_file = bool(weights) and Path(spec).expanduser().is_file()
+    return (model, weights) if model in CONFIGS and not is_file else ("", spec)
 
 
 def _told_apart(models: Sequence[Model]) -> list[Model]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import Detections, Instances, MaskRegions, detect, make_instances
-from yolact_ros.detection.instances import Placed, image_scales, place
+from yolact_ros.detection.detections import Thresholds
+from yolact_ros.detection.instances import Placed, place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
@@ -59,7 +60,7 @@ def stages_of(
 
     def prepare() -> Tensor:
         tensors = [torch.from_numpy(image).to(runtime.device) for image in images]
-        return preprocess(tensors, runtime.config).to(runtime.dtype)
+        return preprocess(tensors, runtime.config, runtime.dtype)
 
     batch = prepare()
     output = runtime(batch)
@@ -99,23 +100,31 @@ def fixed_stages_of(
     """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
     take no time. The network is one part unless it is wanted `in_parts`."""
     runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
-    tensors = [torch.from_numpy(image).to(device) for image in images]
+    tensors = [torch.from_numpy(image) for image in images]
     batch = Batch.of(tensors, settings)
-    inputs = preprocess(tensors, runtime.config, runtime.dtype)
+    staged = batch.views(torch.cat([each.flatten() for each in tensors]).to(device))
+    numbers = batch.numbers().to(device)
+    scales, thresholds = numbers[:-1].unsqueeze(1), Thresholds(*numbers[-1, :2].unbind())
+    inputs = preprocess(staged, runtime.config, runtime.dtype)
     predictions = runtime(inputs)
     assert isinstance(predictions, Predictions)
     prototypes = predictions.prototypes
 
     def find() -> Detections:
-        return detect(predictions, runtime.anchors, settings, candidates=CANDIDATES)
+        return detect(
+            predictions,
+            runtime.anchors,
+            batch.plan.settings,
+            candidates=CANDIDATES,
+            thresholds=thresholds,
+        )
 
     detections = find()
     grids = make_masks(detections, prototypes, None)
-    scales = detections.boxes.new_tensor(image_scales(batch.image_sizes))
-    results = _packed(place(detections, grids, scales), scales, batch)
+    results = _packed(place(detections, grids, scales), scales, batch, detections.complete)
     host = results.on_host()
     calls: dict[str, Callable[[], object]] = {
-        "preprocessing": lambda: preprocess(tensors, runtime.config, runtime.dtype)
+        "preprocessing": lambda: preprocess(staged, runtime.config, runtime.dtype, out=inputs)
     }
     if in_parts and isinstance(runtime.run, Yolact):
         calls |= _parts_of(runtime.run, inputs)
@@ -128,7 +137,9 @@ def fixed_stages_of(
             mask_iou, values = runtime.mask_iou, grids.values
             ids, scores = detections.class_ids, detections.scores
             calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
-    calls["packing"] = lambda: results.write(place(detections, grids, scales), scales)
+    calls["packing"] = lambda: results.write(
+        place(detections, grids, scales), scales, detections.complete
+    )
     calls = {name: as_graph(call, device) for name, call in calls.items()}
     calls["transfer"] = lambda: (host.memory.copy_(results.memory, non_blocking=True), host)[1]
     if grids is not None:
@@ -137,13 +148,13 @@ def fixed_stages_of(
     return calls
 
 
-def _packed(placed: Placed, scales: Tensor, batch: Batch) -> Results:
+def _packed(placed: Placed, scales: Tensor, batch: Batch, complete: Tensor | None) -> Results:
     """With as much room for masks as is copied to the host after some such frames."""
     results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
-    results.write(placed, scales)
+    results.write(placed, scales, complete)
     if missing := results.to("cpu").missing_bytes():
         results = Results.allocate(placed, 2 * (len(results.bits) + missing))
-        results.write(placed, scales)
+        results.write(placed, scales, complete)
     return results
 
 
