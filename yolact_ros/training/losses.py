@@ -142,7 +142,7 @@ def class_loss_sum(
     """
     labels = torch.stack([matching.labels for matching in matchings])
     with torch.no_grad():
-        hardness = logits.logsumexp(dim=2) - logits[..., 0]
+        hardness = logits.logsumexp(dim=2) - logits[..., 0]  # -log p(background)
         hardness = hardness.masked_fill(labels != BACKGROUND, -torch.inf)
     chosen = labels > BACKGROUND
     for image, positives in enumerate(chosen.sum(dim=1).tolist()):
@@ -195,7 +195,7 @@ def _prototype_mask_losses(
     assert prototypes is not None and coefficients is not None
     limit = settings.masks_at(net.config.image_size)
     loss = prototypes.sum() * 0 + coefficients.sum() * 0
-    rescored: list[tuple[Tensor, Tensor, Tensor]] = []
+    mask_iou_samples: list[tuple[Tensor, Tensor, Tensor]] = []
     for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
         positives = matching.positive.nonzero()[:, 0]
         if len(positives) == 0:
@@ -208,12 +208,13 @@ def _prototype_mask_losses(
         weights = coefficients[image, positives]
         masks = torch.einsum("nk,khw->nhw", weights, prototypes[image]).sigmoid()
         masks = crop(masks, crop_rectangles(target.boxes[objects], *prototypes.shape[-2:]))
-        share = mask_loss(masks, truth, target.boxes[objects]).mean()
-        loss = loss + share * total
+        # As if all positive anchors had been looked at.
+        costs = mask_loss(masks, truth, target.boxes[objects])
+        loss = loss + costs.sum() * (total / len(positives))
         if net.mask_iou is not None:
             big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
-            rescored.append((masks[big], truth[big], target.labels[objects[big]]))
-    return loss, None if net.mask_iou is None else _mask_iou_loss(net.mask_iou, rescored)
+            mask_iou_samples.append((masks[big], truth[big], target.labels[objects[big]]))
+    return loss, None if net.mask_iou is None else _mask_iou_loss(net.mask_iou, mask_iou_samples)
 
 
 def mask_loss(masks: Tensor, truth: Tensor, object_boxes: Tensor) -> Tensor:
@@ -237,14 +238,12 @@ def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
     return (small[0] > 0.5).float()
 
 
-def _mask_iou_loss(
-    mask_iou: nn.Module, rescored: Sequence[tuple[Tensor, Tensor, Tensor]]
-) -> Tensor:
+def _mask_iou_loss(mask_iou: nn.Module, samples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Smooth L1 between predicted and true IoU of the masks (predicted, truth, label), summed."""
-    if not any(len(masks) for masks, _, _ in rescored):
+    if not any(len(masks) for masks, _, _ in samples):
         # Distributed training needs every parameter to take part.
         return torch.stack([parameter.sum() for parameter in mask_iou.parameters()]).sum() * 0
-    masks, truth, labels = (torch.cat(parts) for parts in zip(*rescored, strict=True))
+    masks, truth, labels = (torch.cat(parts) for parts in zip(*samples, strict=True))
     with torch.no_grad():
         binary = (masks > 0.5).float()
         overlap = (binary * truth).sum(dim=(1, 2))
