@@ -15,6 +15,7 @@ from yolact_ros.detection import (
     SmallMasks,
     detect,
     make_instances,
+    regions,
 )
 from yolact_ros.detection.boxes import decode, encode
 from yolact_ros.detection.masks import crop, crop_rectangles
@@ -51,6 +52,23 @@ def assert_masks(ours: torch.Tensor, values: torch.Tensor) -> None:
     assert ours.dtype == torch.bool and ours.shape == values.shape
     differs = ours != (values > 0.5)
     assert not differs[(values - 0.5).abs() > 1e-5].any()
+
+
+@pytest.mark.parametrize("at_once", [1, 23, 1 << 10])
+def test_packing_is_the_same_in_steps(monkeypatch, at_once):
+    small = blobs(5, 40, 53).small_masks
+    rectangles = regions.pixel_rectangles(
+        small.extents, small.cells, small.values, torch.tensor((53.0, 40.0))
+    )
+    ends = regions.packed_sizes(rectangles).cumsum(0)
+    assert ends[-1] > 3 * 23
+    for room in (int(ends[-1]) - 30, int(ends[-1]) + 30):
+        whole, parts = torch.full((2, room), 0x5A, dtype=torch.uint8)
+        regions.pack_plain(small.values, small.extents, rectangles, ends, whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(regions, "_PACKED_AT_ONCE", at_once)
+            regions.pack_plain(small.values, small.extents, rectangles, ends, parts)
+        assert whole.any() and torch.equal(parts, whole)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
