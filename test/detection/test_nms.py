@@ -259,11 +259,18 @@ def test_iou_of_inverted_and_empty_boxes():
         ({"top_k": 2.5}, "top_k=2.5"),
         ({"top_k": -1}, "top_k=-1"),
         ({"class_ids": (0, -1)}, "class_ids"),
+        ({"class_ids": [0.0]}, r"class_ids=\(0.0,\) is not allowed: they must be whole numbers"),
+        ({"class_ids": "person"}, "class_ids"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         DetectionSettings(**changes)
+
+
+def test_classes_may_be_given_as_a_list():
+    settings = DetectionSettings(class_ids=[2, 0])
+    assert settings == DetectionSettings(class_ids=(2, 0)) and settings in {settings}
 
 
 @pytest.mark.parametrize("method", ["fast", "cross_class"])

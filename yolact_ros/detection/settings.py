@@ -44,5 +44,9 @@ class DetectionSettings:
                 raise ValueError(
                     f"{name}={value!r} is not allowed: it must be a whole number, 1 to {most}"
                 )
-        if any(i < 0 for i in self.class_ids):
-            raise ValueError(f"class_ids={self.class_ids!r} is not allowed: ids count from 0")
+        # Graphs are kept by settings, which must be hashable: a list would not be.
+        object.__setattr__(self, "class_ids", tuple(self.class_ids))
+        if any(not isinstance(i, int) or i < 0 for i in self.class_ids):
+            raise ValueError(
+                f"class_ids={self.class_ids!r} is not allowed: they must be whole numbers from 0 on"
+            )
