@@ -22,19 +22,26 @@ def pictures(reference_weights) -> list[np.ndarray]:
     return [reference_weights.image(60, 60 + 10 * i, seed=i) for i in range(5)]
 
 
-def limit_batches(segmenter: Segmenter, most: int) -> list[int]:
-    """Make the network fail as CUDA does for larger batches; returns the sizes that it was given.
+ON_CUDA = torch.cuda.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of …"
+)
+ON_CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 1610612736 bytes. Error code 12 (Cannot allocate memory)"
+)
 
-    Only a GPU can run out of its memory: the error is PyTorch's own, and raised by the network.
+
+def limit_batches(segmenter: Segmenter, most: int, error: Exception = ON_CUDA) -> list[int]:
+    """Make the network fail for larger batches; returns the sizes that it was given.
+
+    The error is PyTorch's own, and raised by the network.
     """
     given: list[int] = []
 
     def check(images: torch.Tensor):
         given.append(len(images))
         if len(images) > most:
-            raise torch.cuda.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of …"
-            )
+            raise error
         return run(images)
 
     run = segmenter.runtime.run
@@ -42,9 +49,10 @@ def limit_batches(segmenter: Segmenter, most: int) -> list[int]:
     return given
 
 
-def test_a_batch_too_large_is_segmented_in_parts(small_segmenter, pictures):
+@pytest.mark.parametrize("error", [ON_CUDA, ON_CPU], ids=["cuda", "cpu"])
+def test_a_batch_too_large_is_segmented_in_parts(small_segmenter, pictures, error):
     expected = small_segmenter(pictures)
-    given = limit_batches(small_segmenter, most=2)
+    given = limit_batches(small_segmenter, most=2, error=error)
     with pytest.warns(RuntimeWarning, match="batches of 5: an image takes 307 MiB .* 3 images at"):
         found = small_segmenter(pictures)
     assert given == [5, 3, 2, 1, 2]
@@ -68,6 +76,14 @@ def test_the_network_that_would_fit(free, size):
     assert MemoryNeed(images=2, bytes=2 * 1000, free=free).image_size(550) == size
 
 
+def test_what_pytorch_says_on_a_cpu():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+    need = MemoryNeed.of(raised.value, 2, torch.device("cpu"), 0)
+    assert need.bytes == 1 << 50 and "takes 536870912 MiB or more" in str(need)
+
+
 def test_errors_of_a_device_that_answers_stay_what_they_are():
     device = torch.device("cpu")
     assert answers(device)
@@ -84,6 +100,7 @@ def test_errors_of_a_device_that_answers_stay_what_they_are():
         (RuntimeError("Triton Error [CUDA]: out of memory"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (MemoryError("Unable to allocate 1.00 PiB for an array"), True),
         (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator"), True),
         (RuntimeError("out of resource: shared memory, Required: 262144"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),

@@ -57,7 +57,7 @@ class MemoryNeed:
 
     images: int
     bytes: int
-    """At least so many for all images, the weights not counted."""
+    """At least so many for all images, the weights not counted; 0 where nothing is known."""
     free: int
     """Bytes that there were for them."""
 
@@ -68,7 +68,7 @@ class MemoryNeed:
         `before` is what was `allocated` before the batch came.
         """
         taken = allocated(device) - before
-        asked = re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", str(error))
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", str(error))
         wanted = int(float(asked[1]) * _UNITS[asked[2]]) if asked else 0
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
@@ -84,4 +84,6 @@ class MemoryNeed:
 
     def __str__(self) -> str:
         image, free = self.bytes / self.images / 2**20, self.free / 2**20
+        if not self.bytes:
+            return f"how much an image takes is not known, and {free:.0f} MiB were free"
         return f"an image takes {image:.0f} MiB or more, and {free:.0f} MiB were free"

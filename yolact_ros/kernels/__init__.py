@@ -23,9 +23,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_NO_MEMORY = ("out of memory", "_ALLOC_FAILED", "NVML_SUCCESS == r INTERNAL ASSERT FAILED")
+_NO_MEMORY = (
+    "out of memory",
+    "_ALLOC_FAILED",
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+    "DefaultCPUAllocator: ",
+)
 """What errors say for want of memory that are no `OutOfMemoryError`: CUDA's of pinned memory and
-of graphs, Triton's; cuDNN's and cuBLAS'; PyTorch's on a Jetson."""
+of graphs, Triton's; cuDNN's and cuBLAS'; PyTorch's on a Jetson; PyTorch's on a CPU."""
 
 _refused: set[tuple[str, torch.device, torch.dtype]] = set()
 
@@ -76,9 +81,9 @@ def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterato
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the host's pinned memory, had too little: less work may fit."""
+    """Whether a device, or the host, had too little memory: less work may fit."""
     text = str(error)
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
         each in text for each in _NO_MEMORY
     )
 
