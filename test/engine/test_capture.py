@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import warnings
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolact_ros.detection import PackedMasks
+from yolact_ros.detection import DetectionSettings, PackedMasks
 from yolact_ros.engine import Segmenter, graphs
 from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
 from yolact_ros.engine.graphs import Graphs, Pending, Slot
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 FULL = RuntimeError("CUDA error: out of memory")
 """As graphs and pinned memory say it."""
+TOO_LARGE = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 36.00 MiB. GPU 0 …")
+"""As the device's memory says it."""
 
 
 class GraphOnCpu:
@@ -38,6 +41,9 @@ class GraphOnCpu:
     errors: list[Exception]
     """That the next captures fail with."""
     candidates = CANDIDATES
+    too_large = math.inf
+    fits = math.inf
+    """Bytes of images that there is memory for."""
 
     def __init__(self, runtime: Runtime, plan: Plan, lane: object, room: int) -> None:
         held = torch.zeros(1)  # as activations are while it is captured
@@ -48,7 +54,9 @@ class GraphOnCpu:
             raise self.errors.pop(0)
         self.path = FixedPath(runtime, plan, room, self.candidates)
 
-    def submit(self, images: list[Tensor], batch: Batch, names: tuple[str, ...]) -> Pending:
+    def submit(self, images: list[Tensor], batch: Batch) -> Pending:
+        if batch.image_bytes > self.fits:
+            raise TOO_LARGE
         self.runs.append(len(images))
         self.path.prepare(images, batch.numbers())
         self.path.run()
@@ -56,7 +64,8 @@ class GraphOnCpu:
         event = SimpleNamespace(synchronize=lambda: None, elapsed_time=lambda end: 1.0)
         staged = torch.cat([image.flatten() for image in images])
         slot = SimpleNamespace(staged=staged, begun=event, done=event)
-        slot.pending = Pending(slot, replace(results, memory=results.memory.clone()), batch, names)
+        results, names = replace(results, memory=results.memory.clone()), ("a", "b", "c")
+        slot.pending = Pending(slot, results, batch, names)
         return slot.pending
 
 
@@ -144,10 +153,11 @@ def test_no_room_can_be_made(segmenter, graph, pictures, monkeypatch):
     segmenter.warm_up((60, 90))
     segmenter.settings = settings
     graph.errors.append(FULL)
-    for _ in range(3):
-        found = segmenter(pictures[0])
-        assert not is_graphed(found) and torch.equal(found.masks, expected.masks)
-    assert graph.made == [1, 1]
+    with pytest.warns(RuntimeWarning, match="no CUDA graph .* MiB of masks") as told:
+        for _ in range(3):
+            found = segmenter(pictures[0])
+            assert not is_graphed(found) and torch.equal(found.masks, expected.masks)
+    assert len(told) == 1 and graph.made == [1, 1]
     # The graph that there was has room enough for others.
     segmenter.settings = nothing
     assert is_graphed(segmenter(pictures[0]))
@@ -162,6 +172,22 @@ def test_what_a_caller_does_with_its_memory_does_not_matter(
     submitted = segmenter.submit(pictures[1:])
     pictures[1].zero_()
     (found,) = submitted.result().instances
+    assert found.boxes.allclose(expected.boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("candidates", [CANDIDATES, 1], ids=["more room", "plain path"])
+def test_what_is_done_again_has_the_settings_it_was_given_with(
+    segmenter, graph, pictures, monkeypatch, candidates
+):
+    expected = segmenter(pictures[0])
+    monkeypatch.setattr(graphs, "MASK_AREA", 0.05)
+    monkeypatch.setattr(graph, "candidates", candidates)
+    before = segmenter.settings
+    segmenter.warm_up((60, 90))
+    submitted = segmenter.submit(pictures[:1])
+    segmenter.settings = replace(before, top_k=2, score_threshold=0.9)
+    (found,) = submitted.result().instances
+    assert is_graphed(found) == (candidates > 1)
     assert found.boxes.allclose(expected.boxes, atol=1e-3)
 
 
@@ -184,20 +210,60 @@ def test_a_capture_that_fails_is_not_repeated_and_leaves_nothing(
         assert graph.held[0]() is None
     finally:
         gc.enable()
-    texts = [str(each.message) for each in told if each.category is RuntimeWarning]
-    assert len(texts) == (error is not FULL)
-    assert all("no CUDA graph for batches of 1" in text for text in texts)
+    (text,) = [str(each.message) for each in told if each.category is RuntimeWarning]
+    assert "no CUDA graph for batches of 1" in text
+    reason = "cpu has too little memory: how much an image takes is not known, and "
+    assert (reason if error is FULL else str(error)) in text
+
+
+def test_a_capture_that_did_not_fit_is_tried_when_that_may_have_changed(segmenter, graph, pictures):
+    graph.errors += [TOO_LARGE] * 2
+    with pytest.warns(
+        RuntimeWarning, match=r"batches of 2 .*an image takes 18 MiB or more"
+    ) as told:
+        segmenter.warm_up((60, 90), batch_sizes=(2,))
+        assert not any(map(is_graphed, segmenter(pictures))) and graph.made == [2]
+    assert len(told) == 1
+    with pytest.warns(RuntimeWarning, match="batches of 2"):  # when it is asked for
+        segmenter.warm_up((60, 90), batch_sizes=(2,))
+    segmenter.warm_up((60, 90))
+    segmenter._graphs.clear()  # which frees what the other took
+    assert all(map(is_graphed, segmenter(pictures))) and graph.made == [2, 2, 1, 2]
+    # What is wrong with a graph itself stays wrong.
+    graph.errors.append(KeyError("what a compiler raises"))
+    settings = replace(segmenter.settings, top_k=3)
+    with pytest.warns(RuntimeWarning, match="what a compiler raises"):
+        assert segmenter._graphs.of(Plan.of(2, settings)) is None
+    segmenter._graphs.clear()
+    assert segmenter._graphs.of(Plan.of(2, settings), capture=True) is None
+
+
+def test_images_that_do_not_fit_are_not_tried_again(segmenter, graph, pictures, monkeypatch):
+    segmenter.warm_up((60, 90))
+    graph.runs.clear()
+    monkeypatch.setattr(graph, "fits", 60 * 90 * 3)
+    large = pictures[0].repeat(2, 1, 1)
+    with pytest.warns(RuntimeWarning, match=r"0\.0 MiB of images .* takes 36 MiB or more") as told:
+        assert not is_graphed(segmenter(large))
+    assert len(told) == 1
+    monkeypatch.setattr(graph, "fits", math.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert not is_graphed(segmenter(large)) and not graph.runs
+        assert is_graphed(segmenter(pictures[0])) and graph.runs == [1]
+        segmenter._graphs.clear()
+        assert is_graphed(segmenter(large))
 
 
 def limit_memory(segmenter: Segmenter, most: int, monkeypatch) -> None:
     """An image and a graph take one of the device's memory each, as far as the plain path goes."""
     plain = segmenter._segment
 
-    def segment(images: list[Tensor]):
+    def segment(images: list[Tensor], settings: DetectionSettings):
         captured = 0 if segmenter._graphs is None else len(segmenter._graphs)
         if len(images) + captured > most:
             raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
-        return plain(images)
+        return plain(images, settings)
 
     monkeypatch.setattr(segmenter, "_segment", segment)
 
@@ -240,7 +306,7 @@ def test_graphs_that_are_given_up_are_gone(segmenter, graph, pictures, monkeypat
         raise RuntimeError("CUDA error: out of memory")  # of a larger image than before
 
     monkeypatch.setattr(graph, "submit", fail)
-    monkeypatch.setattr(segmenter, "_segment", lambda images: (kept() and fail(), plain(images))[1])
+    monkeypatch.setattr(segmenter, "_segment", lambda *args: (kept() and fail(), plain(*args))[1])
     with pytest.warns(RuntimeWarning, match="too little memory for CUDA graphs"):
         assert len(segmenter(pictures[0])) == 10
 

@@ -6,17 +6,19 @@ A GPU is given all of a batch at once, and the next images are prepared while it
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from yolact_ros.detection import Instances
 from yolact_ros.detection.results import Results
-from yolact_ros.engine.failures import answers, is_out_of_memory
+from yolact_ros.engine.failures import MemoryNeed, allocated, answers, is_out_of_memory
 from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network.fusing import cudnn_benchmark
@@ -55,6 +57,17 @@ class Slot:
             self.images, self.staged = images, staged  # both, or as before where one does not fit
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A batch of which a graph did not give all results."""
+
+    batch: Batch
+    images: list[Tensor]
+    """On the host."""
+    mask_bytes: int
+    """That the masks take, where there was less room; 0 where more would not help."""
+
+
 class Pending:
     """Results that the device is working on."""
 
@@ -63,11 +76,7 @@ class Pending:
     ) -> None:
         self._slot, self._results = slot, results
         self._batch, self._class_names = batch, class_names
-        self._instances: list[Instances] | None = None
-        self.images: list[Tensor] = []
-        """After `wait`, where it gave None: the images, on the host."""
-        self.mask_bytes = 0
-        """After `wait`: bytes that the masks take where there was less room; else 0."""
+        self._outcome: list[Instances] | Unfinished | None = None
         self.milliseconds = 0.0
         """After `wait`: how long the device computed."""
 
@@ -80,21 +89,24 @@ class Pending:
         except RuntimeError:  # the device is lost
             return True
 
-    def wait(self) -> list[Instances] | None:
-        """Instances on the CPU, when they are there; None where the path did not give them all."""
-        slot = self._slot
-        if slot.pending is self:
+    def wait(self) -> list[Instances] | Unfinished:
+        """Instances on the CPU, when they are there."""
+        if self._outcome is None:
+            slot = self._slot
             slot.done.synchronize()
-            slot.pending = None
             self.milliseconds = slot.begun.elapsed_time(slot.done)
-            results, batch = self._results, self._batch
-            if missing := results.missing_bytes():
-                self.mask_bytes = len(results.bits) + missing
-            if results.is_complete() and not missing:
-                self._instances = results.instances(batch.image_sizes, self._class_names)
-            else:  # the caller's memory may be another image's by now, and the slot's will be
-                self.images = [part.cpu() for part in batch.parts(slot.staged)]
-        return self._instances
+            self._outcome = self._read()
+            slot.pending = None
+        return self._outcome
+
+    def _read(self) -> list[Instances] | Unfinished:
+        results, batch = self._results, self._batch
+        missing = results.missing_bytes()
+        if results.is_complete() and not missing:
+            return results.instances(batch.image_sizes, self._class_names)
+        # The caller's memory may be another image's by now, and the slot's will be.
+        images = [part.cpu() for part in batch.parts(self._slot.staged)]
+        return Unfinished(batch, images, len(results.bits) + missing if missing else 0)
 
 
 class Lane:
@@ -112,6 +124,8 @@ class GraphedPath:
     def __init__(self, runtime: Runtime, plan: Plan, lane: Lane, room: int) -> None:
         """With room for so many bytes of masks."""
         self.room, self.mask_area = room, float(MASK_AREA)
+        self.too_large = math.inf
+        """Bytes of images that did not fit the memory."""
         self._compute, self._upload = lane.compute, lane.upload
         # The sizes of all layers are fixed: it pays to search.
         with torch.cuda.device(runtime.device), cudnn_benchmark():
@@ -134,9 +148,7 @@ class GraphedPath:
                     slot.make_room(Batch((ROOMY_SIZE,) * plan.images, plan.settings).image_bytes)
             torch.cuda.synchronize()
 
-    def submit(
-        self, images: Sequence[Tensor], batch: Batch, class_names: tuple[str, ...]
-    ) -> Pending:
+    def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending:
         """Begin with a batch of images [H, W, 3] that the graph is for; returns at once.
 
         Waits only where the batch before the last is not yet done.
@@ -155,7 +167,7 @@ class GraphedPath:
             self._graph.replay()
             results.memory.copy_(path.results.memory[: len(results.memory)], non_blocking=True)
             slot.done.record()
-        slot.pending = Pending(slot, results, batch, class_names)
+        slot.pending = Pending(slot, results, batch, path.runtime.config.class_names)
         return slot.pending
 
     def _begin_upload(self, slot: Slot, images: Sequence[Tensor], batch: Batch) -> None:
@@ -187,12 +199,38 @@ class Graphs:
         self._graphs: OrderedDict[Plan, GraphedPath] = OrderedDict()
         self._seen: set[int] = set()
         self._refused: set[Plan] = set()
+        self._did_not_fit: set[Plan] = set()
+
+    def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending | None:
+        """Begin with a batch; None where it has no graph, or too large images for its graph."""
+        graph = self.of(batch.plan)
+        if graph is None or batch.image_bytes >= graph.too_large:
+            return None
+        device = self._runtime.device
+        try:
+            return graph.submit(images, batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            need = MemoryNeed.of(error, len(images), device, allocated(device))
+        graph.too_large = batch.image_bytes
+        warnings.warn(
+            f"{device} has too little memory for {batch.image_bytes / 2**20:.1f} MiB of images "
+            f"beside their CUDA graph: {need}; so large ones take longer from now on",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
 
     def of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
         """The graph for a plan. It is captured now, or when so many images come a second time.
 
         A single batch would not be worth its graph. None without a graph.
         """
+        if not plan.has_fixed_shapes:
+            return None
+        if capture:
+            self._did_not_fit.discard(plan)
         if plan in self._graphs:
             self._graphs.move_to_end(plan)
         elif capture or plan.images in self._seen:
@@ -223,35 +261,47 @@ class Graphs:
     def clear(self) -> None:
         """Give up all graphs, and their memory. What they were given is still done."""
         torch.cuda.synchronize(self._runtime.device)
+        if self._graphs:  # what is freed may do for others
+            self._did_not_fit.clear()
         self._graphs.clear()
         self._renew_lane()
 
     def _capture(self, plan: Plan, room: int) -> None:
-        """Where that fails all stays as it is, now and later: the plain path needs no graph."""
-        if plan in self._refused:
+        """Where that fails all stays as it is: the plain path needs no graph.
+
+        It is not tried again; but for want of memory it is, when that may have changed.
+        """
+        if plan in self._refused | self._did_not_fit:
             return
         device = self._runtime.device
+        before = allocated(device)
         try:
             # The future has no name: an error would keep it, and it the error, and so would all
             # that was allocated stay.
             graph = self._thread.submit(GraphedPath, self._runtime, plan, self._lane, room).result()
         except Exception as error:
-            if not is_out_of_memory(error):
-                if not answers(device):
-                    raise
-                warnings.warn(
-                    f"no CUDA graph for batches of {plan.images}, which takes them longer: {error}",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
+            if is_out_of_memory(error):
+                self._did_not_fit.add(plan)
+                need = MemoryNeed.of(error, plan.images, device, before)
+                reason = f"{device} has too little memory: {need}"
+            elif answers(device):
+                self._refused.add(plan)
+                reason = str(error)
+            else:
+                raise
         else:
             torch.cuda.synchronize(device)  # nothing may be using those that go
             self._graphs[plan] = graph
             while len(self._graphs) > self._limit:
                 self._graphs.popitem(last=False)
             return
-        self._refused.add(plan)
         self._renew_lane()
+        warnings.warn(
+            f"no CUDA graph for batches of {plan.images} with {room / 2**20:.1f} MiB of masks, "
+            f"which takes them longer: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _renew_lane(self) -> None:
         """And free what is not used. A capture that broke off spoils its pool."""

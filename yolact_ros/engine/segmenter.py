@@ -29,7 +29,7 @@ from yolact_ros.engine.failures import (
     lost_devices_named,
 )
 from yolact_ros.engine.fixed import Batch, Plan
-from yolact_ros.engine.graphs import GraphedPath, Graphs, Pending
+from yolact_ros.engine.graphs import Graphs, Unfinished
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
@@ -56,7 +56,8 @@ class Segmenter:
     """A network on a device, with its detection settings.
 
     `segmenter(image)` takes one BGR uint8 image [H, W, 3], or a list of them of any sizes, and
-    returns `Instances` on the CPU, one or a list. `settings` may be replaced between calls.
+    returns `Instances` on the CPU, one or a list. `settings` may be replaced at any time, for what
+    comes next.
     """
 
     def __init__(
@@ -185,12 +186,13 @@ class Segmenter:
 
         On CUDA, where the batch has its graph, the device works meanwhile: give it the next batch
         before you take the last one's instances. Elsewhere all is done at once. Images in the
-        host's memory may be changed when it returns. Raises as a call does.
+        host's memory, and the settings, may be changed when it returns. Raises as a call does.
         """
-        tensors = [_as_tensor(image) for image in images]
-        most = self._largest_batch or max(1, len(tensors))
+        tensors, settings = [_as_tensor(image) for image in images], self.settings
         with lost_devices_named(self.device):
-            parts = [self._submit(tensors[at : at + most]) for at in range(0, len(tensors), most)]
+            most = self._largest_batch or max(1, len(tensors))
+            starts = range(0, len(tensors), most)
+            parts = [self._submit(tensors[at : at + most], settings) for at in starts]
 
         def result() -> Segmented:
             with lost_devices_named(self.device):
@@ -204,55 +206,47 @@ class Segmenter:
         """Segment black images of (height, width), so that the first real ones take no longer.
 
         On CUDA the graphs for these batch sizes are captured, and for the settings as they are but
-        for thresholds of scores.
+        for thresholds of scores; also those for which there was too little memory before.
         """
         for count in batch_sizes:
-            with lost_devices_named(self.device):
-                self._graph_of(Plan.of(count, self.settings), capture=True)
+            if self._graphs is not None:
+                with lost_devices_named(self.device):
+                    self._graphs.of(Plan.of(count, self.settings), capture=True)
             self([np.zeros((*image_size, 3), np.uint8)] * count)
 
-    def _submit(self, images: list[Tensor]) -> Submitted:
+    def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
         started = time.perf_counter()
-        batch = Batch.of(images, self.settings)
-        pending = self._submit_to_graph(images, batch)
+        batch = Batch.of(images, settings)
+        pending = None if self._graphs is None else self._graphs.submit(images, batch)
         if pending is None:
-            segmented = self._segment_within_memory(images)
+            segmented = self._segment_within_memory(images, settings)
             return Submitted(lambda: True, lambda: segmented)
         submitting = 1e3 * (time.perf_counter() - started)
 
         def result() -> Segmented:
-            instances = pending.wait()
-            if instances is not None:
-                return Segmented(instances, StageTimes(submitting, pending.milliseconds, 0))
-            graphs, needed = self._graphs, pending.mask_bytes
-            if needed and graphs is not None and graphs.make_room(batch, needed):
-                return self._submit(pending.images).result()
-            return self._segment_within_memory(pending.images)
+            outcome = pending.wait()
+            if isinstance(outcome, Unfinished):
+                return self._finish(outcome)
+            return Segmented(outcome, StageTimes(submitting, pending.milliseconds, 0))
 
         return Submitted(pending.is_done, result)
 
-    def _submit_to_graph(self, images: list[Tensor], batch: Batch) -> Pending | None:
-        """None where the batch has no graph, or its images, larger than before, do not fit."""
-        graph = self._graph_of(batch.plan)
-        try:
-            return None if graph is None else graph.submit(images, batch, self.class_names)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+    def _finish(self, rest: Unfinished) -> Segmented:
+        """With more room for masks, where that was too little and can be had."""
+        graphs, settings = self._graphs, rest.batch.settings
+        if rest.mask_bytes and graphs is not None and graphs.make_room(rest.batch, rest.mask_bytes):
+            return self._submit(rest.images, settings).result()
+        return self._segment_within_memory(rest.images, settings)
 
-    def _graph_of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
-        if self._graphs is None or not plan.has_fixed_shapes:
-            return None
-        return self._graphs.of(plan, capture)
-
-    def _segment_within_memory(self, images: list[Tensor]) -> Segmented:
+    def _segment_within_memory(
+        self, images: list[Tensor], settings: DetectionSettings
+    ) -> Segmented:
         """A batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
             if self._thread is None:
-                return self._segment(images)
-            return self._thread.submit(self._segment, images).result()
+                return self._segment(images, settings)
+            return self._thread.submit(self._segment, images, settings).result()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -270,7 +264,7 @@ class Segmenter:
                 RuntimeWarning,
                 stacklevel=3,
             )
-            return self._segment_within_memory(images)
+            return self._segment_within_memory(images, settings)
         if len(images) == 1:
             raise DeviceMemoryError(
                 f"{self.device} has too little memory for {config.name}: {need}; try a smaller "
@@ -284,10 +278,11 @@ class Segmenter:
             RuntimeWarning,
             stacklevel=3,
         )
-        return Segmented.joined(map(self._segment_within_memory, (images[:half], images[half:])))
+        halves = images[:half], images[half:]
+        return Segmented.joined(self._segment_within_memory(each, settings) for each in halves)
 
     @torch.no_grad()
-    def _segment(self, images: list[Tensor]) -> Segmented:
+    def _segment(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
         """Stage by stage, in shapes that fit what is found."""
         on_gpu = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
@@ -299,9 +294,9 @@ class Segmenter:
             computed = self._now()
             mask_iou, mask_scores = self.runtime.mask_iou, None
             if isinstance(output, Detected):
-                detections, mask_scores = output.select(self.settings)
+                detections, mask_scores = output.select(settings)
             else:
-                detections = detect(output, self.runtime.anchors, self.settings)
+                detections = detect(output, self.runtime.anchors, settings)
             instances = make_instances(
                 detections,
                 output.prototypes,
