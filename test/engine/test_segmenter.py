@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -44,6 +47,24 @@ def test_one_image(small_segmenter, picture):
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
     assert set(found.names) <= {"cat", "dog", "person"}
     assert small_segmenter.stages.network > 0 and small_segmenter.stages.detection > 0
+
+
+def test_threads_take_turns(small_segmenter, picture):
+    """A network that computes takes no other image, as OpenVINO says."""
+    expected = small_segmenter(picture)
+    run, free = small_segmenter.runtime.run, threading.Lock()
+
+    def check(images: torch.Tensor):
+        assert free.acquire(blocking=False), "Infer Request is busy"
+        time.sleep(0.01)
+        found = run(images)
+        free.release()
+        return found
+
+    small_segmenter.runtime = replace(small_segmenter.runtime, run=check)
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(small_segmenter, [picture] * 6):
+            assert_same(found, expected)
 
 
 def test_the_image_is_not_changed(small_segmenter, picture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Segmenter:
 
     `segmenter(image)` takes one BGR uint8 image [H, W, 3], or a list of them of any sizes, and
     returns `Instances` on the CPU, one or a list. `settings` may be replaced at any time, for what
-    comes next.
+    comes next. Threads that call it at once take turns.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Segmenter:
         self._thread = ThreadPoolExecutor(1, "yolact") if self.device.type == "cuda" else None
         self._graphs = Graphs(self.runtime, self._thread) if is_graphed and self._thread else None
         self._largest_batch = 0
+        self._lock = threading.Lock()
 
     @property
     def settings(self) -> DetectionSettings:
@@ -189,13 +191,13 @@ class Segmenter:
         host's memory, and the settings, may be changed when it returns. Raises as a call does.
         """
         tensors, settings = [_as_tensor(image) for image in images], self.settings
-        with lost_devices_named(self.device):
+        with self._lock, lost_devices_named(self.device):
             most = self._largest_batch or max(1, len(tensors))
             starts = range(0, len(tensors), most)
             parts = [self._submit(tensors[at : at + most], settings) for at in starts]
 
         def result() -> Segmented:
-            with lost_devices_named(self.device):
+            with self._lock, lost_devices_named(self.device):
                 return Segmented.joined(part.result() for part in parts)
 
         return Submitted(lambda: all(part.done() for part in parts), result)
@@ -210,7 +212,7 @@ class Segmenter:
         """
         for count in batch_sizes:
             if self._graphs is not None:
-                with lost_devices_named(self.device):
+                with self._lock, lost_devices_named(self.device):
                     self._graphs.of(Plan.of(count, self.settings), capture=True)
             self([np.zeros((*image_size, 3), np.uint8)] * count)
 
