@@ -88,12 +88,13 @@ def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
 
 
 NETWORK_HANGS = """
-import threading
+import threading, warnings
 from yolact_ros.node import main
 from yolact_ros.node.pipeline import Pipeline
 main.SHUTDOWN_LIMIT = 1.0
 def hang(*_):
     print("hangs", flush=True)
+    warnings.warn("memory is short", RuntimeWarning)
     threading.Event().wait()
 Pipeline._begin = hang
 main.main()
@@ -112,6 +113,7 @@ def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, pict
     graph.wait_until(hangs, "the network to hang")
     assert process.end(signal.SIGINT) == 1
     assert "in hang" in process.text()  # says where
+    assert any("[WARN]" in line and "memory is short" in line for line in process.log)
 
 
 PROGRAM_OF_A_USER = """

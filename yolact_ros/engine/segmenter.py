@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
 from yolact_ros.engine import runtimes
-from yolact_ros.engine.download import fetch_weights
+from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.failures import (
     DeviceMemoryError,
     MemoryNeed,
@@ -348,13 +347,13 @@ def _resolve(
                 f"the package has no weights for {config.name}: give a weight file, or "
                 f"weights={RANDOM_WEIGHTS!r} for timing"
             )
-        return config or EMBEDDED, _embedded_weights(), "embedded weights"
+        return config or EMBEDDED, weights_file(EMBEDDED.name), "embedded weights"
     if weights == RANDOM_WEIGHTS:
         return config or EMBEDDED, None, "random weights"
     if str(weights) in PUBLISHED:
         name = str(weights)
-        return config or PUBLISHED[name], fetch_weights(name), f"published weights of {name}"
-    path = Path(weights).expanduser()
+        return config or PUBLISHED[name], weights_file(name), f"published weights of {name}"
+    path = weights_file(weights)
     config = config or config_of_file(path)
     if config is None:
         raise WeightsError(
@@ -362,12 +361,6 @@ def _resolve(
             f"{', '.join(CONFIGS)}"
         )
     return config, path, f"weights {path.name}"
-
-
-def _embedded_weights() -> Path:
-    resource = files("yolact_ros") / "weights" / f"{EMBEDDED.name}.safetensors"
-    with as_file(resource) as path:
-        return path
 
 
 def _as_tensor(image: Image | Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rclpy.executors import Executor
@@ -71,6 +72,12 @@ def main(args: list[str] | None = None) -> int:
         rclpy.logging.get_logger("yolact").fatal(f"The node cannot start: {error}")
         rclpy.shutdown()
         return 1
+
+    def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        """Such as that a GPU has too little memory for graphs."""
+        node.get_logger().warning(str(message))
+
+    warnings.showwarning = log_warning
     executor = MultiThreadedExecutor(SPIN_THREADS)
     executor.add_node(node)
     stopped: Future[None] = Future()
