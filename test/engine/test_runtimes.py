@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.runtimes import choose
+from yolact_ros.engine.runtimes import Header, choose, compiled
 from yolact_ros.network import WeightsError
 
 
@@ -79,3 +81,35 @@ def test_of_a_reader_error_the_line_with_the_reason_is_told(tmp_path):
     (tmp_path / "net.bin").write_bytes(bytes(64))
     with pytest.raises(WeightsError, match=r"net\.xml is not a whole OpenVINO model: Unable to"):
         Segmenter(weights=tmp_path / "net.xml")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"anchor_octaves": 1}, r"class_logits of the shape \[1, 776, 4\]; it must be \[any, 388,"),
+        ({"mask_branch": "fc"}, r"coefficients of the shape \[1, 776, 32\]; .* 776, 256\]"),
+    ],
+    ids=str,
+)
+def test_a_package_that_does_not_fit_its_header(
+    small_network, reference_weights, tmp_path, monkeypatch, changes, message
+):
+    """Here with a stand-in for what is compiled."""
+    picture = reference_weights.image(60, 90, seed=1)
+
+    def package(images):
+        outputs = small_network(images)
+        return [getattr(outputs, name) for name in Header.of(small_network).outputs]
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: package)
+    instructions = " ".join(compiled._instructions(torch.device("cpu")))
+    path, config = tmp_path / "net.pt2", small_network.config
+    for header in (Header(config), Header(config.replace(**changes))):
+        values = header.to_metadata() | {"instructions": instructions}
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"net/{compiled._ENTRY}", json.dumps(values))
+        segmenter = Segmenter(weights=path, score_threshold=0.2)
+        if header.config == config:
+            assert len(segmenter(picture)) > 0
+    with pytest.raises(WeightsError, match=rf"net.pt2 has {message}"):
+        segmenter(picture)

@@ -27,6 +27,7 @@ from yolact_ros.engine.runtimes.files import (
 )
 from yolact_ros.engine.runtimes.header import Detected, Header
 from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.engine.runtimes.shapes import check_outputs
 from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
 
@@ -97,7 +98,11 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
         header = replace(header, mask_iou=header.mask_iou.to(where, dtype))
 
     def run(images: Tensor) -> Predictions | Detected:
-        return header.read_outputs(package(images.contiguous(memory_format=torch.channels_last)))
+        outputs = package(images.contiguous(memory_format=torch.channels_last))
+        # What comes out shows its shape, the package itself does not.
+        shapes = {name: each.shape for name, each in zip(header.outputs, outputs, strict=False)}
+        check_outputs(header, shapes, path)
+        return header.read_outputs(outputs)
 
     anchors = make_anchors(header.config).to(where)
     return Runtime("compiled", header, run, where, dtype, anchors)
@@ -131,6 +136,6 @@ def _metadata(path: Path) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             entries = [name for name in archive.namelist() if name.endswith(f"/{_ENTRY}")]
             content = json.loads(archive.read(entries[0])) if entries else {}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "compiled package", error) from error
     return content if isinstance(content, dict) else {}

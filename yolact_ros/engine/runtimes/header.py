@@ -162,10 +162,11 @@ class Header:
                 content = base64.b64decode(values["mask_iou"], validate=True)
                 mask_iou.load_state_dict(safetensors.torch.load(content))
         except (
+            AttributeError,
             KeyError,
             TypeError,
             ValueError,
-            RuntimeError,
+            RuntimeError,  # or RecursionError
             safetensors.SafetensorError,
         ) as error:
             raise WeightsError(f"{where} has bad metadata inside: {error}") from error

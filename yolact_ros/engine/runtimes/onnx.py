@@ -12,6 +12,7 @@ from yolact_ros.engine.runtimes.files import check_file, check_precision, missin
 from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
+from yolact_ros.engine.runtimes.shapes import check_inputs, check_outputs
 from yolact_ros.network import WeightsError
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def _run(source: str | bytes, where: object) -> Runtime:
             ) from error
         raise unreadable(where, "ONNX model", error) from error
     header = Header.from_metadata(session.get_modelmeta().custom_metadata_map, where)
+    check_inputs(header, {each.name: each.shape for each in session.get_inputs()}, where)
+    check_outputs(header, {each.name: each.shape for each in session.get_outputs()}, where)
 
     def run(images: Tensor) -> list[Tensor]:
         arrays = session.run(header.outputs, {INPUT: images.contiguous().numpy()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from yolact_ros.engine.runtimes.files import check_file, check_precision, missin
 from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
+from yolact_ros.engine.runtimes.shapes import Shape, check_inputs, check_outputs
 from yolact_ros.network import WeightsError
 
 if TYPE_CHECKING:
@@ -60,10 +62,7 @@ def read(path: Path, precision: str = "auto") -> Runtime:
         metadata = {key: str(value) for key, value in values.items()}
     except (RuntimeError, KeyError, AttributeError) as error:
         raise unreadable(path, "OpenVINO model", error) from error
-    header = Header.from_metadata(metadata, path)
-    if len(model.outputs) != len(header.outputs):
-        raise WeightsError(f"{path} has {len(model.outputs)} outputs, not {header.outputs}")
-    return run_model(model, header, precision)
+    return run_model(model, Header.from_metadata(metadata, path), precision, path)
 
 
 def check(precision: str) -> None:
@@ -76,21 +75,25 @@ def check(precision: str) -> None:
     check_precision(precision, ("float32", *half), "OpenVINO")
 
 
-def run_model(model: openvino.Model, header: Header, precision: str = "auto") -> Runtime:
+def run_model(
+    model: openvino.Model,
+    header: Header,
+    precision: str = "auto",
+    where: object = "the graph in memory",
+) -> Runtime:
     """Compile a model for this processor, when it is first called.
 
-    Raises ValueError for a precision that this processor does not compute in.
+    Raises ValueError for a precision that this processor does not compute in, WeightsError, which
+    names the file `where`, for a model that does not fit its header.
     """
     check(precision)
+    single = _for_one_image(model, header, where)
     core = _library().Core()
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         # Its own choice would be the processor's fastest, at the cost of accuracy.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
     }
-    single = model.clone()
-    size = header.config.image_size
-    single.reshape({INPUT: [1, 3, size, size]})
     requests: dict[bool, Any] = {}
 
     def run(images: Tensor) -> list[Tensor]:
@@ -106,3 +109,27 @@ def run_model(model: openvino.Model, header: Header, precision: str = "auto") ->
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     is_quantised = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
     return runtime_of_graph("openvino", header, run, dtype, is_quantised)
+
+
+def _for_one_image(model: openvino.Model, header: Header, where: object) -> openvino.Model:
+    """The model in fixed shape, which shows whether it fits its header: else WeightsError."""
+    check_inputs(header, _shapes(model.inputs), where)
+    single, side = model.clone(), header.config.image_size
+    try:
+        single.reshape({INPUT: [1, 3, side, side]})
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{where} takes no images of {side} x {side} pixels; it must, as its metadata says"
+        ) from error
+    check_outputs(header, _shapes(single.outputs), where)
+    return single
+
+
+def _shapes(ports: Sequence[Any]) -> dict[str, Shape]:
+    """Of inputs or outputs, by name; None where any length will do."""
+    return {
+        " ".join(port.get_names()): [
+            each.get_length() if each.is_static else None for each in port.partial_shape
+        ]
+        for port in ports
+    }
