@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -239,6 +240,33 @@ def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
     assert any("an output differs" in problem for problem in different.problems)
 
 
+@pytest.mark.parametrize(
+    "count, steps",
+    [(1, ["read", 2, 1]), (5, [*4 * ["read"], 4, 1, 1, 1, 1, "read", 2, 1])],
+)
+def test_pictures_are_read_and_given_in_small_batches(segmenters, pictures, count, steps):
+    original, seen = segmenters["small"], []
+    other, image = copy.copy(original), next(iter(pictures.values()))
+
+    class Pictures(dict):
+        def __getitem__(self, name):
+            seen.append("read")
+            return image
+
+    def run(images):
+        seen.append(len(images))
+        return original.runtime.run(images)
+
+    def wrong(images):
+        return run(images.flip(2) if len(images) > 1 else images)
+
+    given = Pictures.fromkeys(map(str, range(count)))
+    for call, is_right in ((run, True), (wrong, False)):
+        other.runtime = dataclasses.replace(original.runtime, run=call)
+        assert (check(other, original, given).problems == []) == is_right
+    assert seen == 2 * steps
+
+
 def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     module = importlib.import_module("yolact_ros.export.write")
@@ -267,6 +295,13 @@ def test_bad_targets(segmenters, pictures, tmp_path, name, message):
 def test_no_picture_to_check_with(segmenters, tmp_path):
     with pytest.raises(ValueError, match="there is no picture to check with"):
         export(segmenters["small"], tmp_path / "net.onnx", {})
+
+
+def test_a_picture_to_check_with_that_is_none(tmp_path, capsys):
+    picture, target = tmp_path / "picture.png", tmp_path / "net.pt2"
+    picture.write_text("text")
+    assert main(["export", str(target), "--images", str(picture)]) == 1
+    assert "picture.png is not a picture" in capsys.readouterr().err
 
 
 def test_standard_nms_has_no_graph(segmenters, pictures, tmp_path):

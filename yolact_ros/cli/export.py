@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -73,16 +73,16 @@ def run(arguments: Sequence[str]) -> None:
         top_k=options.top_k,
     )
     print(segmenter.description)
-    pictures = _pictures(options.images)
-    checked = export(
-        segmenter,
-        options.file,
-        pictures,
-        detection=options.detection,
-        precision=options.precision,
-        calibration=[file for path in options.calibrate for file in find_pictures(path)],
-        keep_anyway=options.keep_anyway,
-    )
+    with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
+        checked = export(
+            segmenter,
+            options.file,
+            _Pictures(options.images or [photographs]),
+            detection=options.detection,
+            precision=options.precision,
+            calibration=[file for path in options.calibrate for file in find_pictures(path)],
+            keep_anyway=options.keep_anyway,
+        )
     print(f"{checked.table()}\n{checked.summary()}")
     if checked.problems:
         print(f"{options.file} is kept, but: {'; '.join(checked.problems)}")
@@ -90,8 +90,22 @@ def run(arguments: Sequence[str]) -> None:
         print(f"{options.file} finds what PyTorch finds")
 
 
-def _pictures(paths: Sequence[Path] | None) -> dict[str, Image]:
-    with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
-        found = [file for path in paths or [photographs] for file in find_pictures(path)]
-        names = short_names(found)
-        return {name: read_picture(file) for name, file in zip(names, found, strict=True)}
+class _Pictures(Mapping[str, Image]):
+    """Pictures by their files' short names, each read when it is wanted: together they may be more
+    than the memory holds."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises ValueError for what is no picture, before anything is exported."""
+        found = [file for path in paths for file in find_pictures(path)]
+        self._files = dict(zip(short_names(found), found, strict=True))
+        for name in self:
+            self[name]
+
+    def __getitem__(self, name: str) -> Image:
+        return read_picture(self._files[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)

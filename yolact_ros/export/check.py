@@ -42,6 +42,9 @@ FLOAT = Limits(confident=0.1, matched=0.98, mask_iou=0.99, score=0.005, box=1.0,
 HALF = Limits(confident=0.1, matched=0.95, mask_iou=0.99, score=0.05)
 INT8 = Limits(confident=0.3, matched=0.9, mask_iou=0.9, score=0.2)
 
+BATCH = 4
+"""Pictures that are given together. More take more memory, and show no more."""
+
 
 @dataclass(frozen=True)
 class PictureCheck:
@@ -137,27 +140,41 @@ def check(
 ) -> Checked:
     """Compare an exported network with its original on BGR pictures [H, W, 3], by name.
 
-    Both find with the reference's settings, but a low threshold. All pictures are given in one
-    batch, too, so that batches are known to work.
+    Both find with the reference's settings, but a low threshold. The exported one is given batches
+    of pictures, so that these are known to work; of `pictures` no more are looked up at a time.
     """
     # An instance at the threshold may come or go, but not one of twice that score.
     settings = replace(reference.settings, score_threshold=limits.confident / 2)
     before = exported.settings, reference.settings
     exported.settings = reference.settings = settings
     try:
-        images = list(pictures.values())
-        ours, theirs = exported(images), [reference(image) for image in images]
+        names = list(pictures)
+        batches = [names[at : at + BATCH] for at in range(0, len(names), BATCH)]
         results = [
-            PictureCheck(
-                name,
-                compare(_found(a), _found(b), limits.confident),
-                _difference(exported, reference, image),
+            each
+            for batch in batches
+            for each in _check_batch(
+                exported, reference, {name: pictures[name] for name in batch}, limits.confident
             )
-            for (name, image), a, b in zip(pictures.items(), ours, theirs, strict=True)
         ]
     finally:
         exported.settings, reference.settings = before
     return Checked(tuple(results), limits)
+
+
+def _check_batch(
+    exported: Segmenter, reference: Segmenter, pictures: dict[str, Image], confident: float
+) -> list[PictureCheck]:
+    images = list(pictures.values())
+    ours = exported(images if len(images) > 1 else 2 * images)
+    return [
+        PictureCheck(
+            name,
+            compare(_found(found), _found(reference(image)), confident),
+            _difference(exported, reference, image),
+        )
+        for (name, image), found in zip(pictures.items(), ours, strict=False)
+    ]
 
 
 def _found(instances: Instances) -> Found:
