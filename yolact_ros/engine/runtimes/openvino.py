@@ -39,6 +39,8 @@ def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
     """The graph in OpenVINO's own form, with its header inside."""
     model = _library().convert_model(program)
     model.inputs[0].set_names({INPUT})
+    side = header.config.image_size
+    model.reshape({INPUT: [-1, 3, side, side]})  # or it would seem to take images of any size
     for output, name in zip(model.outputs, header.outputs, strict=True):
         output.set_names({name})
     for key, value in header.to_metadata().items():
