@@ -76,7 +76,7 @@ def test_says_at_once_that_the_node_does_not_run(tmp_path: Path, parameter, reas
 
 def test_says_that_nothing_arrives(tmp_path: Path) -> None:
     nowhere = ("--ros-args", "-p", "image_topic:=/nowhere")
-    result = run(tmp_path, "--timeout", "15", *nowhere)
+    result = run(tmp_path, "--timeout", "5", *nowhere)
     assert result.returncode == 1
     assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr
 

@@ -92,7 +92,7 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tm
     whole = train(settings)
     broken = dataclasses.replace(settings, output=str(tmp_path / "broken"))
     checkpoint = Path(broken.output) / LAST_CHECKPOINT
-    for kill in range(3):
+    for kill in range(2):
         resume = ["--resume"] if kill else []
         before = checkpoint.stat().st_mtime_ns if kill else 0
         process = subprocess.Popen(arguments(broken) + resume, stderr=subprocess.DEVNULL)
@@ -451,7 +451,7 @@ def test_two_processes_learn_what_one_learns(settings, tmp_path):
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] > 2]
     path = tmp_path / "some_empty.json"
     path.write_text(json.dumps(content))
-    settings = change_schedule(settings, iterations=6)
+    settings = change_schedule(settings, iterations=3)
     settings = dataclasses.replace(
         settings,
         train=(f"{path}:{Path(settings.train[0]).parent / 'images'}",),
