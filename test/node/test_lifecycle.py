@@ -182,7 +182,7 @@ def test_a_broken_weight_file_leaves_the_node_unconfigured(graph, weights, tmp_p
     broken.write_bytes(Path(weights).read_bytes()[:5000])
     node = graph.start(active=False, weights=str(broken))
     assert "broken.safetensors" in graph.wait_until(lambda: node._problem, "the reason")
-    assert graph.state() == "unconfigured"
+    graph.wait_until(lambda: graph.state() == "unconfigured", "the end of the transition")
 
 
 def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weights):

@@ -108,13 +108,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._forget_what_a_file_fixed()
         self._configured = self._wanted
         self._statistics = self._new_statistics()
+        problem = ""
         try:
             self._set_up(self._configured)
         except Exception as error:  # whatever is wrong with a model must not end the node
-            self._problem = reason_of(error)
-        if self._problem:  # only here: an error keeps a model that it came from
+            problem = reason_of(error)
+        if problem:  # only here: an error keeps a model that it came from
             self._release()
-            self._state = "unconfigured"
+            self._state, self._problem = "unconfigured", problem
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
             return TransitionCallbackReturn.FAILURE
         self._state = "inactive"
