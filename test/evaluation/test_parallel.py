@@ -1,6 +1,8 @@
 """Several processes find what one finds."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -9,12 +11,14 @@ from yolact_ros.cli import main
 CPU = ["--device", "cpu", "--backend", "torch"]
 
 
-def test_two_processes_give_the_same_numbers(some_people, tmp_path):
+def test_two_processes_give_the_same_numbers(some_people, tmp_path, repository):
+    """Started as users do: processes import the file that the command is in."""
     source = some_people(3)
     for devices in ("1", "2"):
         command = ["eval", f"{source.annotations}:{source.images}", "--output"]
         options = ["--devices", devices, "--worst", "0", *CPU]
-        assert main([*command, str(tmp_path / devices), *options]) == 0
+        program = [sys.executable, str(repository / "scripts" / "yolact")]
+        subprocess.run([*program, *command, str(tmp_path / devices), *options], check=True)
     for name in ("masks.json", "boxes.json"):
         alone, together = (json.loads((tmp_path / n / name).read_text()) for n in ("1", "2"))
         assert [r["image_id"] for r in alone] == [r["image_id"] for r in together]
