@@ -88,7 +88,7 @@ def check(
             refuse(problems)
             raise DataError(f"{file} has no {kind}")
     wrong_annotation = _uncountable if measure else _wrong_annotation
-    find = partial(wrong_annotation, masks, *_sizes_and_categories(good))
+    find = partial(wrong_annotation, masks, _Known.of(good))
     keep("annotations", map(find, good["annotations"]), "boxes and masks")
     return Report(tuple(problems), content | good)
 
@@ -101,7 +101,7 @@ def require_countable(source: DataSource, masks: bool) -> None:
     none of them: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
-    reason = partial(_uncountable, masks, *_sizes_and_categories(content))
+    reason = partial(_uncountable, masks, _Known.of(content))
 
     def missing(entry: dict[str, Any]) -> str | None:
         path = source.images / entry["file_name"]
@@ -111,9 +111,18 @@ def require_countable(source: DataSource, masks: bool) -> None:
         refuse(sift(file, kind, content[kind], map(find, content[kind]))[1])
 
 
-def _sizes_and_categories(content: dict[str, Any]) -> tuple[dict[int, tuple[int, int]], set[int]]:
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    return sizes, {category["id"] for category in content["categories"]}
+@dataclass(frozen=True)
+class _Known:
+    """What annotations may refer to."""
+
+    sizes: dict[int, tuple[int, int]]
+    """(height, width) in pixels of each picture, by its id."""
+    categories: set[int]
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> _Known:
+        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        return cls(sizes, {category["id"] for category in content["categories"]})
 
 
 def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:
@@ -144,16 +153,11 @@ def _is_cut_short(path: Path) -> bool:
         return is_cut_short(data)  # of a whole file that touches the first and last page
 
 
-def _uncountable(
-    masks: bool,
-    sizes: dict[int, tuple[int, int]],
-    categories: set[int],
-    entry: dict[str, Any],
-) -> str | None:
-    wrong = _wrong_reference(sizes, categories, entry)
+def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | None:
+    wrong = _wrong_reference(known, entry)
     if wrong or not masks:
         return wrong
-    segmentation, size = entry.get("segmentation"), sizes[entry["image_id"]]
+    segmentation, size = entry.get("segmentation"), known.sizes[entry["image_id"]]
     if segmentation is None:
         return _NO_MASK
     if isinstance(segmentation, list):
@@ -162,15 +166,10 @@ def _uncountable(
     return _wrong_rle(segmentation, *size)
 
 
-def _wrong_annotation(
-    masks: bool,
-    sizes: dict[int, tuple[int, int]],
-    categories: set[int],
-    entry: dict[str, Any],
-) -> str | None:
-    if wrong := _wrong_reference(sizes, categories, entry):
+def _wrong_annotation(masks: bool, known: _Known, entry: dict[str, Any]) -> str | None:
+    if wrong := _wrong_reference(known, entry):
         return wrong
-    segmentation, size = entry.get("segmentation"), sizes[entry["image_id"]]
+    segmentation, size = entry.get("segmentation"), known.sizes[entry["image_id"]]
     if wrong := _wrong_box(entry["bbox"], *size):
         return wrong
     if not segmentation and not masks:
@@ -181,19 +180,17 @@ def _wrong_annotation(
     if wrong := wrong_mask(segmentation, *size):
         return wrong
     if not any(coco_mask.area(as_rles(segmentation, *size))):
-        return "segmentation covers no pixel of its image of {1} x {0}".format(*size)
+        return f"segmentation covers no pixel of its image of {size[1]} x {size[0]}"
     if entry.get("iscrowd"):  # only its box is used
         return None
     return _wrong_place(entry["bbox"], segmentation, *size)
 
 
-def _wrong_reference(
-    sizes: dict[int, tuple[int, int]], categories: set[int], entry: dict[str, Any]
-) -> str | None:
+def _wrong_reference(known: _Known, entry: dict[str, Any]) -> str | None:
     image, category = entry["image_id"], entry["category_id"]
-    if image not in sizes:
+    if image not in known.sizes:
         return f"image_id {image} is no image of this file, or one that is wrong itself"
-    if category not in categories:
+    if category not in known.categories:
         return f"category_id {category} is no category of this file, or one that is wrong itself"
     return None
 
