@@ -163,7 +163,6 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{name}={value} is not allowed: it must be {low} or more")
-
         if self.patience is not None and not (self.val and self.validate_every):
             raise ValueError(
                 f"patience={self.patience} is not allowed without val and validate_every"
