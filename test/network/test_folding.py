@@ -46,9 +46,10 @@ def as_trained(config: NetworkConfig) -> nn.Module:
     ids=str,
 )
 def test_outputs_stay(changes):
-    net = as_trained(SMALL.replace(**changes))
+    # In float32, how far roundings carry depends on the processor.
+    net = as_trained(SMALL.replace(**changes)).double()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    images = torch.randn(2, 3, 96, 96)
+    images = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     folded = fold_batch_norm(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert folded.config == net.config and not folded.training
@@ -58,7 +59,7 @@ def test_outputs_stay(changes):
         a, b = getattr(found, field.name), getattr(expected, field.name)
         if b is not None:
             assert b.std() > 0
-            torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * float(b.abs().max()))
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * float(b.abs().max()))
     after = net.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
