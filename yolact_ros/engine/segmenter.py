@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,6 +34,7 @@ from yolact_ros.engine.graphs import Graphs, Unfinished
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
+from yolact_ros.engine.threads import run_apart
 from yolact_ros.network import (
     CONFIGS,
     EMBEDDED,
@@ -111,15 +113,15 @@ class Segmenter:
         if Path(weights).suffix in EXPORTED:
             path = Path(weights).expanduser()
             _check_exported(path, {"model": model, **changes, "backend": backend})
-            self.runtime = runtimes.read(path, precision, device)
+            self.runtime = run_apart(lambda: runtimes.read(path, precision, device))
             self._source = f"exported as {path.name}"
         else:
             backend, where = runtimes.choose(backend, device, precision)
             config, file, self._source = _resolve(model, weights)
-            net = Yolact(config.replace(**changes)).eval()
-            if file is not None:
-                load_weights(net, file)
-            self.runtime = runtimes.run(net, backend, where, precision)
+            config = config.replace(**changes)
+            self.runtime = run_apart(
+                lambda: runtimes.run(_network(config, file), backend, where, precision)
+            )
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
         self.stages = StageTimes(0, 0, 0)
         """Of the last call; those of a batch that was submitted come with its instances."""
@@ -213,7 +215,8 @@ class Segmenter:
             if self._graphs is not None:
                 with self._lock, lost_devices_named(self.device):
                     self._graphs.of(Plan.of(count, self.settings), capture=True)
-            self([np.zeros((*image_size, 3), np.uint8)] * count)
+            images = [np.zeros((*image_size, 3), np.uint8)] * count
+            run_apart(partial(self, images))
 
     def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
         started = time.perf_counter()
@@ -361,6 +364,14 @@ def _resolve(
             f"{', '.join(CONFIGS)}"
         )
     return config, path, f"weights {path.name}"
+
+
+def _network(config: NetworkConfig, file: Path | None) -> Yolact:
+    """With the weights of a file, or random ones."""
+    net = Yolact(config).eval()
+    if file is not None:
+        load_weights(net, file)
+    return net
 
 
 def _as_tensor(image: Image | Tensor) -> Tensor:

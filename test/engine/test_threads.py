@@ -1,0 +1,71 @@
+"""Work in a thread that ends with it."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolact_ros.engine.threads import run_apart
+
+
+def test_result_and_thread():
+    threads = set(threading.enumerate())
+    assert run_apart(lambda: threading.current_thread()) not in {*threads, *threading.enumerate()}
+
+
+def test_errors_come_through_and_keep_nothing_alive():
+    class Large:
+        pass
+
+    def fail() -> None:
+        large = Large()
+        alive.append(weakref.ref(large))
+        raise KeyError(5)
+
+    alive: list[weakref.ref[Large]] = []
+    gc.disable()  # what is in a cycle would wait for it
+    try:
+        with pytest.raises(KeyError, match="5") as raised:
+            run_apart(fail)
+        del raised
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+
+
+BUILD = """
+import os, time
+import torch
+from yolact_ros.engine import Segmenter
+
+def count(wanted):
+    end = time.monotonic() + 10  # threads end a moment after they were told to
+    while (found := len(os.listdir("/proc/self/task"))) != wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
+
+torch.set_num_threads(4)
+before = len(os.listdir("/proc/self/task"))
+segmenter = Segmenter("yolact_person_lite", weights="random", backend="torch", device="cpu")
+segmenter.warm_up()
+print(count(before) - before)
+segmenter(torch.zeros(480, 640, 3, dtype=torch.uint8))
+print(count(before + 3) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc: not Linux")
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="no OpenMP")
+def test_building_a_network_leaves_no_team_of_threads():
+    """With two teams each operator would wait for threads to wake; only who computes has one."""
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.split() == ["0", "3"]
