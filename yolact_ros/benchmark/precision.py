@@ -34,8 +34,8 @@ def compare_precisions(
     """
     batch = Batch.of(images, settings)
     on_device = [image.to(device) for image in images]
-    full = run_network(net, device, torch.float32)
     on_cpu = device.type == "cpu"
+    full = run_network(net, device, torch.float32, fused=not on_cpu)
     reduced = rounded(full, dtype) if on_cpu else run_network(net, device, dtype)
     found: list[list[Found]] = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

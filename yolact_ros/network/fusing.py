@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolact_ros import kernels
+from yolact_ros.network.replacing import SameConv2d, replace_convolutions
 
 Fused = Callable[[Tensor, nn.Conv2d, Tensor | None], Tensor]
 """relu(conv(x) + shortcut) of x, conv and the shortcut, which may be None."""
@@ -38,24 +39,14 @@ def convolve_relu(
     return F.relu(x, inplace=not torch.compiler.is_compiling())
 
 
-class FusedConv2d(nn.Conv2d):
-    """A convolution of a network with folded batch norm, with the same parameters.
+class FusedConv2d(SameConv2d):
+    """A convolution of a network with folded batch norm.
 
     Called like any other it computes what any other does.
     """
 
     def __init__(self, conv: nn.Conv2d, fused: Fused) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            device="meta",
-        )
-        self.weight, self.bias = conv.weight, conv.bias
+        super().__init__(conv)
         self._fused = fused
         self._agrees: dict[tuple[torch.Size, bool, int], bool] = {}
 
@@ -117,10 +108,7 @@ def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
 
     Those must have a bias: fold batch norm before. Names and values of parameters stay.
     """
-    for parent in list(net.modules()):
-        for name, conv in list(parent.named_children()):
-            if type(conv) is nn.Conv2d and conv.bias is not None:
-                setattr(parent, name, FusedConv2d(conv, fused).train(conv.training))
+    replace_convolutions(net, lambda conv: None if conv.bias is None else FusedConv2d(conv, fused))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact, fold_batch_norm
 from yolact_ros.network.fusing import fuse_convolutions
+from yolact_ros.network.winograd import use_winograd
 
 
 def run_network(
@@ -15,11 +16,14 @@ def run_network(
 ) -> Runtime:
     """On any device, with batch norm folded and memory in channels-last order.
 
-    On CUDA cuDNN takes bias, shortcut and ReLU into the convolutions before them if `fused`.
+    If `fused`, cuDNN takes bias, shortcut and ReLU into the convolutions before them, and in
+    float32 on a CPU large 3x3 convolutions are Winograd's.
     """
     anchors = net.anchors.to(device)  # stay in float32
     net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)
     net = net.to(memory_format=torch.channels_last)
     if fused and device.type == "cuda":
         fuse_convolutions(net)
+    if fused and device.type == "cpu" and dtype == torch.float32:
+        use_winograd(net)
     return Runtime("torch", Header.of(net), net, device, dtype, anchors)

@@ -1,0 +1,176 @@
+"""3x3 convolutions with a quarter of the multiplications, for inference in float32 on a CPU.
+
+F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), with
+their matrices. A tile of 6x6 inputs becomes 36 numbers, of which each has a matrix product over the
+channels for itself; they become a tile of 4x4 outputs, which took 144 products. The tiles' numbers
+are sums of the inputs, so some digits are lost: errors are about five times those of float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yolact_ros import kernels
+from yolact_ros.network.replacing import SameConv2d, replace_convolutions
+
+_MIN_WIDTH = 96
+"""Harmonic mean of input and output channels: with fewer, the sums take what the products save."""
+_MIN_TILES = 48
+_MIN_NUMBERS = 20_000
+"""Tiles times channels, in and out: below either, starting the operators takes as long."""
+_STRIP = 160_000
+"""Tiles times channels, in and out, that are computed at once, so that they stay in the cache."""
+
+_WEIGHT = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+
+
+class Scratch:
+    """Memory that the convolutions of a network take turns in: fresh memory takes time to come."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Tensor] = {}
+
+    def take(self, part: str, *shape: int) -> Tensor:
+        """Float32 of any values, until this part is taken again."""
+        count = math.prod(shape)
+        if part not in self._parts or len(self._parts[part]) < count:
+            self._parts[part] = torch.empty(count)
+        return self._parts[part][:count].view(shape)
+
+
+class WinogradConv2d(SameConv2d):
+    """A 3x3 convolution, stride 1, padding 1, for weights that do not change any more.
+
+    Where inputs are too small to gain, and while gradients or a graph are recorded, it computes
+    like any other.
+    """
+
+    def __init__(self, conv: nn.Conv2d, scratch: Scratch) -> None:
+        super().__init__(conv)
+        self._scratch = scratch
+        self._transformed: Tensor | None = None  # four times the weight: only where it is used
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles = math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)
+        numbers = tiles * (self.in_channels + self.out_channels)
+        if kernels.recorded() or tiles < _MIN_TILES or numbers < _MIN_NUMBERS:
+            return super().forward(x)
+        if self._transformed is None:
+            self._transformed = transform_weight(self.weight)
+        return convolve(x, self._transformed, self.bias, self._scratch)
+
+
+def use_winograd(net: nn.Module) -> None:
+    """Let the convolutions of a network that gain from it be computed so. Names stay."""
+    scratch = Scratch()
+
+    def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
+        channels = (conv.in_channels, conv.out_channels)
+        window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if window != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+            return None
+        width = 2 * math.prod(channels) / sum(channels)
+        return WinogradConv2d(conv, scratch) if width >= _MIN_WIDTH else None
+
+    replace_convolutions(net, replacement)
+
+
+def transform_weight(weight: Tensor) -> Tensor:
+    """[K, C, 3, 3] to [36, C, K], rounded once."""
+    matrix = torch.tensor(_WEIGHT, dtype=torch.float64)
+    tiles = torch.einsum("ik,jl,ockl->ijco", matrix, matrix, weight.double())
+    return tiles.flatten(0, 1).to(weight.dtype).contiguous()
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch) -> Tensor:
+    """What a 3x3 convolution with padding 1 gives: [B, C, H, W] to [B, K, H, W], channels last.
+
+    `weight` [36, C, K] is transformed.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = math.ceil(height / 4), math.ceil(width / 4)  # of tiles
+    padded = x.new_zeros(batch, 4 * rows + 2, 4 * columns + 2, channels)
+    padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+    out = x.new_empty(batch, rows, 4, columns, 4, weight.shape[2])
+    most = max(1, _STRIP // (columns * (channels + weight.shape[2])))
+    for image, image_out in zip(padded, out, strict=True):
+        for first in range(0, rows, most):
+            strip = image_out[first : first + most]
+            inputs = image[4 * first : 4 * (first + len(strip)) + 2]
+            _convolve_strip(inputs, weight, bias, strip, scratch)
+    out = out.view(batch, 4 * rows, 4 * columns, -1)[:, :height, :width]
+    return out.permute(0, 3, 1, 2)
+
+
+def _convolve_strip(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, scratch: Scratch
+) -> None:
+    """Rows of tiles: x [4n + 2, 4m + 2, C] to out [n, 4, m, 4, K]."""
+    rows, _, columns, _, outputs = out.shape
+    height, channels, tiles = len(x), x.shape[2], rows * columns
+    # What is dead makes room for what comes two steps later.
+    across = scratch.take("odd", 6, height, columns, channels)
+    _transform_input(_every_fourth(x, 1), across, scratch.take("sum", height, columns, channels))
+    inputs = scratch.take("even", 6, 6, rows, columns, channels)
+    _transform_input(
+        _every_fourth(across, 1), inputs, scratch.take("sum", 6, rows, columns, channels)
+    )
+    products = scratch.take("odd", 36, tiles, outputs)
+    torch.bmm(inputs.view(36, tiles, channels), weight, out=products)
+    if bias is not None:
+        products[7] += bias  # of the point (1, 1), which counts once in all of the 16 outputs
+    down = scratch.take("even", 4, 6, tiles, outputs)
+    _transform_output(products.view(6, 6, tiles, outputs), down)
+    _transform_output(
+        down.view(4, 6, rows, columns, outputs).transpose(0, 1), out.permute(3, 1, 0, 2, 4)
+    )
+
+
+def _every_fourth(x: Tensor, axis: int) -> list[Tensor]:
+    """The six inputs of all tiles along an axis."""
+    count = (x.shape[axis] - 2) // 4
+    return [x.narrow(axis, i, 4 * count - 3)[:, ::4] for i in range(6)]
+
+
+def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
+    """v = B^T d: six inputs d of tiles to six numbers v; t is room for one of them.
+
+    Written out, since all but six of the 36 factors are 0, 1 or shared.
+    """
+    torch.sub(d[4], d[2], alpha=4, out=v[2])
+    torch.sub(d[3], d[1], alpha=4, out=t)
+    torch.add(v[2], t, out=v[1])  # -4 d1 - 4 d2 + d3 + d4
+    v[2] -= t  # 4 d1 - 4 d2 - d3 + d4
+    torch.sub(d[4], d[2], out=v[4])
+    torch.sub(d[3], d[1], out=t)
+    torch.sub(d[0], d[2], out=v[0])
+    torch.add(v[4], v[0], alpha=4, out=v[0])  # 4 d0 - 5 d2 + d4
+    torch.add(v[4], t, alpha=2, out=v[3])  # -2 d1 - d2 + 2 d3 + d4
+    v[4].sub_(t, alpha=2)  # 2 d1 - d2 - 2 d3 + d4
+    torch.sub(d[5], d[3], out=v[5])
+    v[5].sub_(t, alpha=4)  # 4 d1 - 5 d3 + d5
+
+
+def _transform_output(m: Tensor, y: Tensor) -> None:
+    """y = A^T m: six numbers m of tiles, which are lost, to four outputs y."""
+    torch.sub(m[1], m[2], out=y[1])
+    m[1] += m[2]
+    torch.sub(m[3], m[4], out=m[2])
+    m[3] += m[4]
+    m[0] += m[1]
+    torch.add(m[0], m[3], out=y[0])  # m0 + m1 + m2 + m3 + m4
+    m[5] += y[1]
+    torch.add(m[5], m[2], alpha=8, out=y[3])  # m1 - m2 + 8 m3 - 8 m4 + m5
+    torch.add(m[1], m[3], alpha=4, out=y[2])  # m1 + m2 + 4 m3 + 4 m4
+    y[1].add_(m[2], alpha=2)  # m1 - m2 + 2 m3 - 2 m4
