@@ -22,7 +22,7 @@ _MIN_WIDTH = 96
 _MIN_TILES = 48
 _MIN_NUMBERS = 20_000
 """Tiles times channels, in and out: below either, starting the operators takes as long."""
-_STRIP = 160_000
+_STRIP = 170_000
 """Tiles times channels, in and out, that are computed at once, so that they stay in the cache."""
 
 _WEIGHT = (
@@ -103,7 +103,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch) -
     padded = x.new_zeros(batch, 4 * rows + 2, 4 * columns + 2, channels)
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
     out = x.new_empty(batch, rows, 4, columns, 4, weight.shape[2])
-    most = max(1, _STRIP // (columns * (channels + weight.shape[2])))
+    strips = math.ceil(rows * columns * (channels + weight.shape[2]) / _STRIP)
+    most = math.ceil(rows / strips)
     for image, image_out in zip(padded, out, strict=True):
         for first in range(0, rows, most):
             strip = image_out[first : first + most]
