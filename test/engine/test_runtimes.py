@@ -17,9 +17,18 @@ from yolact_ros.network import WeightsError
 
 
 def test_auto_is_what_is_installed_and_fastest():
-    installed = importlib.util.find_spec("openvino") is not None
-    assert choose("auto", "cpu") == ("openvino" if installed else "torch", torch.device("cpu"))
-    assert choose("torch", "cpu") == ("torch", torch.device("cpu"))
+    here = torch.device("cpu")
+    best = "torch" if importlib.util.find_spec("openvino") is None else "openvino"
+    assert choose("auto", "cpu") == choose("auto", "cpu", "auto", "efficientnet_lite0")
+    assert choose("auto", "cpu") == (best, here)
+    for backbone in ("resnet50", "resnet101", "darknet53"):
+        assert choose("auto", "cpu", "auto", backbone) == ("torch", here)
+        assert choose("openvino", "cpu", "auto", backbone) == ("openvino", here)
+    assert choose("torch", "cpu") == ("torch", here)
+
+
+def test_auto_fits_the_model():
+    assert Segmenter("yolact_resnet50", "random", device="cpu").runtime.name == "torch"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

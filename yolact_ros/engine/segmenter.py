@@ -91,8 +91,8 @@ class Segmenter:
             backend: "torch"; "inductor", which is torch.compile, needs a C++ compiler and takes a
                 minute or so for each batch size; "openvino" or "onnxruntime", which need these
                 extras, are for CPUs and take some seconds to convert the network; or "auto": what
-                measures best of those installed, which is OpenVINO, then PyTorch, on a CPU, and
-                PyTorch on CUDA.
+                measures best of those installed, which is PyTorch, but on a CPU OpenVINO for
+                efficientnet_lite0, the embedded model's backbone, and in bfloat16.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
             score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is
@@ -116,9 +116,10 @@ class Segmenter:
             self.runtime = run_apart(lambda: runtimes.read(path, precision, device))
             self._source = f"exported as {path.name}"
         else:
-            backend, where = runtimes.choose(backend, device, precision)
+            runtimes.choose(backend, device, precision)  # refused before anything is downloaded
             config, file, self._source = _resolve(model, weights)
             config = config.replace(**changes)
+            backend, where = runtimes.choose(backend, device, precision, config.backbone)
             self.runtime = run_apart(
                 lambda: runtimes.run(_network(config, file), backend, where, precision)
             )

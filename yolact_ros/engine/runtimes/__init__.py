@@ -30,11 +30,13 @@ EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "compiled"}
 """The backend that runs an exported file, by the ending of its name."""
 
 
-def choose(backend: str, device: str, precision: str = "auto") -> tuple[str, torch.device]:
+def choose(
+    backend: str, device: str, precision: str = "auto", backbone: str = ""
+) -> tuple[str, torch.device]:
     """The backend for ordinary weights, one of `BACKENDS` but "auto", and the device.
 
-    "auto" is OpenVINO on a CPU where it is installed, which measures best (docs/export.md), and
-    PyTorch elsewhere. Raises ValueError for a value that is not allowed, or not together with the
+    "auto" is what measures best (docs/performance.md): PyTorch, but on a CPU where it is installed
+    OpenVINO for efficientnet_lite0, for a backbone that is not known yet, and in bfloat16. Raises ValueError for a value that is not allowed, or not together with the
     others, and MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
     """
     if backend not in BACKENDS:
@@ -44,8 +46,10 @@ def choose(backend: str, device: str, precision: str = "auto") -> tuple[str, tor
     if needs_cpu and where.type != "cpu":
         raise ValueError(f"backend={backend!r} is not allowed on {where}: it runs on a CPU")
     if backend == "auto":
-        fastest = where.type == "cpu" and importlib.util.find_spec("openvino") is not None
-        backend = "openvino" if fastest else "torch"
+        # The others are made of convolutions that PyTorch has Winograd's algorithm for.
+        gains = backbone in ("", "efficientnet_lite0") or precision == "bfloat16"
+        there = where.type == "cpu" and importlib.util.find_spec("openvino") is not None
+        backend = "openvino" if gains and there else "torch"
     _check_precision(precision, backend, where)
     return backend, where
 
