@@ -36,8 +36,10 @@ def choose(
     """The backend for ordinary weights, one of `BACKENDS` but "auto", and the device.
 
     "auto" is what measures best (docs/performance.md): PyTorch, but on a CPU where it is installed
-    OpenVINO for efficientnet_lite0, for a backbone that is not known yet, and in bfloat16. Raises ValueError for a value that is not allowed, or not together with the
-    others, and MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
+    OpenVINO for efficientnet_lite0, for a backbone that is not known yet, and in bfloat16.
+
+    Raises ValueError for a value that is not allowed, or not together with the others, and
+    MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not allowed: one of {', '.join(BACKENDS)}")
