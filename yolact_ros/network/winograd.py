@@ -122,15 +122,13 @@ def _convolve_strip(
     height, channels, tiles = len(x), x.shape[2], rows * columns
     # What is dead makes room for what comes two steps later.
     across = scratch.take("odd", 6, height, columns, channels)
-    _transform_input(_every_fourth(x, 1), across, scratch.take("sum", height, columns, channels))
+    _transform_input(_every_fourth(x), across, scratch.take("sum", height, columns, channels))
     inputs = scratch.take("even", 6, 6, rows, columns, channels)
-    _transform_input(
-        _every_fourth(across, 1), inputs, scratch.take("sum", 6, rows, columns, channels)
-    )
+    _transform_input(_every_fourth(across), inputs, scratch.take("sum", 6, rows, columns, channels))
     products = scratch.take("odd", 36, tiles, outputs)
     torch.bmm(inputs.view(36, tiles, channels), weight, out=products)
     if bias is not None:
-        products[7] += bias  # of the point (1, 1), which counts once in all of the 16 outputs
+        products[7].add_(bias)  # of the point (1, 1), which counts once in all of the 16 outputs
     down = scratch.take("even", 4, 6, tiles, outputs)
     _transform_output(products.view(6, 6, tiles, outputs), down)
     _transform_output(
@@ -138,21 +136,21 @@ def _convolve_strip(
     )
 
 
-def _every_fourth(x: Tensor, axis: int) -> list[Tensor]:
-    """The six inputs of all tiles along an axis."""
-    count = (x.shape[axis] - 2) // 4
-    return [x.narrow(axis, i, 4 * count - 3)[:, ::4] for i in range(6)]
+def _every_fourth(x: Tensor) -> list[Tensor]:
+    """The six inputs of all tiles along axis 1 of x [., 4n + 2, ...], each [., n, ...]."""
+    return [x[:, i : i + x.shape[1] - 2 : 4] for i in range(6)]
 
 
 def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
     """v = B^T d: six inputs d of tiles to six numbers v; t is room for one of them.
 
-    Written out, since all but six of the 36 factors are 0, 1 or shared.
+    Written out, since all but six of the 36 factors are 0, 1 or shared. `v[2] -= t` would also copy
+    the result onto itself.
     """
     torch.sub(d[4], d[2], alpha=4, out=v[2])
     torch.sub(d[3], d[1], alpha=4, out=t)
     torch.add(v[2], t, out=v[1])  # -4 d1 - 4 d2 + d3 + d4
-    v[2] -= t  # 4 d1 - 4 d2 - d3 + d4
+    v[2].sub_(t)  # 4 d1 - 4 d2 - d3 + d4
     torch.sub(d[4], d[2], out=v[4])
     torch.sub(d[3], d[1], out=t)
     torch.sub(d[0], d[2], out=v[0])
@@ -166,12 +164,12 @@ def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
 def _transform_output(m: Tensor, y: Tensor) -> None:
     """y = A^T m: six numbers m of tiles, which are lost, to four outputs y."""
     torch.sub(m[1], m[2], out=y[1])
-    m[1] += m[2]
+    m[1].add_(m[2])
     torch.sub(m[3], m[4], out=m[2])
-    m[3] += m[4]
-    m[0] += m[1]
+    m[3].add_(m[4])
+    m[0].add_(m[1])
     torch.add(m[0], m[3], out=y[0])  # m0 + m1 + m2 + m3 + m4
-    m[5] += y[1]
+    m[5].add_(y[1])
     torch.add(m[5], m[2], alpha=8, out=y[3])  # m1 - m2 + 8 m3 - 8 m4 + m5
     torch.add(m[1], m[3], alpha=4, out=y[2])  # m1 + m2 + 4 m3 + 4 m4
     y[1].add_(m[2], alpha=2)  # m1 - m2 + 2 m3 - 2 m4
