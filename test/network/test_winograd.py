@@ -57,6 +57,16 @@ def test_numbers_stay_where_they_belong(conv):
     assert far[:16].all() and far[28:].all() and far[:, :16].all() and far[:, 28:].all()
 
 
+def test_inference_mode_comes_and_goes(conv):
+    other, x = winograd(conv), torch.randn(1, 96, 40, 40)
+    with torch.inference_mode():
+        inside = other(x)
+    with torch.no_grad():
+        assert torch.equal(other(x), inside)
+    with torch.inference_mode():
+        assert torch.equal(other(x), inside)
+
+
 def test_without_bias():
     torch.manual_seed(0)
     conv, x = nn.Conv2d(128, 128, 3, padding=1, bias=False), torch.randn(1, 128, 40, 40)

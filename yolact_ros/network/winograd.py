@@ -45,7 +45,8 @@ class Scratch:
         """Float32 of any values, until this part is taken again."""
         count = math.prod(shape)
         if part not in self._parts or len(self._parts[part]) < count:
-            self._parts[part] = torch.empty(count)
+            with torch.inference_mode(False):  # else it could not be written to outside that mode
+                self._parts[part] = torch.empty(count)
         return self._parts[part][:count].view(shape)
 
 
