@@ -209,7 +209,7 @@ def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
     if setup.device.type == "cuda":
         runtime = segmenter.runtime
         batch = preprocess([setup.image.to(setup.device)], config, runtime.dtype)
-        separate = run_network(models.network(config), setup.device, runtime.dtype, fused=False)
+        separate = run_network(models.network(config), setup.device, runtime.dtype, fast=False)
         call = as_graph(partial(separate, batch), setup.device)
         calls["network, convolutions not fused"] = call
     return setup.time(calls, repeats_on(setup.device))

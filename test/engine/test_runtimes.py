@@ -12,23 +12,39 @@ import pytest
 import torch
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.runtimes import Header, choose, compiled
-from yolact_ros.network import WeightsError
+from yolact_ros.engine.runtimes import Header, MissingExtraError, choose, compiled
+from yolact_ros.network import NetworkConfig, WeightsError
 
 
 def test_auto_is_what_is_installed_and_fastest():
     here = torch.device("cpu")
     best = "torch" if importlib.util.find_spec("openvino") is None else "openvino"
-    assert choose("auto", "cpu") == choose("auto", "cpu", "auto", "efficientnet_lite0")
-    assert choose("auto", "cpu") == (best, here)
-    for backbone in ("resnet50", "resnet101", "darknet53"):
+    assert choose("auto", "cpu", "auto", "efficientnet_lite0") == (best, here)
+    for backbone in ("", "resnet50", "resnet101", "darknet53"):
         assert choose("auto", "cpu", "auto", backbone) == ("torch", here)
         assert choose("openvino", "cpu", "auto", backbone) == ("openvino", here)
     assert choose("torch", "cpu") == ("torch", here)
 
 
-def test_auto_fits_the_model():
-    assert Segmenter("yolact_resnet50", "random", device="cpu").runtime.name == "torch"
+@pytest.mark.parametrize("backbone", ["", "resnet50", "efficientnet_lite0"])
+def test_auto_takes_every_precision_that_a_cpu_has(backbone):
+    """Where OpenVINO refuses bfloat16, since the processor is slow in it, PyTorch does not."""
+    backend, _ = choose("auto", "cpu", "bfloat16", backbone)
+    try:
+        choose("openvino", "cpu", "bfloat16")
+    except (ValueError, MissingExtraError):
+        assert backend == "torch"
+    else:
+        assert backend == "openvino"
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+def test_auto_fits_the_model(backbone):
+    small = NetworkConfig(
+        name="small", class_names=("cat",), backbone=backbone, image_size=64, fpn_channels=16
+    )
+    expected, _ = choose("auto", "cpu", "auto", backbone)
+    assert Segmenter(small, "random", device="cpu").runtime.name == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -10,7 +10,6 @@ import weakref
 from pathlib import Path
 
 import pytest
-import torch
 
 from yolact_ros.engine.threads import run_apart
 
@@ -61,10 +60,11 @@ print(count(before + 3) - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc: not Linux")
-@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="no OpenMP")
 def test_building_a_network_leaves_no_team_of_threads():
     """With two teams each operator would wait for threads to wake; only who computes has one."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or "libgomp" not in maps.read_text():
+        pytest.skip("PyTorch does not compute with libgomp here")
     done = subprocess.run(
         [sys.executable, "-c", BUILD], capture_output=True, text=True, timeout=300, check=True
     )

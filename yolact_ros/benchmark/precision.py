@@ -35,7 +35,7 @@ def compare_precisions(
     batch = Batch.of(images, settings)
     on_device = [image.to(device) for image in images]
     on_cpu = device.type == "cpu"
-    full = run_network(net, device, torch.float32, fused=not on_cpu)
+    full = run_network(net, device, torch.float32, fast=not on_cpu)
     reduced = rounded(full, dtype) if on_cpu else run_network(net, device, dtype)
     found: list[list[Found]] = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -51,7 +51,8 @@ def compare_precisions(
 
 
 def rounded(runtime: Runtime, dtype: torch.dtype) -> Runtime:
-    """A float32 runtime, all of whose weights and operators' results are rounded to `dtype`.
+    """A float32 runtime, not `fast`, all of whose weights and operators' results are rounded to
+    `dtype`.
 
     As on tensor cores, sums are float32 and what is stored is not.
     """

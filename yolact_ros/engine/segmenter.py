@@ -92,7 +92,8 @@ class Segmenter:
                 minute or so for each batch size; "openvino" or "onnxruntime", which need these
                 extras, are for CPUs and take some seconds to convert the network; or "auto": what
                 measures best of those installed, which is PyTorch, but on a CPU OpenVINO for
-                efficientnet_lite0, the embedded model's backbone, and in bfloat16.
+                efficientnet_lite0, the embedded model's backbone, and in bfloat16 if the processor
+                computes in it.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
             score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is

@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 def run_apart(work: Callable[[], Result]) -> Result:
     """`work()`, or what it raises, in a thread that ends with it.
 
-    On a CPU PyTorch computes with OpenMP, which keeps a team of threads for each thread that ever
-    computed, while that lives. With more of them than cores all teams sleep between two operators,
-    and a network in another thread than the one that built it took twice as long.
+    On a CPU PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each thread
+    that ever computed, while that lives. With more of them than cores all teams sleep between two
+    operators, and a network in another thread than the one that built it took twice as long.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -25,7 +25,7 @@ def run_apart(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="apart", daemon=True)
+    thread = threading.Thread(target=run, name="apart")
     thread.start()
     thread.join()
     if errors:

@@ -19,6 +19,7 @@ class SameConv2d(nn.Conv2d):
             conv.padding,  # type: ignore[arg-type]
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
+            padding_mode=conv.padding_mode,
             device="meta",
         )
         self.weight, self.bias = conv.weight, conv.bias

@@ -36,7 +36,10 @@ _WEIGHT = (
 
 
 class Scratch:
-    """Memory that the convolutions of a network take turns in: fresh memory takes time to come."""
+    """Memory that the convolutions of a network take turns in: fresh memory takes time to come.
+
+    So such a network is for one thread at a time.
+    """
 
     def __init__(self) -> None:
         self._parts: dict[str, Tensor] = {}
@@ -46,7 +49,7 @@ class Scratch:
         count = math.prod(shape)
         if part not in self._parts or len(self._parts[part]) < count:
             with torch.inference_mode(False):  # else it could not be written to outside that mode
-                self._parts[part] = torch.empty(count)
+                self._parts[part] = torch.empty(count, dtype=torch.float32, device="cpu")
         return self._parts[part][:count].view(shape)
 
 
@@ -63,13 +66,15 @@ class WinogradConv2d(SameConv2d):
         self._transformed: Tensor | None = None  # four times the weight: only where it is used
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles = math.ceil(x.shape[2] / 4) * math.ceil(x.shape[3] / 4)
-        numbers = tiles * (self.in_channels + self.out_channels)
-        if kernels.recorded() or tiles < _MIN_TILES or numbers < _MIN_NUMBERS:
+        if kernels.recorded() or not self._gains(*x.shape[2:]):
             return super().forward(x)
         if self._transformed is None:
             self._transformed = transform_weight(self.weight)
         return convolve(x, self._transformed, self.bias, self._scratch)
+
+    def _gains(self, height: int, width: int) -> bool:
+        tiles = math.ceil(height / 4) * math.ceil(width / 4)
+        return tiles >= _MIN_TILES and tiles * sum(_channels(self)) >= _MIN_NUMBERS
 
 
 def use_winograd(net: nn.Module) -> None:
@@ -77,19 +82,22 @@ def use_winograd(net: nn.Module) -> None:
     scratch = Scratch()
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
-        channels = (conv.in_channels, conv.out_channels)
         window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if window != ((3, 3), (1, 1), (1, 1), (1, 1), 1):
+        if window != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or conv.padding_mode != "zeros":
             return None
-        width = 2 * math.prod(channels) / sum(channels)
+        width = 2 * math.prod(_channels(conv)) / sum(_channels(conv))
         return WinogradConv2d(conv, scratch) if width >= _MIN_WIDTH else None
 
     replace_convolutions(net, replacement)
 
 
+def _channels(conv: nn.Conv2d) -> tuple[int, int]:
+    return conv.in_channels, conv.out_channels
+
+
 def transform_weight(weight: Tensor) -> Tensor:
     """[K, C, 3, 3] to [36, C, K], rounded once."""
-    matrix = torch.tensor(_WEIGHT, dtype=torch.float64)
+    matrix = torch.tensor(_WEIGHT, dtype=torch.float64, device=weight.device)
     tiles = torch.einsum("ik,jl,ockl->ijco", matrix, matrix, weight.double())
     return tiles.flatten(0, 1).to(weight.dtype).contiguous()
 

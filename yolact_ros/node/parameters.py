@@ -76,8 +76,8 @@ class Parameters:
         "auto",
         "What runs the network; inductor is torch.compile, which needs g++ and up to minutes to "
         "configure, openvino and onnxruntime are extras for a CPU. auto is PyTorch, but on a CPU "
-        "where it is installed OpenVINO for the backbone efficientnet_lite0 and in bfloat16. An "
-        "exported file brings its own.",
+        "where it is installed OpenVINO for the backbone efficientnet_lite0, and in bfloat16 if "
+        "the processor computes in it. An exported file brings its own.",
         "configure",
         choices=BACKENDS,
     )

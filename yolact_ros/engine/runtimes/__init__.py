@@ -35,8 +35,8 @@ def choose(
 ) -> tuple[str, torch.device]:
     """The backend for ordinary weights, one of `BACKENDS` but "auto", and the device.
 
-    "auto" is what measures best (docs/performance.md): PyTorch, but on a CPU where it is installed
-    OpenVINO for efficientnet_lite0, for a backbone that is not known yet, and in bfloat16.
+    "auto" is what measures best (docs/performance.md): PyTorch, but on a CPU OpenVINO, where it is
+    installed, for efficientnet_lite0, and in bfloat16 if the processor computes in it.
 
     Raises ValueError for a value that is not allowed, or not together with the others, and
     MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
@@ -48,12 +48,22 @@ def choose(
     if needs_cpu and where.type != "cpu":
         raise ValueError(f"backend={backend!r} is not allowed on {where}: it runs on a CPU")
     if backend == "auto":
-        # The others are made of convolutions that PyTorch has Winograd's algorithm for.
-        gains = backbone in ("", "efficientnet_lite0") or precision == "bfloat16"
-        there = where.type == "cpu" and importlib.util.find_spec("openvino") is not None
-        backend = "openvino" if gains and there else "torch"
+        backend = "openvino" if _openvino_gains(where, precision, backbone) else "torch"
     _check_precision(precision, backend, where)
     return backend, where
+
+
+def _openvino_gains(device: torch.device, precision: str, backbone: str) -> bool:
+    # Winograd's algorithm, in float32, makes PyTorch the faster one for the other backbones.
+    if device.type != "cpu" or (backbone != "efficientnet_lite0" and precision != "bfloat16"):
+        return False
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    try:
+        _check_precision(precision, "openvino", device)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_precision(precision: str, backend: str, device: torch.device) -> None:

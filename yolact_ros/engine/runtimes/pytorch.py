@@ -12,18 +12,18 @@ from yolact_ros.network.winograd import use_winograd
 
 
 def run_network(
-    net: Yolact, device: torch.device, dtype: torch.dtype, fused: bool = True
+    net: Yolact, device: torch.device, dtype: torch.dtype, fast: bool = True
 ) -> Runtime:
     """On any device, with batch norm folded and memory in channels-last order.
 
-    If `fused`, cuDNN takes bias, shortcut and ReLU into the convolutions before them, and in
+    If `fast`, cuDNN takes bias, shortcut and ReLU into the convolutions before them, and in
     float32 on a CPU large 3x3 convolutions are Winograd's.
     """
     anchors = net.anchors.to(device)  # stay in float32
     net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)
     net = net.to(memory_format=torch.channels_last)
-    if fused and device.type == "cuda":
+    if fast and device.type == "cuda":
         fuse_convolutions(net)
-    if fused and device.type == "cpu" and dtype == torch.float32:
+    if fast and device.type == "cpu" and dtype == torch.float32:
         use_winograd(net)
     return Runtime("torch", Header.of(net), net, device, dtype, anchors)

@@ -45,6 +45,7 @@ class Runtime:
         return self.header.mask_iou
 
     def __call__(self, images: Tensor) -> Predictions | Detected:
+        """Run it, in one thread at a time: `Segmenter` lets threads take turns."""
         return self.run(images)
 
 
