@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -37,6 +38,32 @@ def test_errors_come_through_and_keep_nothing_alive():
         assert alive[0]() is None
     finally:
         gc.enable()
+
+
+INTERRUPTED = """
+import time
+from yolact_ros.engine.threads import run_apart
+
+def work():
+    print("begun", flush=True)
+    time.sleep(1)
+    print("done", flush=True)
+
+try:
+    run_apart(work)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_after_ctrl_c_the_process_ends_when_the_work_does():
+    """Python must not end under a thread that computes: C++ would abort."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[0].split() == ["interrupted", "done"]
+    assert process.returncode == 0
 
 
 BUILD = """

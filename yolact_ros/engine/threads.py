@@ -18,15 +18,19 @@ def run_apart(work: Callable[[], Result]) -> Result:
     """
     results: list[Result] = []
     errors: list[BaseException] = []
+    done = threading.Event()
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     thread = threading.Thread(target=run, name="apart")
     thread.start()
+    done.wait()  # Ctrl-C during join() would make Python end while the thread computes
     thread.join()
     if errors:
         try:
