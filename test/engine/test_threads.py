@@ -41,8 +41,10 @@ def test_errors_come_through_and_keep_nothing_alive():
 
 
 INTERRUPTED = """
-import time
+import signal, time
 from yolact_ros.engine.threads import run_apart
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of the background ignores it
 
 def work():
     print("begun", flush=True)
