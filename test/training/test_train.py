@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -445,6 +446,21 @@ def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
     )
 
 
+def one_machine(command):
+    """Two processes that Lightning starts. Of an option given twice the last counts."""
+    return [[*command, "--devices=2"]]
+
+
+def two_machines(command):
+    """What docs/training.md has for machines with one device each, both of them this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = ["torchrun", "--nnodes=2", "--nproc-per-node=1", "--local-addr=127.0.0.1"]
+    meet = ["--rdzv-backend=c10d", "--rdzv-id=yolact", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    return [[*start, *meet, "--no-python", "--", *command, "--num_nodes=2"]] * 2
+
+
 def test_two_processes_learn_what_one_learns(settings, tmp_path):
     """Same global batch, same losses: the first iterations, before rounding adds up."""
     content = json.loads(Path(settings.train[0]).read_text())
@@ -460,16 +476,25 @@ def test_two_processes_learn_what_one_learns(settings, tmp_path):
         negatives=True,
     )
     train(settings)
-    double = dataclasses.replace(settings, output=str(tmp_path / "double"))
-    command = [*arguments(double), "--freeze_batch_norm=true", "--negatives=true"]
-    command[command.index("--devices=1")] = "--devices=2"
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
     wanted = list(losses(settings.output).values())
     ours = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
-    theirs = safetensors.torch.load_file(Path(double.output) / "weights.safetensors")
-    assert list(losses(double.output).values()) == pytest.approx(wanted, rel=1e-3)
-    for name, value in ours.items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    for commands in (one_machine, two_machines):
+        output = tmp_path / commands.__name__
+        command = arguments(dataclasses.replace(settings, output=str(output)))
+        command += ["--freeze_batch_norm=true", "--negatives=true"]
+        assert "MEMBER: 2/2" in run_together(commands(command), output.with_suffix(".log"))
+        assert list(losses(output).values()) == pytest.approx(wanted, rel=1e-3)
+        theirs = safetensors.torch.load_file(output / "weights.safetensors")
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def run_together(commands, log):
+    """Run commands that wait for each other, and return what they say on standard error."""
+    with log.open("w") as file:
+        started = [subprocess.Popen(each, stderr=file) for each in commands]
+        assert [each.wait(timeout=300) for each in started] == [0] * len(started), log.read_text()
+    return log.read_text()
 
 
 def test_published_schedule():
