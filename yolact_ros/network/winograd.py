@@ -56,8 +56,8 @@ class Scratch:
 class WinogradConv2d(SameConv2d):
     """A 3x3 convolution, stride 1, padding 1, for weights that do not change any more.
 
-    Where inputs are too small to gain, and while gradients or a graph are recorded, it computes
-    like any other.
+    Of batches [B, C, H, W] alone; one image goes as a batch of one. Where inputs are too small to
+    gain, and while gradients or a graph are recorded, it computes like any other.
     """
 
     def __init__(self, conv: nn.Conv2d, scratch: Scratch) -> None:
@@ -151,9 +151,9 @@ def _every_fourth(x: Tensor) -> list[Tensor]:
 
 
 def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
-    """v = B^T d: six inputs d of tiles to six numbers v; t is room for one of them.
+    """v = B^T d: six inputs d of tiles, each [...], to six numbers v [6, ...]; t [...] is room.
 
-    Written out, since all but six of the 36 factors are 0, 1 or shared. `v[2] -= t` would also copy
+    Written out: with sums that are shared it takes twelve operators. `v[2] -= t` would also copy
     the result onto itself.
     """
     torch.sub(d[4], d[2], alpha=4, out=v[2])
@@ -171,7 +171,7 @@ def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
 
 
 def _transform_output(m: Tensor, y: Tensor) -> None:
-    """y = A^T m: six numbers m of tiles, which are lost, to four outputs y."""
+    """y = A^T m: six numbers m [6, ...] of tiles, which are lost, to four outputs y [4, ...]."""
     torch.sub(m[1], m[2], out=y[1])
     m[1].add_(m[2])
     torch.sub(m[3], m[4], out=m[2])
