@@ -53,12 +53,12 @@ def measure(
     Everything is real: a camera and a subscriber in processes of their own, rclpy's executor, the
     node's own functions. Raises MeasureError.
     """
-    # Without thresholds, and looking at many, NMS leaves enough boxes, each somewhere else. A
-    # detection stage inside the graph may find fewer.
+    # Without thresholds, and looking at many in all, NMS leaves enough boxes, each somewhere else.
+    # A detection stage inside the graph may find fewer.
     wanted: dict[str, Any] = {
         "score_threshold": 0.0,
         "confidence_threshold": 0.0,
-        "nms_top_k": 2000,
+        "nms_top_k": max(segmenter.settings.nms_top_k, 2000 // len(segmenter.class_names)),
     }
     fixed = segmenter.runtime.header.fixed_settings
     free = {name: value for name, value in wanted.items() if name not in fixed}
