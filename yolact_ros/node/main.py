@@ -23,7 +23,7 @@ SHUTDOWN_LIMIT = 15.0
 """Seconds after which a node that was told to end does so although its network does not answer."""
 
 
-def spin(executor: Executor, node: Node, stopped: Future[None]) -> None:
+def spin(executor: Executor, node: Node, stopped: Future) -> None:
     """Run the callbacks of a node until `stopped`, whatever they raise."""
     from rclpy.exceptions import InvalidHandle
 
@@ -80,7 +80,7 @@ def main(args: list[str] | None = None) -> int:
     warnings.showwarning = log_warning
     executor = MultiThreadedExecutor(SPIN_THREADS)
     executor.add_node(node)
-    stopped: Future[None] = Future()
+    stopped: Future = Future()
 
     def work() -> None:
         spin(executor, node, stopped)

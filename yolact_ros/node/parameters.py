@@ -367,7 +367,7 @@ def declare(node: Node) -> Parameters:
     return Parameters(**values)
 
 
-def _value(parameter: Parameter[Any]) -> Any:
+def _value(parameter: Parameter) -> Any:
     return tuple(parameter.value) if isinstance(parameter.value, list) else parameter.value
 
 

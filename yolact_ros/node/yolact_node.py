@@ -50,7 +50,7 @@ class YolactNode(LifecycleNodeMixin, Node):
     def __init__(self, **options: Any) -> None:
         # What `destroy_node` stops; rclpy calls it too where a node cannot be made.
         self._pipeline: Pipeline | None = None
-        self._inputs: list[Subscription[Any]] = []
+        self._inputs: list[Subscription] = []
         self._stopping = threading.Lock()
         Node.__init__(self, "yolact", **options)
         # In a group of their own, so that parameters and diagnostics answer while a model loads.
