@@ -89,7 +89,7 @@ CASES = {
     "flat box": (("annotations", 0, "bbox", [5, 5, 0, 20]), "annotation 11", "has no area"),
     "short box": (("annotations", 0, "bbox", [5, 5, 20]), "annotation 11", "four finite"),
     "nan in box": (("annotations", 0, "bbox", [5, 5, math.nan, 2]), "annotation 11", "finite"),
-    "no polygon": (("annotations", 0, "segmentation", []), "annotation 11", "no polygon"),
+    "no polygon": (("annotations", 0, "segmentation", []), "annotation 11", "it has no mask"),
     "short polygon": (("annotations", 0, "segmentation", [[1, 2, 3, 4]]), "annotation 11", "three"),
     "infinite polygon": (
         ("annotations", 0, "segmentation", [[1, 2, 3, math.inf, 5, 6]]),
@@ -144,7 +144,7 @@ CASES = {
     "segmentation of nothing": (
         ("annotations", 0, "segmentation", None),
         "annotation 11",
-        "it has no segmentation",
+        "it has no mask, which only a network without them (mask_branch none) does without",
     ),
     "enormous box": (
         ("annotations", 0, "bbox", [10**400, 1.5, 2, 3]),

@@ -114,7 +114,7 @@ def test_files_without_areas(source, tmp_path, kind):
             del annotation["iscrowd"]
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content))
-    found = score(DataSource(path, source.images), results, kind, categories).overall
+    found = score(DataSource(path), results, kind, categories).overall
     assert (found.ap, found.ap50, found.ap75) == (expected.ap, expected.ap50, expected.ap75)
     sizes = [getattr(found, name) for name in ("small", "medium", "large")]
     assert sizes == pytest.approx([expected.small, expected.medium, expected.large], abs=0.05)
@@ -156,7 +156,7 @@ def test_ids_may_begin_at_0(tmp_path):
     ("changes", "reason"),
     [
         ({"image_id": 77}, "annotation 1: image_id 77 is no image of this file"),
-        ({"segmentation": []}, "annotation 1: segmentation has no polygon"),
+        ({"segmentation": []}, "annotation 1: it has no mask"),
         ({"segmentation": [10, 10, 40, 10, 40, 40]}, "has 10: a polygon is three or more"),
         ({"segmentation": [[10, 10]]}, "a polygon is three or more"),
         ({"segmentation": [["a", 1, 2, 3, 4, 5]]}, "'a', which is not a finite number"),
@@ -175,7 +175,7 @@ def test_pictures_that_are_missing_are_named_before_any_is_segmented(tmp_path):
     source, _ = some_objects(tmp_path)
     for picture in tmp_path.glob("*.png"):
         picture.unlink()
-    with pytest.raises(DataError, match=r"image 3: .*\.png is missing"):
+    with pytest.raises(DataError, match=r"none of its 1 pictures, such as .*\.png, is in"):
         require_countable(source, masks=False)
 
 
@@ -219,7 +219,13 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     few = tmp_path / "few.json"
     few.write_text(json.dumps(content))
     output = tmp_path / "out"
-    arguments = [f"{few}:{source.images}", "--weights", str(weights), "--output", str(output)]
+    arguments = [
+        f"{few}:{source.folder(content)}",
+        "--weights",
+        str(weights),
+        "--output",
+        str(output),
+    ]
     arguments += ["--backend", "torch", "--classes", "--worst", "2", "--score", "0.6"]
     for wrong, reason in ((["--score", "30"], "score=30.0"), (["--worst", "-1"], "worst=-1")):
         assert main(["eval", *arguments, *wrong]) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yolact_ros.cli.files import short_names
 from yolact_ros.data import DataError, DataSource, Report, check
+from yolact_ros.data.entries import gather
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
 from yolact_ros.network.classes import PASCAL_CLASSES
@@ -49,7 +50,7 @@ def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:
     for source, name in zip(sources, names, strict=True):
         report = check(source, decode=True, progress=True, masks=masks)
         print(_summary(source, report))
-        for problem in report.problems:
+        for problem in gather(report.problems):
             print(f"  {problem.where}: {problem.reason}")
         wrong += len(report.problems)
         if samples is not None:
@@ -83,9 +84,11 @@ def _summary(source: DataSource, report: Report) -> str:
         {i["id"] for i in content["images"]} - {a["image_id"] for a in content["annotations"]}
     )
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
+    absent = [name for name in names.values() if name not in counts]
+    none_of = f"  no object of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}\n"
     return (
         f"{source.annotations}: {len(content['images'])} pictures, {empty} without objects; "
         f"{len(content['annotations'])} objects, {crowds} of them crowd regions; "
         f"{len(names)} classes: {common}{', ...' if len(counts) > 8 else ''}\n"
-        f"  {len(report.problems) or 'no'} wrong entries"
+        f"{none_of if absent else ''}  {len(report.problems) or 'no'} wrong entries"
     )

@@ -34,7 +34,7 @@ from yolact_ros.pictures import is_cut_short
 
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
-_NO_MASK = "it has no segmentation"
+_NO_MASK = "it has no mask, which only a network without them (mask_branch none) does without"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
 _LEAST_IOU, _NEAR = 0.5, 3.0
 
@@ -80,8 +80,9 @@ def check(
 
     for kind in FIELDS:
         keep(kind, map(FieldCheck(kind), content[kind]), kind)
+    folder = source.folder(good)
     with ThreadPoolExecutor() as pool:
-        find = partial(_wrong_picture, source.images, decode)
+        find = partial(_wrong_picture, folder, decode)
         keep("images", pool.map(find, good["images"]), "pictures")
     for kind in ("categories", "images"):
         if not good[kind]:
@@ -102,9 +103,10 @@ def require_countable(source: DataSource, masks: bool) -> None:
     """
     file, content = source.annotations, read_json(source.annotations)
     reason = partial(_uncountable, masks, _Known.of(content))
+    folder = source.folder(content)
 
     def missing(entry: dict[str, Any]) -> str | None:
-        path = source.images / entry["file_name"]
+        path = folder / entry["file_name"]
         return None if path.is_file() else f"{path} is missing"
 
     for kind, find in (("images", missing), ("annotations", reason)):
@@ -158,7 +160,7 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if wrong or not masks:
         return wrong
     segmentation, size = entry.get("segmentation"), known.sizes[entry["image_id"]]
-    if segmentation is None:
+    if not segmentation:
         return _NO_MASK
     if isinstance(segmentation, list):
         # As the library counts them: of four numbers it makes a box.
@@ -174,7 +176,7 @@ def _wrong_annotation(masks: bool, known: _Known, entry: dict[str, Any]) -> str 
         return wrong
     if not segmentation and not masks:
         return None
-    if segmentation is None:
+    if not segmentation:
         return _NO_MASK
     wrong_mask = _wrong_polygons if isinstance(segmentation, list) else _wrong_rle
     if wrong := wrong_mask(segmentation, *size):
@@ -221,8 +223,6 @@ def _wrong_place(
 
 
 def _wrong_numbers(polygons: list[Any], least: int) -> str | None:
-    if not polygons:
-        return "segmentation has no polygon"
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
             return f"segmentation has {short(polygon)}: a polygon is three or more x and y"

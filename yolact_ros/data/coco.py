@@ -24,14 +24,47 @@ class DataSource:
     """One COCO-format annotation file and the folder of its pictures."""
 
     annotations: Path
-    images: Path
+    images: Path | None = None
+    """None where the pictures are in one of the usual places, see `folder`."""
 
     @classmethod
     def parse(cls, text: str) -> DataSource:
-        """`FILE.json:FOLDER`; without a folder the pictures are in `images` beside the file."""
+        """`FILE.json` or `FILE.json:FOLDER`."""
         file, _, folder = text.partition(":")
-        path = Path(file)
-        return cls(path, Path(folder) if folder else path.parent / "images")
+        return cls(Path(file), Path(folder) if folder else None)
+
+    def folder(self, content: dict[str, Any]) -> Path:
+        """The folder of the pictures of the file, which has this content.
+
+        Where none is named it is the first that has a picture of the file: `images` beside the
+        file; the file's own, as Roboflow exports; NAME above it for `instances_NAME.json`, as in
+        COCO; `images` above it, or NAME there, as CVAT exports. Raises DataError when no picture is
+        there at all.
+        """
+        names = [image["file_name"] for image in content["images"]]
+        folders = self._usual_folders() if self.images is None else [self.images]
+        for folder in folders:
+            if any(_is_there(folder / name) for name in names):
+                return folder
+        if not names:
+            return folders[0]
+        raise DataError(
+            f"{self.annotations}: none of its {len(names)} pictures, such as {names[0]}, is in "
+            f"{' or '.join(map(str, folders))}; name their folder as {self.annotations}:FOLDER"
+        )
+
+    def _usual_folders(self) -> list[Path]:
+        beside = self.annotations.parent
+        above, name = beside.parent, self.annotations.stem.rpartition("_")[2]
+        folders = beside / "images", beside, above / name, above / "images", above / "images" / name
+        return list(dict.fromkeys(folders))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long for one
+        return False
 
 
 @dataclass(frozen=True)
@@ -108,9 +141,10 @@ def read_records(
                     is_crowd=bool(a.get("iscrowd", 0)),
                 )
             )
+    folder = source.folder(content)
     return [
         ImageRecord(
-            path=source.images / image["file_name"],
+            path=folder / image["file_name"],
             id=image["id"],
             height=image["height"],
             width=image["width"],

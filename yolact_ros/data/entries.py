@@ -11,7 +11,8 @@ from typing import Any
 
 # Beyond this, numbers in a file are no pixels and no ids.
 _LARGEST = 2**53
-_SHOWN = 20
+# As many problems, and entries with the same one, are named in a message.
+_SHOWN, _NAMED = 20, 5
 
 
 class DataError(ValueError):
@@ -118,12 +119,31 @@ def sift(
     return good, problems
 
 
+def gather(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems with those of one kind of entry and one reason as one, in order."""
+    alike: dict[tuple[Path, str, str], list[str]] = {}
+    for problem in problems:
+        kind, _, name = problem.where.partition(" ")
+        alike.setdefault((problem.file, kind, problem.reason), []).append(name)
+    return [
+        Problem(file, f"{kind} {_enumerate(names)}", reason)
+        for (file, kind, reason), names in alike.items()
+    ]
+
+
+def _enumerate(names: list[str]) -> str:
+    """`3, 17, 21 and 40 more`."""
+    others = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {others} more" if others > 0 else "")
+
+
 def refuse(problems: Sequence[Problem]) -> None:
     """Raises DataError with the first problems, if there are any."""
     if problems:
-        lines = [str(problem) for problem in problems[:_SHOWN]]
-        if len(problems) > _SHOWN:
-            lines.append(f"... and {len(problems) - _SHOWN} more")
+        gathered = gather(problems)
+        lines = [str(problem) for problem in gathered[:_SHOWN]]
+        if len(gathered) > _SHOWN:
+            lines.append(f"... and {len(gathered) - _SHOWN} more")
         raise DataError("the data set is not right:\n" + "\n".join(lines))
 
 
@@ -143,7 +163,43 @@ def load(path: Path) -> dict[str, Any]:
     missing = [kind for kind in FIELDS if not isinstance(lists.get(kind), list)]
     if missing:
         raise DataError(f"{path} is not a COCO-format file: it has no list {', '.join(missing)}")
-    return lists
+    annotations = [_with_numbers(entry) for entry in lists["annotations"]]
+    return lists | {"annotations": annotations, "categories": _without_headings(lists)}
+
+
+def _with_numbers(annotation: Any) -> Any:
+    """An annotation whose box may be numbers written as text, as Roboflow exports width and height.
+
+    Text that is no number stays, for `FieldCheck` to find.
+    """
+    box = annotation.get("bbox") if isinstance(annotation, dict) else None
+    if not isinstance(box, list) or not any(isinstance(value, str) for value in box):
+        return annotation
+    try:
+        return annotation | {"bbox": [float(v) if isinstance(v, str) else v for v in box]}
+    except ValueError:
+        return annotation
+
+
+def _without_headings(lists: dict[str, Any]) -> list[Any]:
+    """The categories but those that stand above others and that no object is of.
+
+    Roboflow exports one above all classes; its name may be that of a class, too.
+    """
+
+    def entries(kind: str) -> list[dict[str, Any]]:
+        return [entry for entry in lists[kind] if isinstance(entry, dict)]
+
+    def is_heading(category: Any) -> bool:
+        if not isinstance(category, dict) or not isinstance(category.get("name"), str):
+            return False
+        name, id_ = category["name"], category.get("id")
+        is_above = any(
+            name == c.get("supercategory") != c.get("name") for c in entries("categories")
+        )
+        return is_above and all(a.get("category_id") != id_ for a in entries("annotations"))
+
+    return [category for category in lists["categories"] if not is_heading(category)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -153,10 +153,11 @@ def find(
 ) -> Findings:
     """Segment the images of a data set whose file has the `content`, or a part of it."""
     categories = category_ids(source, segmenter.class_names)
+    folder = source.folder(content)
     findings = Findings(categories, _has_masks(segmenter), [], [], [])
     for image in tqdm(content["images"], "images", disable=not progress):
         size = image["height"], image["width"]
-        instances = segmenter(read_image(source.images / image["file_name"], size))
+        instances = segmenter(read_image(folder / image["file_name"], size))
         masks, boxes = to_results(image["id"], instances, categories)
         findings.masks.append(masks)
         findings.boxes.append(boxes)

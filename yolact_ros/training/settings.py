@@ -90,7 +90,7 @@ class TrainingSettings:
     """One training run."""
 
     train: tuple[str, ...]
-    """COCO-format files to learn from, `FILE.json` (pictures in `images` beside it) or
+    """COCO-format files to learn from, `FILE.json` (pictures in one of the usual places) or
     `FILE.json:FOLDER`."""
     val: tuple[str, ...] = ()
     """COCO-format files to measure accuracy on during the training."""

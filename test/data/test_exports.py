@@ -1,0 +1,123 @@
+"""Data sets as annotation tools export them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from yolact_ros.cli import main
+from yolact_ros.data import DataError, DataSource, check, class_names, read_json, read_records
+
+NAMES = ("a.png", "b.png")
+
+
+def content():
+    """Two pictures with an object each, the second of the class that comes first."""
+    box, polygon = [10, 10, 20, 20], [[10, 10, 30, 10, 30, 30, 10, 30]]
+    return {
+        "categories": [{"id": 1, "name": "fig"}, {"id": 2, "name": "date"}],
+        "images": [
+            {"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(NAMES)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 2 - i, "bbox": box, "segmentation": polygon}
+            for i in range(2)
+        ],
+    }
+
+
+def export(root, file, pictures, data=None):
+    """A data set under `root`: its annotations in `file`, its pictures in the folder `pictures`."""
+    for path in (root / file).parent, root / pictures:
+        path.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        cv2.imwrite(str(root / pictures / name), np.zeros((48, 64, 3), np.uint8))
+    (root / file).write_text(json.dumps(data or content()))
+    return DataSource.parse(str(root / file))
+
+
+@pytest.mark.parametrize(
+    ("file", "pictures"),
+    [
+        ("data.json", "images"),
+        ("train/_annotations.coco.json", "train"),
+        ("annotations/instances_val2017.json", "val2017"),
+        ("annotations/instances_default.json", "images"),
+        ("annotations/instances_train.json", "images/train"),
+    ],
+)
+def test_pictures_are_found_where_tools_put_them(tmp_path, file, pictures):
+    source = export(tmp_path, file, pictures)
+    assert check(source, decode=True).problems == ()
+    records = read_records(source, ["fig", "date"])
+    assert [record.path for record in records] == [tmp_path / pictures / name for name in NAMES]
+
+
+def test_one_missing_picture_is_missing_where_the_others_are(tmp_path):
+    source = export(tmp_path, "train/_annotations.coco.json", "train")
+    (tmp_path / "train" / NAMES[0]).unlink()
+    first, _ = check(source).problems
+    assert first.where == "image 0" and first.reason == f"{tmp_path}/train/a.png is missing"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_any_picture_the_folders_are_named(tmp_path, named):
+    source = export(tmp_path, "data.json", "elsewhere")
+    if named:
+        source = DataSource.parse(f"{source.annotations}:{tmp_path}/nowhere")
+    with pytest.raises(DataError, match=r"none of its 2 pictures, such as a\.png, is in") as error:
+        check(source)
+    looked_in = "nowhere" if named else "images"
+    assert f"{tmp_path}/{looked_in}" in str(error.value)
+    assert str(error.value).endswith(f"name their folder as {source.annotations}:FOLDER")
+
+
+@pytest.mark.parametrize("heading", ["fruits", "fig"])
+def test_a_heading_above_the_classes_is_none(tmp_path, heading):
+    """Roboflow's first category, which may have the name of a class."""
+    data = content()
+    for category in data["categories"]:
+        category["supercategory"] = heading
+    data["categories"].insert(0, {"id": 0, "name": heading, "supercategory": "none"})
+    source = export(tmp_path, "data.json", "images", data)
+    assert class_names(check(source).content) == ("fig", "date")
+    (first, second) = read_records(source, ["fig", "date"])
+    assert (first.annotations[0].label, second.annotations[0].label) == (1, 0)
+
+
+def test_a_category_above_others_is_a_class_if_an_object_is_of_it(tmp_path):
+    data = content()
+    data["categories"][1]["supercategory"] = "fig"
+    source = export(tmp_path, "data.json", "images", data)
+    assert class_names(read_json(source.annotations)) == ("fig", "date")
+    data["annotations"].pop()  # the fig
+    source = export(tmp_path, "data.json", "images", data)
+    assert class_names(read_json(source.annotations)) == ("date",)
+
+
+def test_boxes_may_be_numbers_in_quotes(tmp_path):
+    data = content()
+    data["annotations"][0]["bbox"] = [10, 10, "20.25", "20"]
+    source = export(tmp_path, "data.json", "images", data)
+    assert check(source).problems == ()
+    assert read_records(source, ["date"])[0].annotations[0].box == (10, 10, 20.25, 20)
+    for text in ("wide", "nan", "1e999"):
+        data["annotations"][0]["bbox"][2] = text
+        (problem,) = check(export(tmp_path, "data.json", "images", data)).problems
+        assert problem.reason.endswith("is not four finite numbers")
+
+
+def test_what_is_wrong_with_many_is_said_once(tmp_path, capsys):
+    data = content()
+    data["annotations"] = [
+        data["annotations"][0] | {"id": number, "segmentation": []} for number in range(7)
+    ]
+    source = export(tmp_path, "data.json", "images", data)
+    assert main(["data", "check", str(source.annotations)]) == 1
+    out, err = capsys.readouterr()
+    assert "no object of fig, date" in out and "7 wrong entries" in out
+    assert "\n  annotation 0, 1, 2, 3, 4 and 2 more: it has no mask" in out
+    assert "7 entries are wrong" in err
+    with pytest.raises(DataError, match="annotation 0, 1, 2, 3, 4 and 2 more: it has no mask"):
+        check(source).raise_if_bad()
