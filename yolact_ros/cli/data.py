@@ -7,17 +7,19 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from yolact_ros.cli.files import short_names
-from yolact_ros.data import DataError, DataSource, Report, check
+from yolact_ros.data import DataError, DataSource, Report, check, read_json
 from yolact_ros.data.entries import gather
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
+from yolact_ros.data.split import split
 from yolact_ros.network.classes import PASCAL_CLASSES
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check and convert data sets."""
+    """Check, split and convert data sets."""
     parser = argparse.ArgumentParser(prog="yolact data", description=run.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser(
@@ -30,6 +32,22 @@ def run(arguments: Sequence[str]) -> None:
         "--boxes", action="store_true", help="objects need no masks: for mask_branch none"
     )
     checking.add_argument("--samples", metavar="PNG", type=Path, help="draw a page of samples")
+    splitting = commands.add_parser(
+        "split",
+        help="keep pictures of one file back to measure with",
+        description="Write FILE-train.json and FILE-val.json beside a COCO-format file.",
+    )
+    splitting.add_argument("file", help="FILE.json or FILE.json:FOLDER")
+    splitting.add_argument(
+        "--share", type=float, default=0.2, help="of the pictures to keep back; default: 0.2"
+    )
+    splitting.add_argument("--seed", type=int, default=0, help="which ones; default: 0")
+    splitting.add_argument(
+        "--last",
+        action="store_true",
+        help="keep the last pictures of the file back, not any: for those of a video, which "
+        "resemble their neighbours",
+    )
     converting = commands.add_parser(
         "convert-sbd", help="write Pascal SBD's annotations in COCO's format"
     )
@@ -39,6 +57,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.command == "check":
         _check(options.file, not options.boxes, options.samples)
+    elif options.command == "split":
+        _split(options.file, options.share, None if options.last else options.seed)
     else:
         _convert_sbd(options.folder, options.splits, options.output)
 
@@ -63,16 +83,28 @@ def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:
         raise DataError(f"{wrong} entries are wrong")
 
 
+def _split(file: str, share: float, seed: int | None) -> None:
+    source = DataSource.parse(file)
+    content = read_json(source.annotations)
+    folder = source.folder(content)
+    for name, part in zip(("train", "val"), split(content, share, seed), strict=True):
+        path = source.annotations.with_name(f"{source.annotations.stem}-{name}.json")
+        _write(DataSource(path, folder), part)
+
+
+def _write(source: DataSource, content: dict[str, Any]) -> None:
+    source.annotations.write_text(json.dumps(content) + "\n")
+    counts = f"{len(content['images'])} pictures, {len(content['annotations'])} objects"
+    print(f"{source.annotations}:{source.images}  {counts}")
+
+
 def _convert_sbd(folder: Path, splits: Sequence[str], output: Path | None) -> None:
     dataset = find_dataset(folder)
     output = output or dataset
     output.mkdir(parents=True, exist_ok=True)
-    for split in splits:
-        content = read_sbd(dataset, split, PASCAL_CLASSES, progress=True)
-        target = output / f"{split}.json"
-        target.write_text(json.dumps(content) + "\n")
-        counts = f"{len(content['images'])} pictures, {len(content['annotations'])} objects"
-        print(f"{target}:{dataset / 'img'}  {counts}")
+    for name in splits:
+        content = read_sbd(dataset, name, PASCAL_CLASSES, progress=True)
+        _write(DataSource(output / f"{name}.json", dataset / "img"), content)
 
 
 def _summary(source: DataSource, report: Report) -> str:

@@ -1,0 +1,40 @@
+"""Keeping pictures back to measure with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def split(
+    content: dict[str, Any], share: float, seed: int | None = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of a COCO-format file as that of two: to train with, and to measure with.
+
+    The second gets the `share` of the pictures, at least one, drawn with the `seed`; with None, the
+    last ones in the file. Each keeps the annotations of its pictures, and all categories. Raises
+    ValueError for a share that leaves either without pictures.
+    """
+    images = content["images"]
+    count = max(1, round(share * len(images))) if 0 < share < 1 else 0
+    if not 0 < count < len(images):
+        raise ValueError(
+            f"share={share} is not allowed: it must be above 0 and below 1, and leave both parts "
+            f"some of the {len(images)} pictures"
+        )
+    order = np.arange(len(images))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    kept_back = {images[i]["id"] for i in order[-count:]}
+
+    def part(is_kept_back: bool) -> dict[str, Any]:
+        def belongs(image_id: int) -> bool:
+            return (image_id in kept_back) == is_kept_back
+
+        return content | {
+            "images": [image for image in images if belongs(image["id"])],
+            "annotations": [a for a in content["annotations"] if belongs(a["image_id"])],
+        }
+
+    return part(False), part(True)
