@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.backends.cpu import get_cpu_capability
 
 from yolact_ros.data import (
     DataError,
@@ -47,7 +47,9 @@ from yolact_ros.training.callbacks import (
     Validation,
     average_from,
 )
+from yolact_ros.training.convolution import use_matrix_gradients
 from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.resources import freed_memory_kept, opencv_on_one_core
 from yolact_ros.training.settings import TrainingSettings
 
 LAST_CHECKPOINT = "last.ckpt"
@@ -201,26 +203,17 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
             print(f"beginning anew: there is no {checkpoint}")
     if not goes_on:
         load_start(net, settings, start)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and settings.precision == "32-true" and get_cpu_capability() == "AVX2":
+        use_matrix_gradients(net)
     module = TrainingModule(net, records, settings)
-    with _opencv_on_one_core():
+    with opencv_on_one_core(), freed_memory_kept() if on_cpu else contextlib.nullcontext():
         # The checkpoint is our own file and holds plain values and tensors.
         trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             callback.measure(trainer.global_step, module.device)
     return output / WEIGHTS_FILE
-
-
-@contextlib.contextmanager
-def _opencv_on_one_core() -> Iterator[None]:
-    """Within, OpenCV has no threads. Processes that load pictures are forked: its threads would be
-    missing there, and what uses or ends them would wait for ever."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
