@@ -47,11 +47,13 @@ def export(root, file, pictures, data=None):
         ("annotations/instances_train.json", "images/train"),
     ],
 )
-def test_pictures_are_found_where_tools_put_them(tmp_path, file, pictures):
+def test_pictures_are_found_where_tools_put_them(tmp_path, monkeypatch, file, pictures):
     source = export(tmp_path, file, pictures)
     assert check(source, decode=True).problems == ()
     records = read_records(source, ["fig", "date"])
     assert [record.path for record in records] == [tmp_path / pictures / name for name in NAMES]
+    monkeypatch.chdir(source.annotations.parent)
+    assert check(DataSource.parse(source.annotations.name)).problems == ()
 
 
 def test_one_missing_picture_is_missing_where_the_others_are(tmp_path):

@@ -55,7 +55,8 @@ class DataSource:
 
     def _usual_folders(self) -> list[Path]:
         beside = self.annotations.parent
-        above, name = beside.parent, self.annotations.stem.rpartition("_")[2]
+        above = beside.resolve().parent  # of `.`, too
+        name = self.annotations.stem.rpartition("_")[2]
         folders = beside / "images", beside, above / name, above / "images", above / "images" / name
         return list(dict.fromkeys(folders))
 
