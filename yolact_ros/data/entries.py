@@ -21,13 +21,22 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One thing that is wrong, with one entry or several."""
 
     file: Path
     """The annotation file."""
-    where: str
-    """The entry, such as `annotation 17`."""
+    kind: str
+    """Of the entries: `image`, `category` or `annotation`."""
+    names: tuple[str, ...]
+    """Their ids, or `no. 3`, the place in the file."""
     reason: str
+
+    @property
+    def where(self) -> str:
+        """The entries, such as `annotation 3, 17, 21, 30, 31 and 40 more`."""
+        others = len(self.names) - _NAMED
+        more = f" and {others} more" if others > 0 else ""
+        return f"{self.kind} {', '.join(self.names[:_NAMED])}{more}"
 
     def __str__(self) -> str:
         return f"{self.file}: {self.where}: {self.reason}"
@@ -115,7 +124,7 @@ def sift(
         else:
             named = isinstance(entry, dict) and "id" in entry
             name = short(entry["id"]) if named else f"no. {number}"
-            problems.append(Problem(file, f"{singular} {name}", reason))
+            problems.append(Problem(file, singular, (name,), reason))
     return good, problems
 
 
@@ -123,18 +132,10 @@ def gather(problems: Iterable[Problem]) -> list[Problem]:
     """The problems with those of one kind of entry and one reason as one, in order."""
     alike: dict[tuple[Path, str, str], list[str]] = {}
     for problem in problems:
-        kind, _, name = problem.where.partition(" ")
-        alike.setdefault((problem.file, kind, problem.reason), []).append(name)
+        alike.setdefault((problem.file, problem.kind, problem.reason), []).extend(problem.names)
     return [
-        Problem(file, f"{kind} {_enumerate(names)}", reason)
-        for (file, kind, reason), names in alike.items()
+        Problem(file, kind, tuple(names), reason) for (file, kind, reason), names in alike.items()
     ]
-
-
-def _enumerate(names: list[str]) -> str:
-    """`3, 17, 21 and 40 more`."""
-    others = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {others} more" if others > 0 else "")
 
 
 def refuse(problems: Sequence[Problem]) -> None:
