@@ -26,6 +26,12 @@ class SameConv2d(nn.Conv2d):
         self.train(conv.training)
 
 
+def is_plain_3x3(conv: nn.Conv2d) -> bool:
+    """Whether its window is 3x3 with stride 1 and zeros around, and sees all channels."""
+    window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return window == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
+
+
 def replace_convolutions(
     net: nn.Module, replacement: Callable[[nn.Conv2d], nn.Conv2d | None]
 ) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yolact_ros import kernels
-from yolact_ros.network.replacing import SameConv2d, replace_convolutions
+from yolact_ros.network.replacing import SameConv2d, is_plain_3x3, replace_convolutions
 
 _MIN_WIDTH = 96
 """Harmonic mean of input and output channels: with fewer, the sums take what the products save."""
@@ -82,8 +82,7 @@ def use_winograd(net: nn.Module) -> None:
     scratch = Scratch()
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
-        window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if window != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or conv.padding_mode != "zeros":
+        if not is_plain_3x3(conv):
             return None
         width = 2 * math.prod(_channels(conv)) / sum(_channels(conv))
         return WinogradConv2d(conv, scratch) if width >= _MIN_WIDTH else None

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from yolact_ros.network.replacing import SameConv2d, replace_convolutions
+from yolact_ros.network.replacing import SameConv2d, is_plain_3x3, replace_convolutions
 
 _MIN_CHANNELS = 32
 """In and out: with fewer, the matrices are too narrow to be multiplied at full rate."""
@@ -69,9 +69,7 @@ def use_matrix_gradients(net: nn.Module) -> None:
     """Let the convolutions of a network that gain from it learn so. Names stay."""
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
-        window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        if window != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or conv.padding_mode != "zeros":
-            return None
-        return MatrixGradientConv2d(conv) if min(conv.weight.shape[:2]) >= _MIN_CHANNELS else None
+        gains = is_plain_3x3(conv) and min(conv.in_channels, conv.out_channels) >= _MIN_CHANNELS
+        return MatrixGradientConv2d(conv) if gains else None
 
     replace_convolutions(net, replacement)
