@@ -96,6 +96,9 @@ def test_a_category_above_others_is_a_class_if_an_object_is_of_it(tmp_path):
     data["annotations"].pop()  # the fig
     source = export(tmp_path, "data.json", "images", data)
     assert class_names(read_json(source.annotations)) == ("date",)
+    data["annotations"].clear()
+    source = export(tmp_path, "data.json", "images", data)
+    assert class_names(read_json(source.annotations)) == ("fig", "date"), "nothing tells"
 
 
 def test_boxes_may_be_numbers_in_quotes(tmp_path):

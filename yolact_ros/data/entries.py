@@ -185,22 +185,24 @@ def _with_numbers(annotation: Any) -> Any:
 def _without_headings(lists: dict[str, Any]) -> list[Any]:
     """The categories but those that stand above others and that no object is of.
 
-    Roboflow exports one above all classes; its name may be that of a class, too.
+    Roboflow exports one above all classes; its name may be that of a class, too. A file without
+    objects does not tell: all its categories stay.
     """
-
-    def entries(kind: str) -> list[dict[str, Any]]:
-        return [entry for entry in lists[kind] if isinstance(entry, dict)]
+    categories, objects = (
+        [entry for entry in lists[kind] if isinstance(entry, dict)]
+        for kind in ("categories", "annotations")
+    )
+    parents = [
+        c.get("supercategory") for c in categories if c.get("supercategory") != c.get("name")
+    ]
 
     def is_heading(category: Any) -> bool:
         if not isinstance(category, dict) or not isinstance(category.get("name"), str):
             return False
-        name, id_ = category["name"], category.get("id")
-        is_above = any(
-            name == c.get("supercategory") != c.get("name") for c in entries("categories")
-        )
-        return is_above and all(a.get("category_id") != id_ for a in entries("annotations"))
+        is_above, id_ = category["name"] in parents, category.get("id")
+        return is_above and all(a.get("category_id") != id_ for a in objects)
 
-    return [category for category in lists["categories"] if not is_heading(category)]
+    return [c for c in lists["categories"] if not (objects and is_heading(c))]
 
 
 def read_json(path: Path) -> dict[str, Any]:
