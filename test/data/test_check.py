@@ -144,7 +144,7 @@ CASES = {
     "segmentation of nothing": (
         ("annotations", 0, "segmentation", None),
         "annotation 11",
-        "it has no mask, which only a network without them (mask_branch none) does without",
+        "it has no mask; only a network without masks (mask_branch none) learns without",
     ),
     "enormous box": (
         ("annotations", 0, "bbox", [10**400, 1.5, 2, 3]),

@@ -34,7 +34,7 @@ from yolact_ros.pictures import is_cut_short
 
 # Boxes may stand out of the picture by rounding.
 _TOLERANCE = 1.0
-_NO_MASK = "it has no mask, which only a network without them (mask_branch none) does without"
+_NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
 _LEAST_IOU, _NEAR = 0.5, 3.0
 

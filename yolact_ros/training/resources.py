@@ -31,7 +31,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Within, memory that is freed waits for the next iteration, where the C library is glibc.
 
     Else every large tensor on a CPU is memory fresh from the system, and a quarter of the time goes
-    into making its pages.
+    into making its pages. It is for the main thread: glibc gives others arenas too small for it.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
