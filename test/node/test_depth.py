@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import cv2
 import numpy as np
@@ -18,7 +19,14 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 from yolact_ros.msg import InstanceArray
 
-from yolact_ros.node.depth import STALLED, DepthImages, NoDepthError, locate, metres_of
+from yolact_ros.node.depth import (
+    STALLED,
+    DepthImages,
+    NearestDepth,
+    NoDepthError,
+    locate,
+    metres_of,
+)
 from yolact_ros.node.images import ImageError
 
 FX, FY, CX, CY = 100.0, 110.0, 79.5, 59.5
@@ -123,9 +131,12 @@ def test_what_cannot_be_located_is_refused(segmenter, picture):
 
 
 def stamped(milliseconds):
-    message = Image()
-    message.header.stamp = Time(nanosec=milliseconds * 10**6)
-    return message
+    seconds, rest = divmod(milliseconds, 1000)
+    return Image(header=Header(stamp=Time(sec=seconds, nanosec=rest * 10**6)))
+
+
+def match(images, milliseconds, max_wait=0):
+    return images.match(images.nearest(stamped(milliseconds).header.stamp), 0.02, max_wait)
 
 
 def test_the_nearest_stamp_is_matched():
@@ -134,16 +145,32 @@ def test_the_nearest_stamp_is_matched():
     for message in kept.values():
         images.put(message)
     for at, nearest in ((100, 100), (120, 133), (150, 166), (199, 200), (205, 200)):
-        found = images.match(Time(nanosec=at * 10**6), max_offset=0.02, max_wait=0)
+        found = match(images, at)
         assert found is kept[nearest]
     with pytest.raises(NoDepthError, match=r"within 0.02 s .* the nearest is 0.030 s earlier"):
-        images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=0)
+        match(images, 230)
     with pytest.raises(NoDepthError, match=r"nearest is 0.050 s later"):
-        images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=0)
+        match(images, 50)
     with pytest.raises(NoDepthError, match="no depth image has come"):
-        DepthImages().match(Time(), max_offset=1, max_wait=0)
+        DepthImages().match(NearestDepth(0), max_offset=1, max_wait=0)
     images.put(again := stamped(200))
-    assert images.match(Time(nanosec=200 * 10**6), max_offset=0.02, max_wait=0) is again
+    assert match(images, 200) is again
+
+
+def test_an_image_finds_its_depth_however_long_it_takes():
+    """The network may take seconds, in which a camera sends more depth than is kept."""
+    images = DepthImages()
+    images.put(stamped(1000))
+    nearest, late = (images.nearest(stamped(at).header.stamp) for at in (1000, 1090))
+    for at in range(1033, 9000, 33):
+        images.put(stamped(at))
+    assert images.match(nearest, 0.02, 0).header.stamp == stamped(1000).header.stamp
+    assert images.match(late, 0.02, 0).header.stamp == stamped(1099).header.stamp
+    with pytest.raises(NoDepthError, match=r"nearest is 7\.\d+ s later"):
+        match(images, 1000)
+    held = weakref.ref(nearest)
+    del nearest
+    assert held() is None
 
 
 def test_depth_that_comes_later_is_waited_for():
@@ -151,13 +178,14 @@ def test_depth_that_comes_later_is_waited_for():
     images.put(stamped(90))
     timer = threading.Timer(0.05, images.put, (late,))
     timer.start()
-    assert images.match(Time(nanosec=100 * 10**6), max_offset=0.02, max_wait=60) is late
+    assert match(images, 100, max_wait=60) is late
     timer.join()
 
 
 def test_nothing_is_waited_for_in_vain():
     """Neither without depth, nor where the next image will be farther away than the last."""
-    images, at = DepthImages(), Time(nanosec=100 * 10**6)
+    images = DepthImages()
+    at = images.nearest(stamped(100).header.stamp)
     started = time.monotonic()
     with pytest.raises(NoDepthError, match="no calibration has come on camera_info"):
         images.locate(at, None, 0.02, 60)
@@ -167,25 +195,25 @@ def test_nothing_is_waited_for_in_vain():
     before = stamped(95)
     images.put(stamped(62))
     images.put(before)
-    assert images.match(at, max_offset=0.02, max_wait=60) is before
+    assert match(images, 100, max_wait=60) is before
     images.put(stamped(200))  # some between were lost
     timer = threading.Timer(0.05, images.put, (stamped(230),))
     timer.start()
-    late = images.match(Time(nanosec=230 * 10**6), max_offset=0.02, max_wait=60)
+    late = match(images, 230, max_wait=60)
     assert late is not None and late.header.stamp.nanosec == 230 * 10**6
     timer.join()
     with pytest.raises(NoDepthError, match=r"nearest is 8\.\d+ s earlier"):  # another clock
-        images.match(Time(sec=9), max_offset=0.02, max_wait=60)
+        match(images, 9000, max_wait=60)
     timer = threading.Timer(0.05, images.close)
     timer.start()
     with pytest.raises(NoDepthError):
-        images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60)
+        match(images, 300, max_wait=60)
     timer.join()
     images = DepthImages()
     images.put(before)
     images._last_arrival -= STALLED
     with pytest.raises(NoDepthError):
-        images.match(Time(nanosec=300 * 10**6), max_offset=0.02, max_wait=60)
+        match(images, 300, max_wait=60)
     assert time.monotonic() < started + 30
 
 
@@ -212,11 +240,11 @@ def test_stamps_that_go_back_begin_anew():
     timer = threading.Timer(0.05, images.put, (again,))
     images.put(stamped(0))
     timer.start()
-    assert images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=60) is again
+    assert match(images, 50, max_wait=60) is again
     timer.join()
     late = stamped(40)  # a little disorder is none
     images.put(late)
-    assert images.match(Time(nanosec=50 * 10**6), max_offset=0.02, max_wait=0) is again
+    assert match(images, 50) is again
 
 
 def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message):

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +22,7 @@ from yolact_ros.detection import Instances
 from yolact_ros.node.images import ImageError, ImageMessage
 
 KEPT_IMAGES = 30
-"""Depth images that are kept to be matched: one second of most cameras."""
+"""Depth images that are kept for images that come later than theirs: one second of most cameras."""
 
 STALLED = 1.0
 """Seconds without a depth image after which none is waited for."""
@@ -150,12 +151,31 @@ def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float
     )
 
 
+class NearestDepth:
+    """The depth image nearest to a stamp, of those that are kept and all that come while this is.
+
+    So an image finds its depth however long the network takes.
+    """
+
+    def __init__(self, stamp: int) -> None:
+        self.stamp = stamp
+        """In nanoseconds."""
+        self.found: tuple[int, DepthMessage] | None = None
+        """Its stamp, and the image."""
+
+    def offer(self, at: int, image: DepthMessage) -> None:
+        """Take it if it is nearer, or as near and newer."""
+        if self.found is None or abs(at - self.stamp) <= abs(self.found[0] - self.stamp):
+            self.found = at, image
+
+
 class DepthImages:
     """The newest depth images and the camera's calibration; to be called from any thread."""
 
     def __init__(self, info_topic: str = "camera_info") -> None:
         self._info_topic = info_topic
         self._images: deque[tuple[int, DepthMessage]] = deque(maxlen=KEPT_IMAGES)
+        self._sought: weakref.WeakSet[NearestDepth] = weakref.WeakSet()
         self._info: CameraInfo | None = None
         self._closed = False
         self._last_arrival = -math.inf  # time.monotonic()
@@ -168,6 +188,8 @@ class DepthImages:
             if self._images and at < self._images[-1][0] - CLOCK_JUMP:
                 self._images.clear()
             self._images.append((at, image))
+            for nearest in self._sought:
+                nearest.offer(at, image)
             self._last_arrival = time.monotonic()
             self._arrived.notify_all()
 
@@ -181,19 +203,26 @@ class DepthImages:
             self._closed = True
             self._arrived.notify_all()
 
-    def match(self, stamp: Time, max_offset: float, max_wait: float) -> DepthMessage:
-        """The depth image whose stamp is nearest, at most `max_offset` seconds away.
+    def nearest(self, stamp: Time) -> NearestDepth:
+        """What finds the depth image nearest to a stamp, from now on."""
+        nearest = NearestDepth(nanoseconds(stamp))
+        with self._arrived:
+            for at, image in self._images:
+                nearest.offer(at, image)
+            self._sought.add(nearest)
+        return nearest
+
+    def match(self, nearest: NearestDepth, max_offset: float, max_wait: float) -> DepthMessage:
+        """The depth image that was found, at most `max_offset` seconds away.
 
         Waits up to `max_wait` seconds while a nearer one may still come. Raises NoDepthError.
         """
-        wanted, end = nanoseconds(stamp), time.monotonic() + max_wait
+        wanted, end = nearest.stamp, time.monotonic() + max_wait
         with self._arrived:
             while self._nearer_may_come(wanted, round(max_offset * 1e9)):
                 if not self._arrived.wait(max(end - time.monotonic(), 0)):
                     break
-            # The newest of those that are equally near.
-            kept = reversed(self._images)
-            found = min(kept, key=lambda each: abs(each[0] - wanted), default=None)
+            found = nearest.found
         if found is None:
             raise NoDepthError("no depth image has come")
         offset = (found[0] - wanted) / 1e9
@@ -217,15 +246,15 @@ class DepthImages:
         return beyond > 0 and (beyond > max_offset or beyond > min(steps, default=0) / 2)
 
     def locate(
-        self, stamp: Time, instances: Instances, max_offset: float, max_wait: float
+        self, nearest: NearestDepth, instances: Instances, max_offset: float, max_wait: float
     ) -> Positions:
-        """Positions of the instances of the image of this stamp.
+        """Positions of the instances of the image of that stamp.
 
         Raises NoDepthError without depth for it, ImageError as `metres_of` and `locate` do.
         """
         if self._info is None:
             raise NoDepthError(f"no calibration has come on {self._info_topic}")
-        image = self.match(stamp, max_offset, max_wait)
+        image = self.match(nearest, max_offset, max_wait)
         positions = locate(instances, metres_of(image), self._info)
         return dataclasses.replace(positions, frame_id=image.header.frame_id)
 

@@ -22,7 +22,7 @@ from yolact_ros.node.cdr import (
     read_compressed_image,
     read_image,
 )
-from yolact_ros.node.depth import DepthImages, NoDepthError, Positions
+from yolact_ros.node.depth import DepthImages, NearestDepth, NoDepthError, Positions
 from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
@@ -54,6 +54,8 @@ class Frame:
     image: SerializedImage | SerializedCompressedImage
     arrived: float
     """time.monotonic() in seconds."""
+    depth: NearestDepth | None
+    """None without a depth camera."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class Pipeline:
             self._refuse(feed, error)
             return
         feed.statistics.accepted()
-        if self._worker.put(feed.camera, Frame(feed, image, arrived)) is not None:
+        depth = None if self._depth is None else self._depth.nearest(image.header.stamp)
+        if self._worker.put(feed.camera, Frame(feed, image, arrived, depth)) is not None:
             feed.statistics.passed_over()
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
@@ -209,7 +212,7 @@ class Pipeline:
         try:
             if parameters.mask_score_threshold > 0:  # choosing takes time
                 instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
-            positions = self._locate(feed, header, instances, parameters)
+            positions = self._locate(decoded.frame, instances, parameters)
             located = time.monotonic()
             feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
         except Exception as error:  # one image must not end the node
@@ -227,13 +230,14 @@ class Pipeline:
         )
 
     def _locate(
-        self, feed: Feed, header: Header, instances: Instances, parameters: Parameters
+        self, frame: Frame, instances: Instances, parameters: Parameters
     ) -> Positions | None:
-        if self._depth is None:
+        if self._depth is None or frame.depth is None:
             return None
+        feed, header = frame.feed, frame.image.header
         try:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
-            positions = self._depth.locate(header.stamp, instances, offset, wait)
+            positions = self._depth.locate(frame.depth, instances, offset, wait)
             if positions.frame_id not in ("", header.frame_id):
                 self._logger.warning(
                     f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
