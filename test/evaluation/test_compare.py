@@ -149,3 +149,5 @@ def test_the_command(tmp_path, capsys):
     rows = json.loads(target.read_text())["rows"]
     assert [row["weights"] for row in rows] == ["", "", "random", "random"]
     assert rows[2]["milliseconds"] > 0
+    assert main(["table", "8", *arguments[1:], "--data", absent]) == 0
+    assert capsys.readouterr().out.startswith("no AP: this table is of times alone")

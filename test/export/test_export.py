@@ -242,7 +242,10 @@ def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
 
 @pytest.mark.parametrize(
     "count, steps",
-    [(1, ["read", 2, 1]), (5, [*4 * ["read"], 4, 1, 1, 1, 1, "read", 2, 1])],
+    [
+        (1, ["read", 2, 1, "read", 1, 1]),
+        (5, [*4 * ["read"], 4, 1, 1, 1, 1, "read", 2, 1, "read", 1, 1]),
+    ],
 )
 def test_pictures_are_read_and_given_in_small_batches(segmenters, pictures, count, steps):
     original, seen = segmenters["small"], []
@@ -265,6 +268,16 @@ def test_pictures_are_read_and_given_in_small_batches(segmenters, pictures, coun
         other.runtime = dataclasses.replace(original.runtime, run=call)
         assert (check(other, original, given).problems == []) == is_right
     assert seen == 2 * steps
+
+
+def test_a_detection_stage_that_is_wrong_for_one_picture_is_noticed(segmenters, exported, pictures):
+    other = Segmenter(weights=exported("small", ".onnx", True))
+    run = other.runtime.run
+    other.runtime = dataclasses.replace(
+        other.runtime, run=lambda images: run(images.flip(2) if len(images) == 1 else images)
+    )
+    problems = check(other, segmenters["small"], pictures).problems
+    assert any("have no partner" in problem for problem in problems)
 
 
 def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypatch):

@@ -63,13 +63,15 @@ def run(arguments: Sequence[str]) -> None:
         base=config_of(options.model) if options.model else None,
         weights=tuple(options.weights),
     )
-    source, remark = _source(options.data)
-    if source is None:
-        print(remark, flush=True)  # before what takes time, for whoever meant another file
     if comparison.rows:
-        rows = compare(comparison, setup, source)
+        source, remark = _source(options.data)
     else:
-        rows, remark = compare_stages(comparison, setup), ""
+        source, remark = None, "no AP: this table is of times alone" if options.data else ""
+    if source is None and remark:
+        print(remark, flush=True)  # before what takes time, for whoever meant another file
+    rows = (
+        compare(comparison, setup, source) if comparison.rows else compare_stages(comparison, setup)
+    )
     print(f"Table {options.table} of {comparison.paper}: {comparison.title}\n")
     print(_format(rows) + "\n")
     remarks = (*_remarks(setup, rows), remark if source else "", comparison.note)

@@ -25,7 +25,7 @@ class Video:
         self.path = path
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise UnreadableError(f"{path} is not a video that can be read")
+            raise UnreadableError(f"{path} is not a video that can be read, or was cut short")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         """Frames a second."""
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,7 +141,8 @@ def check(
     """Compare an exported network with its original on BGR pictures [H, W, 3], by name.
 
     Both find with the reference's settings, but a low threshold. The exported one is given batches
-    of pictures, so that these are known to work; of `pictures` no more are looked up at a time.
+    of pictures, of which no more are looked up at a time, and one of them alone: its detection
+    stage, if it has one, may be right for the one and wrong for the other.
     """
     # An instance at the threshold may come or go, but not one of twice that score.
     settings = replace(reference.settings, score_threshold=limits.confident / 2)
@@ -149,24 +150,28 @@ def check(
     exported.settings = reference.settings = settings
     try:
         names = list(pictures)
-        batches = [names[at : at + BATCH] for at in range(0, len(names), BATCH)]
-        results = [
-            each
-            for batch in batches
-            for each in _check_batch(
-                exported, reference, {name: pictures[name] for name in batch}, limits.confident
-            )
-        ]
+        results = []
+        for at in range(0, len(names), BATCH):
+            batch = {name: pictures[name] for name in names[at : at + BATCH]}
+            images = list(batch.values())
+            found = exported(images if len(images) > 1 else 2 * images)
+            results += _compare_all(exported, reference, batch, found, limits.confident)
+        alone = {f"{names[0]}, alone": pictures[names[0]]}
+        found = exported(list(alone.values()))
+        results += _compare_all(exported, reference, alone, found, limits.confident)
     finally:
         exported.settings, reference.settings = before
     return Checked(tuple(results), limits)
 
 
-def _check_batch(
-    exported: Segmenter, reference: Segmenter, pictures: dict[str, Image], confident: float
+def _compare_all(
+    exported: Segmenter,
+    reference: Segmenter,
+    pictures: Mapping[str, Image],
+    ours: Sequence[Instances],
+    confident: float,
 ) -> list[PictureCheck]:
-    images = list(pictures.values())
-    ours = exported(images if len(images) > 1 else 2 * images)
+    """What the exported one found in each, beside what the reference does."""
     return [
         PictureCheck(
             name,
