@@ -13,6 +13,7 @@ from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_reco
 from yolact_ros.pictures import write_picture
 
 _ROWS, _COLUMNS, _TILE = 4, 6, 320
+_FONT, _TEXT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 
 def draw_samples(source: DataSource, content: dict[str, Any], path: Path, seed: int = 0) -> None:
@@ -33,7 +34,7 @@ def draw_samples(source: DataSource, content: dict[str, Any], path: Path, seed: 
 def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
     image = record.read()
     scale = _TILE / max(image.shape[:2])
-    colours = np.random.default_rng(1).integers(80, 255, (len(record.annotations), 3))
+    colours = _colours(len(record.annotations))
     for annotation, colour in zip(record.annotations, colours, strict=True):
         mask = decode_mask(annotation.segmentation, record.height, record.width) > 0
         image[mask] = (image[mask] * 0.5 + colour * 0.5).astype(np.uint8)
@@ -42,7 +43,24 @@ def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
     for annotation, colour in zip(record.annotations, colours, strict=True):
         x, y, w, h = (round(v * scale) for v in annotation.box)
         bgr = tuple(map(int, colour))
-        cv2.rectangle(image, (x, y), (x + w, y + h), bgr, 1)
         name = names[annotation.label] + (" (crowd)" if annotation.is_crowd else "")
-        cv2.putText(image, name, (x + 2, y + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, bgr, 1)
+        cv2.rectangle(image, (x, y), (x + w, y + h), bgr, 1)
+        _label(image, name, x, y, bgr)
     return image[:_TILE, :_TILE]
+
+
+def _colours(count: int) -> npt.NDArray[np.uint8]:
+    """Strong BGR colours [count, 3], each far from those before it."""
+    hues = 180 * (np.arange(count) * 0.618034 % 1)  # the golden ratio; OpenCV's go to 180
+    hsv = np.stack((hues, np.full(count, 190), np.full(count, 255)), axis=1).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
+
+
+def _label(image: npt.NDArray[np.uint8], text: str, x: int, y: int, bgr: tuple[int, ...]) -> None:
+    """Dark text on the colour, above y, or below it where there is no room."""
+    (width, height), baseline = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
+    x = max(0, min(x, image.shape[1] - width))
+    bottom = y if y > height + baseline else y + height + baseline
+    cv2.rectangle(image, (x, bottom - height - baseline), (x + width, bottom), bgr, cv2.FILLED)
+    line = (x, bottom - baseline // 2 - 1)
+    cv2.putText(image, text, line, _FONT, _TEXT_SCALE, (20, 20, 20), 1, cv2.LINE_AA)
