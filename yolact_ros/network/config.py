@@ -104,7 +104,7 @@ class NetworkConfig:
         if self.mask_rescoring and self.mask_branch != "prototypes":
             raise ValueError(
                 f"mask_rescoring scores masks made of prototypes; it does not go with "
-                f"mask_branch={self.mask_branch!r}"
+                f"mask_branch={self.mask_branch!r}, so mask_rescoring must be false"
             )
         if self.mask_rescoring and self.image_size < MIN_RESCORING_SIZE:
             raise ValueError(
