@@ -11,6 +11,7 @@ from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from yolact_ros.node.cameras import cameras_of
 
@@ -105,19 +106,23 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _rviz(context: LaunchContext) -> Node:
-    namespace = context.launch_configurations["namespace"].strip("/")
-    prefix = f"/{namespace}/" if namespace else "/"
+    given = context.launch_configurations
+    # As the node's: PushRosNamespace may have been before.
+    namespace = prefix_namespace(given.get("ros_namespace"), given["namespace"]) or ""
+    prefix = make_namespace_absolute(namespace).rstrip("/") + "/"
     # Of several cameras the first one is shown.
-    camera = cameras_of(context.launch_configurations["image_topic"] or "image_raw")[0]
+    camera = cameras_of(given["image_topic"] or "image_raw")[0]
     # A camera that sends compressed images has the raw ones, if any, one level up.
     topic = camera.topic.removesuffix("/compressed").replace("~", "yolact", 1)
     image_topic = topic if topic.startswith("/") else prefix + topic
     outputs = {topic: camera.output(topic).replace("~", "yolact", 1) for topic in RVIZ_TOPICS}
-    fixed_frame = context.launch_configurations["fixed_frame"]
+    fixed_frame = given["fixed_frame"]
+    sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     config = PathJoinSubstitution([FindPackageShare("yolact_ros"), "config", "yolact.rviz"])
     return Node(
         package="rviz2",
         executable="rviz2",
+        parameters=[{"use_sim_time": sim_time}] if given["use_sim_time"] else [],
         arguments=["-d", config, *(["-f", fixed_frame] if fixed_frame else [])],
         remappings=[
             ("/image_raw", image_topic),

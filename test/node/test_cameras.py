@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Log
 from sensor_msgs.msg import Image
 from yolact_ros.msg import InstanceArray
 
@@ -138,6 +139,27 @@ def test_malformed_images_of_one_camera_leave_the_others_alone(
     front, rear = (statistics.summary() for statistics in graph.node._statistics.values())
     assert front.processed == 0 and front.refused["step"] > 0
     assert rear.processed >= 3 and rear.refused == {}
+
+
+def test_each_camera_has_log_lines_of_its_own(graph, weights, picture, image_message):
+    """One a second at most, but one camera's are not left out for another's."""
+    lines = graph.collect(Log, "/rosout")
+    graph.start(weights=weights, image_topic=TOPICS[:2])
+    cameras = [graph.camera(topic) for topic in TOPICS[:2]]
+    bad = image_message(picture, step=7)
+
+    def stamps(topic):
+        of_topic = (line.stamp for line in lines if f"dropped on {topic}:" in line.msg)
+        return [stamp.sec + stamp.nanosec / 1e9 for stamp in of_topic]
+
+    def told():
+        for camera in cameras:
+            camera(bad)
+        time.sleep(0.02)
+        front, rear = map(stamps, TOPICS[:2])
+        return any(abs(one - other) < 0.5 for one in front for other in rear)
+
+    graph.wait_until(told, "lines about both at once")
 
 
 def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, picture, image_message):

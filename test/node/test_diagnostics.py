@@ -1,5 +1,6 @@
 """What /diagnostics tells, and what a flood of malformed images does."""
 
+import dataclasses
 import threading
 import time
 
@@ -10,11 +11,15 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import Log
+from rclpy.context import Context
+from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage
 from yolact_ros.msg import InstanceArray
 
+from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
 from yolact_ros.node.statistics import FrameStatistics
 from yolact_ros.node.yolact_node import DIAGNOSTICS_PERIOD
 
@@ -68,6 +73,28 @@ def test_no_image_for_a_while_is_a_warning(graph, weights):
         graph, messages, "/yolact: images", lambda status, _: status.level == DiagnosticStatus.WARN
     )
     assert "no image on /image_raw" in status.message
+    assert status.message.endswith("s: nothing publishes it")
+    # Of a process of its own, as it were: within one, the middleware refuses another type.
+    context = Context()
+    rclpy.init(context=context)
+    camera = rclpy.create_node("camera", context=context)
+    camera.create_publisher(CompressedImage, "/image_raw", 10)
+    told = "published as sensor_msgs/msg/CompressedImage, not as sensor_msgs/msg/Image"
+    wait_for(graph, messages, "/yolact: images", lambda status, _: told in status.message)
+    camera.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_slow_network_is_not_one_that_hangs():
+    statistics = FrameStatistics()
+    statistics.processed({"total": 1500.0})
+    state = NodeState("/yolact", "active", "", "", "cpu", image_timeout=5.0)
+    levels = []
+    for seconds in (4.0, 7.0, 8.0):
+        frames = dataclasses.replace(statistics.summary(), unanswered=seconds)
+        message = diagnostic_array(Time(), state, [CameraState("", "/image_raw", frames)])
+        levels.append(message.status[1].level)
+    assert levels == [DiagnosticStatus.OK, DiagnosticStatus.OK, DiagnosticStatus.ERROR]
 
 
 def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message):

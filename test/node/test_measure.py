@@ -15,6 +15,7 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 from ament_index_python.packages import get_package_prefix
 
 from yolact_ros.node.measure.camera import ENCODINGS, CameraSettings
+from yolact_ros.node.measure.main import main
 from yolact_ros.node.measure.scaling import Load, plot
 from yolact_ros.node.measure.soak import Interval, Limits, soak
 from yolact_ros.node.measure.stages import NETWORK, OWN
@@ -105,6 +106,22 @@ def test_growth_and_drift_break_the_limits():
     assert limits.broken([warm_up, *(interval(600, median) for median in (119, 100, 130))]) == []
     with pytest.raises(ValueError, match="at least 3"):
         limits.broken([warm_up, warm_up])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["transport", "--frames", "0"],
+        ["transport", "--rate", "0"],
+        ["soak", "--interval", "-1"],
+        ["cameras", "--cameras", "0"],
+        ["stages", "--json", "/no/such/folder/x.json"],
+    ],
+)
+def test_bad_options_are_told_before_anything_is_measured(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert arguments[1] in capsys.readouterr().err
 
 
 def test_a_soak_that_would_say_nothing_does_not_begin():

@@ -117,6 +117,12 @@ def test_a_model_without_masks_gives_boxes(graph, boxes_only_weights, picture, i
     assert not any(labels[0].data)
 
 
+def test_the_compressed_overlay_is_beside_the_overlay(graph, weights):
+    graph.start(weights=weights, remappings=["~/overlay:=/viz/overlay"])
+    topics = {name for name, _ in graph.node.get_topic_names_and_types()}
+    assert "/viz/overlay/compressed" in topics and "/yolact/overlay/compressed" not in topics
+
+
 def test_pictures_are_made_only_while_somebody_subscribes(
     graph, weights, segmenter, picture, image_message, monkeypatch
 ):

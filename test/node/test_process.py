@@ -122,14 +122,16 @@ from yolact_ros.node.yolact_node import YolactNode
 rclpy.init()
 node = YolactNode()
 assert node.trigger_configure() and node.trigger_activate()
-node.destroy_node()
+DESTROYED
 rclpy.shutdown()
 print("done")
 """
 
 
-def test_a_node_in_a_program_of_its_users_ends_when_it_is_destroyed(weights):
-    command = [sys.executable, "-c", PROGRAM_OF_A_USER, "--ros-args", "-p", f"weights:={weights}"]
+@pytest.mark.parametrize("destroyed", ["node.destroy_node()", ""])
+def test_a_node_in_a_program_of_its_users_ends_with_it(weights, destroyed):
+    program = PROGRAM_OF_A_USER.replace("DESTROYED", destroyed)
+    command = [sys.executable, "-c", program, "--ros-args", "-p", f"weights:={weights}"]
     ended = subprocess.run(
         [*command, "-p", "autostart:=false"], capture_output=True, text=True, timeout=120
     )

@@ -71,7 +71,11 @@ def read_pictures(folder: Path) -> dict[str, Image]:
 
 
 def main() -> int:
-    rclpy.init()
+    try:
+        rclpy.init()
+    except RuntimeError as error:  # of arguments or a parameter file
+        print(f"camera: {error!r}", file=sys.stderr)
+        return 1
     try:
         rclpy.spin(FolderCamera())
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -15,6 +15,9 @@ from yolact_ros.node.statistics import Summary
 
 MEBIBYTE = 1 << 20
 
+HANGS = 5
+"""So many times as long as images take is too long for one to be waited for."""
+
 
 @dataclass(frozen=True)
 class NodeState:
@@ -43,6 +46,18 @@ class CameraState:
     topic: str
     """Topic that images are taken from."""
     frames: Summary
+    silence: str = ""
+    """Why none come, as far as the graph shows."""
+
+
+def why_silent(published: Iterable[str], wanted: str) -> str:
+    """Why no messages of a type come on a topic, which is `published` with these types."""
+    types = sorted(set(published))
+    if not types:
+        return "nothing publishes it"
+    if wanted not in types:
+        return f"it is published as {', '.join(types)}, not as {wanted} (parameter `compressed`)"
+    return "its publisher sends none, or none that the quality of service lets through"
 
 
 def diagnostic_array(
@@ -79,12 +94,12 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     level, text = DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
     if state.state != "active":
         text = f"the node is {state.state}"
-    elif frames.unanswered > state.image_timeout:
+    elif frames.unanswered > max(state.image_timeout, _patience(frames)):
         level = DiagnosticStatus.ERROR
         text = f"images came, but none was finished for {frames.unanswered:.0f} s"
     elif frames.silence > state.image_timeout:
         level = DiagnosticStatus.WARN
-        text = f"no image on {camera.topic} for {frames.silence:.0f} s"
+        text = f"no image on {camera.topic} for {frames.silence:.0f} s: {camera.silence}"
     elif frames.failed_lately:
         level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
     elif frames.refused_lately:
@@ -116,6 +131,12 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
         values[f"{stage} 99 % (ms)"] = f"{latency.percentile_99:.2f}"
     name = f"{state.node}: images {camera.name}".rstrip()
     return _status(name, state, level, text, values)
+
+
+def _patience(frames: Summary) -> float:
+    """Seconds that a slow network may leave images without an answer; 0 before the first one."""
+    total = frames.latencies.get("total")
+    return 0.0 if total is None else HANGS * total.percentile_99 / 1e3
 
 
 def _status(

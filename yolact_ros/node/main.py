@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # of arguments or a parameter file
-        print(f"The node cannot start: {error}", file=sys.stderr)
+        print(f"The node cannot start: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     try:
         node = YolactNode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,19 +27,28 @@ QUEUE_DEPTH = 5
 class Outputs:
     """A node's publishers for one camera. All are reliable: every subscriber receives from them.
 
-    `with_markers`: publish markers too, for instances that have a position.
+    `resolved` gives the full name of a topic, with remappings followed. `with_markers`: publish
+    markers too, for instances that have a position.
     """
 
-    def __init__(self, node: LifecycleNodeMixin, camera: Camera, with_markers: bool) -> None:
+    def __init__(
+        self,
+        node: LifecycleNodeMixin,
+        camera: Camera,
+        resolved: Callable[[str], str],
+        with_markers: bool,
+    ) -> None:
         def publisher(kind: type, topic: str):  # type: ignore[no-untyped-def]
-            return node.create_lifecycle_publisher(kind, camera.output(topic), QUEUE_DEPTH)
+            return node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH)
 
+        overlay = camera.output("overlay")
         self._node = node
-        self._instances = publisher(InstanceArray, "instances")
-        self._overlay = publisher(Image, "overlay")
-        self._compressed = publisher(CompressedImage, "overlay/compressed")
-        self._labels = publisher(Image, "labels")
-        self._markers = publisher(MarkerArray, "markers") if with_markers else None
+        self._instances = publisher(InstanceArray, camera.output("instances"))
+        self._overlay = publisher(Image, overlay)
+        # Viewers look for it beside what the overlay was remapped to.
+        self._compressed = publisher(CompressedImage, f"{resolved(overlay)}/compressed")
+        self._labels = publisher(Image, camera.output("labels"))
+        self._markers = publisher(MarkerArray, camera.output("markers")) if with_markers else None
 
     def publish(
         self,

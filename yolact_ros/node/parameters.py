@@ -18,6 +18,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from yolact_ros import masks
 from yolact_ros.detection import DetectionSettings, NmsMethod
 from yolact_ros.engine import runtimes
+from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import BACKENDS, EXPORTED, MissingExtraError
 from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.network import CONFIGS, config_of
@@ -211,7 +212,8 @@ class Parameters:
     )
     image_timeout: float = parameter(
         5.0,
-        "Seconds without an image after which /diagnostics warns.",
+        "Seconds without an image after which /diagnostics warns, and without an answer to one "
+        "after which it tells of an error.",
         "at once",
         low=0.1,
         high=3600.0,
@@ -297,7 +299,9 @@ class Parameters:
         return found
 
     def _check_runtime(self) -> None:
-        if Path(self.weights).suffix not in EXPORTED:
+        if Path(self.weights).suffix in EXPORTED:
+            choose_device(self.device)
+        else:
             runtimes.choose(self.backend, self.device, self.precision)
 
     def _check_weights(self) -> None:

@@ -44,6 +44,8 @@ class Feed:
     camera: Camera
     outputs: Outputs
     statistics: FrameStatistics
+    logger: RcutilsLogger
+    """Its own where there are several: lines that come too often are left out by logger."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,11 @@ class Pipeline:
         configured: Parameters,
         current: Callable[[], Parameters],
         on_lost: Callable[[DeviceLostError], None],
-        logger: RcutilsLogger,
     ) -> None:
         self._segmenter = segmenter
         self._depth = depth
         self._current = current
         self._on_lost = on_lost
-        self._logger = logger
         self._compressed = configured.compressed
         self._worker: Worker[Camera, Frame] = Worker(
             self._begin,
@@ -239,7 +239,7 @@ class Pipeline:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
             positions = self._depth.locate(frame.depth, instances, offset, wait)
             if positions.frame_id not in ("", header.frame_id):
-                self._logger.warning(
+                feed.logger.warning(
                     f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
                     "positions are wrong unless the depth is registered to the images",
                     throttle_duration_sec=DOUBT_LOG_PERIOD,
@@ -247,25 +247,25 @@ class Pipeline:
             return positions
         except NoDepthError as error:
             feed.statistics.without_depth()
-            self._logger.warning(f"Positions unknown: {error}", throttle_duration_sec=LOG_PERIOD)
+            feed.logger.warning(f"Positions unknown: {error}", throttle_duration_sec=LOG_PERIOD)
         except ImageError as error:
             self._refuse_depth(feed, error)
         return None
 
     def _refuse(self, feed: Feed, error: ImageError, accepted: bool = False) -> None:
         count = feed.statistics.refused(error.reason, accepted)
-        self._logger.warning(
+        feed.logger.warning(
             f"Malformed image dropped on {feed.topic}: {error} ({count} so far)",
             throttle_duration_sec=LOG_PERIOD,
         )
 
     def _refuse_depth(self, feed: Feed, error: ImageError) -> None:
         feed.statistics.depth_refused()
-        self._logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
+        feed.logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
 
     def _fail(self, feed: Feed, error: Exception) -> None:
         feed.statistics.failed()
-        self._logger.error(
+        feed.logger.error(
             f"An image of {feed.topic} could not be processed: {reason_of(error)}",
             throttle_duration_sec=LOG_PERIOD,
         )

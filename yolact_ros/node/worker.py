@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -46,8 +47,11 @@ class Worker(Generic[Source, Item]):
         self._stopped = False
         self._changed = threading.Condition()
         # A thread that has ended forgets its arguments, and with `begin` all that this refers to.
-        self._thread = threading.Thread(target=self._run, args=(begin,), name=name)
+        # A program that forgets to stop it must end all the same: the interpreter waits for other
+        # threads before it calls what is registered, and kills this kind only afterwards.
+        self._thread = threading.Thread(target=self._run, args=(begin,), name=name, daemon=True)
         self._thread.start()
+        atexit.register(self.stop)
 
     def put(self, source: Source, item: Item) -> Item | None:
         """Hand over an item. Returns the one that is passed over for it, if any."""
@@ -64,6 +68,7 @@ class Worker(Generic[Source, Item]):
             self._waiting.clear()
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self.stop)
 
     def _run(self, begin: Callable[[list[Item]], Begun | None]) -> None:
         begun: Begun | None = None

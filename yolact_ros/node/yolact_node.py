@@ -14,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -25,13 +26,16 @@ from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.depth import DepthImages
-from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
+from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array, why_silent
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters, declare, table
 from yolact_ros.node.pipeline import Feed, Pipeline, reason_of, warm_up_decoder
-from yolact_ros.node.statistics import FrameStatistics
+from yolact_ros.node.statistics import FrameStatistics, Summary
 
 DIAGNOSTICS_PERIOD = 1.0
+
+SILENCE_LOG_PERIOD = 60.0
+"""Seconds between log lines about a camera that sends nothing."""
 
 OFFICIAL_MODELS_HINT = (
     "An official model takes one parameter: weights:=yolact_plus_resnet50 (80 classes of COCO; "
@@ -128,7 +132,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._segmenter = segmenter
         with_markers = bool(parameters.depth_topic)
         for camera in parameters.cameras():
-            self._outputs[camera] = Outputs(self, camera, with_markers)
+            self._outputs[camera] = Outputs(self, camera, self._resolved, with_markers)
 
     def _load(self, parameters: Parameters) -> Segmenter:
         asked_for = parameters.weights or parameters.model or "the embedded model"
@@ -207,7 +211,13 @@ class YolactNode(LifecycleNodeMixin, Node):
         """Subscribe to images, and to depth if wanted. Returns the full topics."""
         assert self._segmenter is not None
         feeds = [
-            Feed(self._full_topic(camera), camera, outputs, self._statistics[camera])
+            Feed(
+                self._full_topic(camera),
+                camera,
+                outputs,
+                self._statistics[camera],
+                self._logger_of(camera),
+            )
             for camera, outputs in self._outputs.items()
         ]
         depth_topic, info_topic = parameters.depth_topics(self._resolved)
@@ -219,7 +229,6 @@ class YolactNode(LifecycleNodeMixin, Node):
             parameters,
             lambda: self._wanted,
             self._on_device_lost,
-            self.get_logger(),
         )
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
@@ -236,6 +245,9 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._subscribe(CameraInfo, info_topic, depth.put_info, qos_profile_sensor_data)
         others = [self._resolved(topic) for topic in (depth_topic, info_topic) if topic]
         return [feed.topic for feed in feeds] + others
+
+    def _logger_of(self, camera: Camera) -> RcutilsLogger:
+        return self.get_logger().get_child(camera.name) if camera.name else self.get_logger()
 
     def _full_topic(self, camera: Camera) -> str:
         return self._resolved(self._configured.subscription_topic(camera, self._resolved))
@@ -362,10 +374,23 @@ class YolactNode(LifecycleNodeMixin, Node):
             image_timeout=self._wanted.image_timeout,
         )
         cameras = [
-            CameraState(camera.name, self._full_topic(camera), statistics.summary())
+            self._camera_state(camera, statistics.summary())
             for camera, statistics in self._statistics.items()
         ]
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), state, cameras))
+
+    def _camera_state(self, camera: Camera, frames: Summary) -> CameraState:
+        topic = self._full_topic(camera)
+        if self._state != "active" or frames.silence <= self._wanted.image_timeout:
+            return CameraState(camera.name, topic, frames)
+        published = [each.topic_type for each in self.get_publishers_info_by_topic(topic)]
+        kind = "CompressedImage" if self._configured.compressed else "Image"
+        silence = why_silent(published, f"sensor_msgs/msg/{kind}")
+        self._logger_of(camera).warning(
+            f"No image on {topic} for {frames.silence:.0f} s: {silence}",
+            throttle_duration_sec=SILENCE_LOG_PERIOD,
+        )
+        return CameraState(camera.name, topic, frames, silence)
 
 
 def _change(name: str) -> str:

@@ -99,6 +99,29 @@ def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
     return 0
 
 
+def count(text: str) -> int:
+    """1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def amount(text: str) -> float:
+    """More than 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():  # told now, not when all is measured
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
+
+
 def _size(text: str) -> tuple[int, int]:
     width, height = map(int, text.split("x"))
     if min(width, height) < 1:
@@ -115,33 +138,33 @@ def _parser() -> argparse.ArgumentParser:
         each.set_defaults(command=run)
         each.add_argument("--size", type=_size, default="640x480", help="of the images")
         each.add_argument("--encoding", choices=camera.ENCODINGS, default="bgr8")
-        each.add_argument("--rate", type=float, default=rate, help="images a second of a camera")
-        each.add_argument("--json", type=Path, help="file to write the results to")
+        each.add_argument("--rate", type=amount, default=rate, help="images a second of a camera")
+        each.add_argument("--json", type=_new_file, help="file to write the results to")
         return each
 
     one = command("stages", _stages, "The node's own work for one image, stage by stage.", 10)
-    one.add_argument("--instances", type=int, default=10, help="instances in each image")
+    one.add_argument("--instances", type=count, default=10, help="instances in each image")
     one.add_argument("--mask-encoding", choices=MASK_ENCODINGS, default="rle")
-    one.add_argument("--frames", type=int, default=100, help="images to measure")
+    one.add_argument("--frames", type=count, default=100, help="images to measure")
     one.add_argument("--model", default="", help="as the node's parameter")
     one.add_argument("--weights", default="", help="as the node's parameter")
     one.add_argument("--device", default="auto", help="as the node's parameter")
 
     way = command("transport", _transport, "From a camera's stamp to another process.", 15)
-    way.add_argument("--frames", type=int, default=100, help="images to measure")
+    way.add_argument("--frames", type=count, default=100, help="images to measure")
 
     several = [
         command("soak", _soak, "Full rate for a while; fails when memory or latency grow.", 60),
         command("cameras", _cameras, "Answers a second and latency by the number of cameras.", 30),
     ]
-    several[0].add_argument("--cameras", type=int, default=1)
-    several[0].add_argument("--seconds", type=float, default=600, help="how long")
-    several[0].add_argument("--interval", type=float, default=60, help="seconds a line")
+    several[0].add_argument("--cameras", type=count, default=1)
+    several[0].add_argument("--seconds", type=amount, default=600, help="how long")
+    several[0].add_argument("--interval", type=amount, default=60, help="seconds a line")
     several[0].add_argument("--max-growth", type=float, default=20, help="MiB")
     several[0].add_argument("--max-drift", type=float, default=0.2, help="share of the latency")
-    several[1].add_argument("--cameras", type=int, default=4, help="from one to so many")
-    several[1].add_argument("--seconds", type=float, default=15, help="for each number of cameras")
-    several[1].add_argument("--plot", type=Path, help="picture to draw; needs matplotlib")
+    several[1].add_argument("--cameras", type=count, default=4, help="from one to so many")
+    several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
+    several[1].add_argument("--plot", type=_new_file, help="picture to draw; needs matplotlib")
     for each in several:
         each.add_argument(
             "--ros-args",

@@ -68,7 +68,7 @@ def measure(
     rclpy.init(args=[])
     try:
         node = LifecycleNode("yolact", namespace=NAMESPACE)
-        outputs = Outputs(node, Camera(topic, ""), with_markers=False)
+        outputs = Outputs(node, Camera(topic, ""), node.resolve_topic_name, with_markers=False)
         node.trigger_configure()
         node.trigger_activate()
         received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
