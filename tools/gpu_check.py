@@ -5,7 +5,8 @@
 
 CHECKOUT is one of github.com/dbolya/yolact; with it, figures have the published implementation's
 beside them. What was measured is in FOLDER after each step, and what fails costs no other step.
-Exits with 1 if anything was not measured, and with 3 where there is no CUDA device.
+Exits with 1 if anything was not measured or a kernel is wrong, and with 3 where there is no CUDA
+device.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import gpu_kernels  # noqa: E402
 import gpu_steps  # noqa: E402
 import torch  # noqa: E402
 from gpu_record import MEASURED, Files, Step, begin, supervise, work  # noqa: E402
-from gpu_report import to_markdown  # noqa: E402
+from gpu_report import to_markdown, wrong_kernels  # noqa: E402
 from gpu_steps import Models, Setup  # noqa: E402
 
 from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates, parts  # noqa: E402
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervise(command, files, options.seconds)
     report = files.read()
     print(to_markdown(report))
-    return 0 if set(report["steps"].values()) == {MEASURED} else INCOMPLETE
+    complete = set(report["steps"].values()) == {MEASURED}
+    return 0 if complete and not wrong_kernels(report) else INCOMPLETE
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -11,6 +11,12 @@ Row = tuple[str, str, str]
 PLUS = "yolact_plus_resnet50"
 NOT_USED = ["not used", ""]
 
+SAME_SHARE, SAME_IOU = 0.85, 0.95
+"""Of the published implementation's instances, so many have a partner in half precision, and masks
+so much alike, at least: with random weights some hang by a hair."""
+KERNEL_ERROR = 0.01
+"""Relative, of half precision; twice the twin's error is always right."""
+
 
 def to_markdown(report: Report) -> str:
     machine = ", ".join(f"{name}: {value}" for name, value in report.get("machine", {}).items())
@@ -60,7 +66,24 @@ def aims(report: Report) -> list[Row]:
         iou, matched = found["mean_mask_iou"], f"{found['matched']} of {found['instances']}"
         figure = f"{iou:.4f}, {matched}"
         rows.append(_aim(f"{name}: half precision, mask IoU 0.99", figure, found["harmless"]))
+    rows += [
+        _aim(f"kernel {name}: as exact as its twin", f"{found['kernel']['error']:.1g}", is_right)
+        for name, found in report.get("kernels", {}).items()
+        if "kernel" in found
+        for is_right in [_is_exact(found)]
+    ]
     return rows
+
+
+def wrong_kernels(report: Report) -> list[str]:
+    """Those that compute something else than their twins."""
+    kernels = report.get("kernels", {}).items()
+    return [name for name, found in kernels if "kernel" in found and not _is_exact(found)]
+
+
+def _is_exact(found: Report) -> bool:
+    """Not so where there is no number."""
+    return bool(found["kernel"]["error"] <= max(2 * found["twin"]["error"], KERNEL_ERROR))
 
 
 def _aims(name: str, model: Report) -> Iterator[Row]:
@@ -73,6 +96,11 @@ def _aims(name: str, model: Report) -> Iterator[Row]:
         left = times["published, masks left on the device"] / times["ours"]
         figure = f"{ratio:.1f}; {left:.1f} where only its masks stay on the device"
         yield _aim("10 times the published rate", figure, ratio >= 10)
+        same = model["side by side"]["agreement"]
+        share = same["matched"] / max(same["instances"], 1)
+        figure = f"{share:.0%}, mask IoU {same['mean_mask_iou']:.3f}"
+        reached = share >= SAME_SHARE and same["mean_mask_iou"] >= SAME_IOU
+        yield _aim("finds what the published implementation does", figure, reached)
     if name == PLUS and ours:
         yield _aim("under 2 ms an image", f"{ours:.2f} ms", ours < 2)
         stages = model.get("stages", {})
@@ -92,8 +120,9 @@ def _aims(name: str, model: Report) -> Iterator[Row]:
         yield _aim("under 600 MB of the device", figure, steady < 600)
         yield _aim("with CUDA itself, under 1,500 MB", f"{process:.0f} MB", process < 1500)
     if single:
-        warm_up = single["warm_up_seconds"]
-        yield _aim("captured in 10 s", f"{warm_up:.1f} s", warm_up < 10)
+        warm_up, first = single["warm_up_seconds"], single["first_warm_up_seconds"]
+        figure = f"{warm_up:.1f} s; {first:.1f} s with what had to be compiled"
+        yield _aim("captured in 10 s", figure, warm_up < 10)
 
 
 def _aim(aim: str, figure: str, reached: bool) -> Row:

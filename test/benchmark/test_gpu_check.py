@@ -102,7 +102,12 @@ REPORT = {
     "ceilings": {"flops": 4e14, "bytes": 3e12},
     "models": {
         name: {
-            "one image": {"milliseconds": 1.9, "warm_up_seconds": 3.0, "instances": 100},
+            "one image": {
+                "milliseconds": 1.9,
+                "first_warm_up_seconds": 30.0,
+                "warm_up_seconds": 3.0,
+                "instances": 100,
+            },
             "side by side": {
                 "milliseconds": {
                     "ours": 1.9,
@@ -141,6 +146,25 @@ def test_aims_are_told_apart():
     assert reached["yolact_resnet50: under 600 MB of the device"] == "no"
     assert reached["yolact_resnet50: with CUDA itself, under 1,500 MB"] == "yes"
     assert reached["yolact_plus_resnet50: four cameras of 30 Hz"] == "no"
+    assert reached["yolact_resnet50: captured in 10 s"] == "yes"
+
+
+def test_what_is_wrong_is_told_and_not_only_measured():
+    report = copy.deepcopy(REPORT)
+    twin = {"milliseconds": 0.1, "error": 0.02}
+    errors = {"nearly": 0.03, "far": 0.05, "broken": float("nan"), "zeros": 1.0}
+    report["kernels"] = {
+        name: {"twin": twin, "kernel": {"milliseconds": 0.1, "error": error}}
+        for name, error in errors.items()
+    }
+    report["models"]["yolact_resnet50"]["side by side"]["agreement"]["matched"] = 0
+    reached = {aim: reached for aim, _, reached in gpu_report.aims(report)}
+    assert gpu_report.wrong_kernels(report) == ["far", "broken", "zeros"]
+    assert reached["kernel nearly: as exact as its twin"] == "yes"
+    assert reached["kernel broken: as exact as its twin"] == "no"
+    same = "finds what the published implementation does"
+    assert reached[f"yolact_plus_resnet50: {same}"] == "yes"
+    assert reached[f"yolact_resnet50: {same}"] == "no"
 
 
 def test_any_part_of_the_report_may_be_missing():

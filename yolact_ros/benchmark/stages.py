@@ -18,6 +18,7 @@ from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
+from yolact_ros.engine.threads import run_apart
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.network.fusing import cudnn_benchmark
 
@@ -98,7 +99,8 @@ def fixed_stages_of(
     segmenter: Segmenter, images: Sequence[npt.NDArray[np.uint8]], in_parts: bool = True
 ) -> dict[str, Callable[[], object]]:
     """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
-    take no time. The network is one part unless it is wanted `in_parts`."""
+    take no time. The network is one part unless it is wanted `in_parts`.
+    """
     runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
     tensors = [torch.from_numpy(image) for image in images]
     batch = Batch.of(tensors, settings)
@@ -181,17 +183,23 @@ def as_graph(
     call: Callable[[], object], device: torch.device, copies: int = 1
 ) -> Callable[[], object]:
     """What does `call` again, `copies` times, without the time that launches of kernels take; that
-    of the graph itself, some microseconds, stays. On a CPU `call` itself, and once."""
+    of the graph itself, some microseconds, stays. On a CPU `call` itself, and once.
+
+    It is captured without gradients, in a thread of its own: in one where cuDNN has chosen kernels
+    before it would not search as it does for the segmenter's graphs.
+    """
     if device.type != "cuda":
         return call
-    stream = torch.cuda.Stream(device)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream), cudnn_benchmark():
-        call()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            results = [call() for _ in range(copies)]
-    kept = call, results  # the graph itself keeps nothing of what it reads and writes
+
+    def capture() -> list[object]:
+        with torch.no_grad(), torch.cuda.stream(stream), cudnn_benchmark():
+            call()
+            with torch.cuda.graph(graph, stream=stream):
+                return [call() for _ in range(copies)]
+
+    kept = call, run_apart(capture)  # the graph itself keeps nothing of what it reads and writes
 
     def replay() -> object:
         graph.replay()

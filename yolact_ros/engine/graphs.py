@@ -5,8 +5,10 @@ A GPU is given all of a batch at once, and the next images are prepared while it
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -190,11 +192,19 @@ class GraphedPath:
             slot.uploaded.record()
 
 
+@functools.cache
+def whole_device(device: torch.device) -> threading.Lock:
+    """To be held during a capture, and by whoever waits for all of a device: CUDA forbids that
+    while any thread captures."""
+    return threading.Lock()
+
+
 class Graphs:
     """Graphs of one runtime, all captured in one thread: at most `limit`, those used last."""
 
-    def __init__(self, runtime: Runtime, thread: ThreadPoolExecutor, limit: int = 16) -> None:
-        self._runtime, self._thread, self._limit = runtime, thread, limit
+    def __init__(self, runtime: Runtime, limit: int = 16) -> None:
+        self._runtime, self._limit = runtime, limit
+        self._thread = ThreadPoolExecutor(1, "yolact-graphs")
         self._lane = Lane(runtime.device)
         self._graphs: OrderedDict[Plan, GraphedPath] = OrderedDict()
         self._seen: set[int] = set()
@@ -260,7 +270,8 @@ class Graphs:
 
     def clear(self) -> None:
         """Give up all graphs, and their memory. What they were given is still done."""
-        torch.cuda.synchronize(self._runtime.device)
+        with whole_device(self._runtime.device):
+            torch.cuda.synchronize(self._runtime.device)
         if self._graphs:  # what is freed may do for others
             self._did_not_fit.clear()
         self._graphs.clear()
@@ -278,7 +289,10 @@ class Graphs:
         try:
             # The future has no name: an error would keep it, and it the error, and so would all
             # that was allocated stay.
-            graph = self._thread.submit(GraphedPath, self._runtime, plan, self._lane, room).result()
+            with whole_device(device):
+                graph = self._thread.submit(
+                    GraphedPath, self._runtime, plan, self._lane, room
+                ).result()
         except Exception as error:
             if is_out_of_memory(error):
                 self._did_not_fit.add(plan)
@@ -290,7 +304,8 @@ class Graphs:
             else:
                 raise
         else:
-            torch.cuda.synchronize(device)  # nothing may be using those that go
+            with whole_device(device):
+                torch.cuda.synchronize(device)  # nothing may be using those that go
             self._graphs[plan] = graph
             while len(self._graphs) > self._limit:
                 self._graphs.popitem(last=False)

@@ -129,10 +129,10 @@ class Segmenter:
         """Of the last call; those of a batch that was submitted come with its instances."""
         # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
-        # cuDNN remembers by thread which kernels it chose; so all that CUDA computes without a
-        # graph, and what graphs are captured of, has one to itself.
+        # cuDNN remembers by thread which kernels it chose, and does not search in one that chose
+        # without: so what is computed without a graph has one to itself, and captures another.
         self._thread = ThreadPoolExecutor(1, "yolact") if self.device.type == "cuda" else None
-        self._graphs = Graphs(self.runtime, self._thread) if is_graphed and self._thread else None
+        self._graphs = Graphs(self.runtime) if is_graphed else None
         self._largest_batch = 0
         self._lock = threading.Lock()
 
@@ -324,7 +324,8 @@ class Segmenter:
     def _now(self) -> float:
         """Seconds, when the device has done what it was given."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            # Not the device: that is forbidden while another segmenter captures a graph on it.
+            torch.cuda.current_stream(self.device).synchronize()
         return time.perf_counter()
 
 

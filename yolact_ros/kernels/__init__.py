@@ -26,11 +26,12 @@ from torch import Tensor
 _NO_MEMORY = (
     "out of memory",
     "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
     "DefaultCPUAllocator: ",
 )
 """What errors say for want of memory that are no `OutOfMemoryError`: CUDA's of pinned memory and
-of graphs, Triton's; cuDNN's and cuBLAS'; PyTorch's on a Jetson; PyTorch's on a CPU."""
+of graphs, Triton's; cuBLAS'; cuDNN's; PyTorch's on a Jetson; PyTorch's on a CPU."""
 
 _refused: set[tuple[str, torch.device, torch.dtype]] = set()
 

@@ -139,6 +139,7 @@ def fast_nms(
         BLOCK=_PAIRS,
         OTHERS=_OTHER_PAIRS,
         num_warps=8,
+        enable_fp_fusion=True,
     )
     numbers = table[..., :5].view(torch.float32)
     return Found(numbers[..., :4], numbers[..., 4], table[..., 5], table[..., 6], counts[0])

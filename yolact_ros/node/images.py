@@ -328,6 +328,9 @@ def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Ten
     if _bayer_pattern(image):
         return None
     data = torch.from_numpy(np.frombuffer(image.data, np.uint8))
+    if device.type == "cuda":
+        # nvJPEG writes on a stream of its own, maybe where the picture before is still read.
+        torch.cuda.current_stream(device).synchronize()
     try:
         rgb = decode_jpeg(data, ImageReadMode.RGB, device=device)
     except RuntimeError:  # not a JPEG, or one of a kind that only the CPU decodes
