@@ -1,6 +1,7 @@
 """Pictures are read and written, or there is an error that names the file."""
 
 import io
+import os
 
 import cv2
 import numpy as np
@@ -109,6 +110,12 @@ def test_what_cannot_be_written_is_named(tmp_path, picture, name):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(PictureError, match=f"{name} cannot be written"):
         write_picture(tmp_path / name, picture)
+
+
+def test_names_that_are_not_utf8(tmp_path, picture):
+    path = tmp_path / os.fsdecode(b"bad\xff.png")
+    write_picture(path, picture)
+    np.testing.assert_array_equal(read_picture(path), picture)
 
 
 def test_explain_refuses_what_is_no_picture(tmp_path, capsys):

@@ -108,6 +108,8 @@ def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
     command = [*pip, "config", "list"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     settings = {}
+    # The environment wins, as with pip, which lists it first.
+    lines.sort(key=lambda line: line.startswith(":env:"))
     for name, _, value in (line.partition("=") for line in lines):
         known = _UV_NAMES.get(name.rsplit(".", 1)[-1].replace("-", "_").upper())
         if known:

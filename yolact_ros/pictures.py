@@ -70,11 +70,12 @@ def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
 
     Raises PictureError when that cannot be done.
     """
-    if not cv2.haveImageWriter(str(path)):
+    ending = path.suffix.encode("ascii", "replace").decode()
+    if not cv2.haveImageWriter(f"picture{ending}"):
         raise PictureError(f"{path} cannot be written: its ending is of no format, such as .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        # Names that are not UTF-8 would make OpenCV end the process.
+        path.write_bytes(cv2.imencode(ending, picture)[1].tobytes())
+    except (OSError, cv2.error) as error:
         raise PictureError(f"{path} cannot be written: {error}") from error
-    if not cv2.imwrite(str(path), picture):
-        raise PictureError(f"{path} cannot be written")

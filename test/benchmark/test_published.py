@@ -10,6 +10,7 @@ import torch
 from yolact_ros.benchmark.agreement import compare
 from yolact_ros.benchmark.contender import Found
 from yolact_ros.benchmark.published import load, published
+from yolact_ros.benchmark.side_by_side import is_published
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.network import PUBLISHED, build, save_weights
@@ -54,6 +55,22 @@ def test_nothing_found_and_pycocotools_not_installed(checkout, picture, monkeypa
     net = build("yolact_plus_resnet50")
     found = published(checkout, net, CPU, 1.0).segment(picture)
     assert found.boxes.shape == (0, 4) and found.masks.shape == (0, *picture.shape[:2])
+
+
+@pytest.mark.parametrize(
+    "changes, is_one",
+    [
+        ({}, True),
+        ({"class_names": tuple(map(str, range(80)))}, True),
+        ({"image_size": 160}, False),
+        ({"class_names": ("cat", "dog")}, False),
+        ({"name": "own"}, False),
+    ],
+    ids=str,
+)
+def test_what_was_trained_from_a_published_model_is_not_held_to_it(changes, is_one):
+    """It keeps the name."""
+    assert is_published(PUBLISHED["yolact_resnet50"].replace(**changes)) == is_one
 
 
 def test_a_folder_that_is_no_checkout(tmp_path):

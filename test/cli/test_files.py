@@ -18,6 +18,13 @@ def test_folders_have_pictures_and_videos(tmp_path):
     assert find_files(tmp_path) == [a, b] and find_pictures(tmp_path) == [a]
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["1.png", "frame1.png", "frame2.png", "frame10.png", "title.png"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_pictures(tmp_path)] == names
+
+
 def test_names_are_as_short_as_can_be():
     assert short_names([Path("x/val.json")]) == ["val"]
     assert short_names([Path("a/train.json"), Path("a/val.json")]) == ["train", "val"]

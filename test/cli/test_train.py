@@ -87,6 +87,7 @@ def test_one_file_needs_no_brackets(words):
         (["--train=[a.json]", "--schedule.batch_size=0"], "batch_size=0 is not allowed"),
         (["--train=[a.json]", "--schedule.optimizer=adam"], "Got value: adam"),
         (["--train=[a.json]", "--rate=1"], "--rate"),
+        (["--train=a.json", "--train=b.json"], "--train is given twice"),
         ([], "required: train"),
         (
             ["--train=a.json", "--network={image_sise: 64}"],

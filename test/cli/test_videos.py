@@ -1,5 +1,7 @@
 """Videos are read to their ends, or there is an error that says where they end."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -79,6 +81,13 @@ def test_videos_that_end_early(capture, tmp_path, total, rate, times, message):
     with pytest.raises(UnreadableError, match=message), Video(tmp_path / "a.avi") as video:
         frames.extend(iter(video))
     assert fake.released
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    path.touch()
+    with pytest.raises(UnreadableError, match="not UTF-8"):
+        Video(path)
 
 
 def test_what_is_no_video_is_named(tmp_path):

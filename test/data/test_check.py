@@ -202,7 +202,11 @@ def test_boxes_need_not_be_exact(folder):
     assert not check(write(folder, data)).problems, "three pixels are within what rounding does"
 
 
-@pytest.mark.parametrize("nothing", [{}, {"segmentation": None}, {"segmentation": []}], ids=str)
+@pytest.mark.parametrize(
+    "nothing",
+    [{}, {"segmentation": None}, {"segmentation": []}, {"segmentation": [[]]}],
+    ids=str,
+)
 def test_boxes_are_enough_where_no_masks_are_wanted(folder, nothing):
     data = content()
     del data["annotations"][0]["segmentation"]
@@ -216,6 +220,30 @@ def test_boxes_are_enough_where_no_masks_are_wanted(folder, nothing):
     assert mask.sum() == 400 and mask[10:30, 10:30].all(), "the box stands for it"
     data["annotations"][0]["segmentation"] = [[1, 2, 3]]
     assert "three or more" in check(write(folder, data), masks=False).problems[0].reason
+
+
+def test_crowd_regions_are_told_where_they_are_many(folder, capsys):
+    """CVAT's brush makes nothing else."""
+    data = content()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 0
+    source = write(folder, data)
+    assert main(["data", "check", str(source.annotations)]) == 0
+    assert "iscrowd" not in capsys.readouterr().out
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    write(folder, data)
+    assert main(["data", "check", str(source.annotations)]) == 0
+    count = len(data["annotations"])
+    assert f"{count} of {count} annotations are crowd regions (iscrowd 1" in capsys.readouterr().out
+
+
+def test_pictures_of_a_kind_that_opencv_cannot_decode_are_found(folder):
+    data = content()
+    path = folder / "images" / "float.tif"
+    Image.fromarray(np.ones((48, 64), np.float32)).save(path)
+    data["images"][0]["file_name"] = path.name
+    assert str(path) in check(write(folder, data)).problems[0].reason
 
 
 def test_the_command_checks_boxes_alone(folder):

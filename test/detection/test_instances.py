@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -231,6 +232,8 @@ def test_nothing_found(make_scene, masks, size):
         (slice(1, None, 2), [1, 3, 5]),
         (torch.tensor([True, False, False, True, False, False]), [0, 3]),
         (torch.tensor([5, 5]), [5, 5]),
+        (torch.tensor(3), [3]),
+        (np.int64(2), [2]),
         ([], []),
     ],
     ids=str,

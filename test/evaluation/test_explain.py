@@ -7,7 +7,7 @@ import torch
 
 from yolact_ros.cli import main
 from yolact_ros.engine import Segmenter
-from yolact_ros.evaluation.explain import explain
+from yolact_ros.evaluation.explain import explain, write_pictures
 from yolact_ros.network import EMBEDDED, build, save_weights
 
 
@@ -59,6 +59,15 @@ def test_the_command_writes_pictures(tmp_path, picture):
         "prototypes.png",
     ]
     assert cv2.imread(str(output / "prototypes.png")).shape == (4 * 180, 8 * 180, 3)
+
+
+def test_names_of_classes_are_no_folders(tmp_path, picture):
+    weights = weights_of(tmp_path, class_names=("x/../../y",))
+    segmenter = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=2)
+    folder = tmp_path / "deep" / "out"
+    folder.mkdir(parents=True)
+    for path in write_pictures(picture, explain(segmenter, picture), folder):
+        assert path.parent == folder and path.exists()
 
 
 def test_networks_without_prototypes_are_refused(tmp_path, picture):

@@ -22,7 +22,7 @@ from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import Header
 from yolact_ros.export import ExportError, check, export
 from yolact_ros.export.check import FLOAT
-from yolact_ros.network import NetworkConfig
+from yolact_ros.network import NetworkConfig, WeightsError
 from yolact_ros.network.config import Backbone
 
 KINDS = [
@@ -348,6 +348,10 @@ def test_openvino_needs_both_files(exported, tmp_path):
     content = whole.with_suffix(".bin").read_bytes()
     path.with_suffix(".bin").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"net.xml is not a whole OpenVINO model"):
+        Segmenter(weights=path)
+    # Of the same network with other weights, as when only one of two files was copied.
+    path.with_suffix(".bin").write_bytes(content[:-4] + bytes(4))
+    with pytest.raises(WeightsError, match=r"net.bin is of another export than .*net.xml"):
         Segmenter(weights=path)
 
 

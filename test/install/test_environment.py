@@ -123,6 +123,9 @@ def test_hands_the_settings_of_pip_on_to_uv(
     assert answer["UV_DEFAULT_INDEX"] == "https://packages.example/root"
     assert answer["UV_INDEX"] == "https://one.example https://two.example"
     assert answer["UV_FIND_LINKS"] == "/wheels,/more"
+    monkeypatch.setenv("PIP_INDEX_URL", "https://environment.example/root")  # wins, as with pip
+    answer = installer.settings_of_pip([str(with_pip.path), "-m", "pip"])
+    assert answer["UV_DEFAULT_INDEX"] == "https://environment.example/root"
 
 
 def test_half_an_environment_is_not_trusted(

@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torchvision import tv_tensors
 
 from yolact_ros.data import DataError, DataSource, read_records
+from yolact_ros.training import augmentation
 from yolact_ros.training.augmentation import (
     NO_AUGMENTATION,
     AugmentationSettings,
@@ -52,6 +54,32 @@ def test_masks_and_boxes_follow_the_picture(seed):
         assert wrong <= 1.2 * edge + 4, "all but one pixel along the edge agree"
         tight = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
         assert (box - tight).abs().max() <= 1.5
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("side", [137, 550])
+def test_masks_are_not_moved(side, mirror):
+    """Against their boxes: not even by half a pixel, as torchvision would move them."""
+    settings = dataclasses.replace(NO_AUGMENTATION, mirror=mirror)
+    shifts = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        target = augment(coloured_sample(), side, settings).target()
+        for mask, box in zip(target.masks, target.boxes * side, strict=True):
+            rows, columns = mask.nonzero().float().add(0.5).mean(dim=0)
+            shifts.append(torch.stack([columns, rows]) - (box[:2] + box[2:]) / 2)
+    assert torch.stack(shifts).mean(dim=0).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.3, 1.5])
+def test_saturation_is_that_of_hsv(factor, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    hsv = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = (hsv[..., 1] * factor).clip(0, 1)
+    expected = 255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    monkeypatch.setattr(Tensor, "uniform_", lambda self, low, high: self.fill_(factor))
+    changed = augmentation._saturate(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)))
+    assert np.abs(changed.permute(1, 2, 0).numpy() - expected).max() <= 1
 
 
 def test_nothing_changes_without_augmentation():

@@ -14,19 +14,27 @@ import time
 from pathlib import Path
 
 import cv2
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from yolact_ros.cli.train import read_settings
 from yolact_ros.data import Annotation, DataError, ImageRecord
 from yolact_ros.network import WeightsError, load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
 from yolact_ros.training.callbacks import Checkpoints
-from yolact_ros.training.module import NonFiniteError, learning_rate_factor
+from yolact_ros.training.module import NonFiniteError, TrainingModule, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
-from yolact_ros.training.train import LAST_CHECKPOINT, share_with_anchors, train
+from yolact_ros.training.train import (
+    LAST_CHECKPOINT,
+    make_network,
+    share_with_anchors,
+    train,
+    training_data,
+)
 
 
 def losses(output):
@@ -417,7 +425,12 @@ def test_it_starts_from_weights_by_name(settings, capsys):
 def test_accuracy_is_measured_and_training_stops_without_progress(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=20, learning_rate=1e-9)
     settings = dataclasses.replace(
-        settings, schedule=schedule, val=settings.train, validate_every=2, patience=1
+        settings,
+        schedule=schedule,
+        val=settings.train,
+        validate_every=2,
+        patience=1,
+        freeze_batch_norm=True,
     )
     train(settings)
     log = Path(settings.output) / "validation.jsonl"
@@ -429,6 +442,12 @@ def test_accuracy_is_measured_and_training_stops_without_progress(settings):
     train(dataclasses.replace(settings, patience=2), resume=True)
     assert len(losses(settings.output)) > 4
     assert (Path(settings.output) / "best.safetensors").exists()
+    # What was measured on other data says nothing of these.
+    entries = [{"iteration": i, "accuracy": 2.0, "val": ["other.json"]} for i in (2, 4, 6)]
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    before = len(losses(settings.output))
+    train(settings, resume=True)
+    assert len(losses(settings.output)) > before
 
 
 @pytest.mark.parametrize(("save_every", "validate_every"), [(2, 1), (3, 2), (100, 3)])
@@ -444,6 +463,37 @@ def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
     assert [entry["iteration"] for entry in entries] == sorted(
         {*range(validate_every, 5, validate_every), 4}
     )
+
+
+def test_another_batch_size_that_freezes_batch_norm_is_told(settings):
+    settings = dataclasses.replace(settings, start="imagenet", freeze_batch_norm=None)
+    settings = change_schedule(settings, iterations=1)
+    train(change_schedule(settings, batch_size=6))
+    with pytest.raises(ValueError, match="freezing of batch norm, which depends on the images"):
+        train(change_schedule(settings, batch_size=4, iterations=2), resume=True)
+
+
+def test_batch_norm_that_never_learned_is_not_frozen(settings):
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False)
+    for start, learns in (("nothing", True), ("imagenet", False)):
+        module = TrainingModule(
+            make_network(settings, ("square",)), [], dataclasses.replace(settings, start=start)
+        )
+        module.trainer = trainer
+        module.setup("fit")
+        norms = [each for each in module.net.modules() if isinstance(each, nn.BatchNorm2d)]
+        assert all(each.training == learns for each in norms)
+
+
+def test_objects_of_classes_that_the_first_file_lacks_are_told(settings, tmp_path, capsys):
+    content = json.loads(Path(settings.train[0]).read_text())
+    images = Path(settings.train[0]).parent / "images"
+    content["categories"][0]["name"] = "bird"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    settings = dataclasses.replace(settings, train=(*settings.train, f"{other}:{images}"))
+    training_data(settings)
+    assert "left out are bird " in capsys.readouterr().out
 
 
 def one_machine(command):

@@ -16,7 +16,7 @@ from yolact_ros.benchmark.published import published
 from yolact_ros.benchmark.report import ContenderReport
 from yolact_ros.benchmark.settings import Image, Settings
 from yolact_ros.engine import Segmenter, fetch_weights
-from yolact_ros.network import PUBLISHED, Yolact, build, load_weights
+from yolact_ros.network import PUBLISHED, NetworkConfig, Yolact, build, load_weights
 
 
 def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Contender]:
@@ -36,7 +36,7 @@ def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Cont
         if model.is_exported:
             if same:
                 references[model.name] = same[0]
-        elif config in PUBLISHED:
+        elif is_published(model.config):
             if key not in made:
                 contender = published(
                     settings.reference, _network_of(model), device, settings.score_threshold
@@ -59,6 +59,15 @@ def others_of(settings: Settings, devices: Sequence[torch.device]) -> list[Conte
     return others + [ultralytics(device, image, name, score) for name in settings.ultralytics]
 
 
+def is_published(config: NetworkConfig) -> bool:
+    """Whether it is one of the published networks, not only called so as what was trained from it
+    is; whatever its classes are called."""
+    published = PUBLISHED.get(config.name)
+    if published is None or len(config.class_names) != len(published.class_names):
+        return False
+    return config.replace(class_names=published.class_names) == published
+
+
 def _network_of(model: Model) -> Yolact:
     """The network as it was loaded: the segmenter's own has been changed to run faster."""
     weights = model.weights or model.config.name
@@ -70,7 +79,8 @@ def _network_of(model: Model) -> Yolact:
 def _to_masks(segmenter: Segmenter) -> Callable[[Image], Found]:
     def segment(image: Image) -> Found:
         found = segmenter(image)
-        return Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
+        masks = torch.zeros(len(found), 1, 1) if found.small_masks is None else found.masks
+        return Found(found.integer_boxes(), found.scores, found.class_ids, masks)
 
     return segment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from yolact_ros.extras import how_to_install
 
@@ -35,6 +36,9 @@ _PLOTTING = ("eval", "stability")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file may have a name that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())

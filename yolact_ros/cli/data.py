@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolact_ros.cli.files import short_names
-from yolact_ros.data import DataError, DataSource, Report, check, read_json
+from yolact_ros.data import DataError, DataSource, Report, check, crowd_remark, read_json
 from yolact_ros.data.entries import gather
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
@@ -117,10 +117,14 @@ def _summary(source: DataSource, report: Report) -> str:
     )
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     absent = [name for name in names.values() if name not in counts]
-    none_of = f"  no object of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}\n"
-    return (
+    lines = [
         f"{source.annotations}: {len(content['images'])} pictures, {empty} without objects; "
         f"{len(content['annotations'])} objects, {crowds} of them crowd regions; "
-        f"{len(names)} classes: {common}{', ...' if len(counts) > 8 else ''}\n"
-        f"{none_of if absent else ''}  {len(report.problems) or 'no'} wrong entries"
-    )
+        f"{len(names)} classes: {common}{', ...' if len(counts) > 8 else ''}"
+    ]
+    if absent:
+        lines.append(f"no object of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}")
+    if remark := crowd_remark(content):
+        lines.append(remark)
+    lines.append(f"{len(report.problems) or 'no'} wrong entries")
+    return "\n  ".join(lines)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 _PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"))
+_VIDEOS = frozenset(
+    [".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+)
 
 
 def find_files(path: Path) -> list[Path]:
@@ -27,10 +30,17 @@ def _find(path: Path, kinds: frozenset[str], what: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} does not exist")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
+    found = (file for file in path.iterdir() if file.suffix.lower() in kinds)
+    files = sorted(found, key=_in_order)
     if not files:
         raise ValueError(f"the folder {path} has no {what} in it")
     return files
+
+
+def _in_order(file: Path) -> list[tuple[int, str]]:
+    """What sorts numbers in names by their value: frame 2 is before frame 10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), part) if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def is_video(file: Path) -> bool:

@@ -61,6 +61,8 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             name = "--" + name[2:].replace("-", "_")
+        if name in lists and any(each.partition("=")[0] == name for each in spelled):
+            raise ValueError(f"{name} is given twice: name all in one, {name}=[FILE, FILE]")
         if name in flags and not equals and following not in ("true", "false"):
             equals, value = "=", "true"
         if name in lists and equals and not value.startswith("["):

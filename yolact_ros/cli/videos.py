@@ -23,6 +23,10 @@ class Video:
 
     def __init__(self, path: Path):
         self.path = path
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # OpenCV would end the process
+            raise UnreadableError(f"{path} has a name that is not UTF-8: rename it") from error
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise UnreadableError(f"{path} is not a video that can be read, or was cut short")

@@ -1,6 +1,6 @@
 """Data sets: reading and checking them."""
 
-from yolact_ros.data.check import Report, check, require_countable
+from yolact_ros.data.check import Report, check, crowd_remark, require_countable
 from yolact_ros.data.coco import (
     Annotation,
     DataSource,
@@ -23,6 +23,7 @@ __all__ = [
     "category_ids",
     "check",
     "class_names",
+    "crowd_remark",
     "decode_mask",
     "read_image",
     "read_json",

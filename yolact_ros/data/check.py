@@ -113,6 +113,18 @@ def require_countable(source: DataSource, masks: bool) -> None:
         refuse(sift(file, kind, content[kind], map(find, content[kind]))[1])
 
 
+def crowd_remark(content: dict[str, Any]) -> str:
+    """What to say of a file's crowd regions where they are a tenth of its annotations or more."""
+    total = len(content["annotations"])
+    crowds = sum(bool(a.get("iscrowd")) for a in content["annotations"])
+    if crowds * 10 < max(total, 1):
+        return ""
+    return (
+        f"{crowds} of {total} annotations are crowd regions (iscrowd 1, as CVAT writes what was "
+        "drawn with a brush): of these nothing is learned or measured"
+    )
+
+
 @dataclass(frozen=True)
 class _Known:
     """What annotations may refer to."""
@@ -137,11 +149,12 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
             return f"{path} cannot be read: it is no picture of a format that OpenCV knows"
         with Image.open(path) as image:
             fits_as_stored(image, path, size)
-            if decode or image.format not in ("JPEG", "PNG"):
+            is_tried = decode or image.format not in ("JPEG", "PNG")
+            if is_tried:
                 image.load()  # it finds damage that OpenCV makes up for
         if _is_cut_short(path):
             return f"{path} cannot be read: it is cut short"
-        if decode:
+        if is_tried:
             read_image(path, size)
     except DataError as error:
         return str(error)
@@ -174,7 +187,7 @@ def _wrong_annotation(masks: bool, known: _Known, entry: dict[str, Any]) -> str 
     segmentation, size = entry.get("segmentation"), known.sizes[entry["image_id"]]
     if wrong := _wrong_box(entry["bbox"], *size):
         return wrong
-    if not segmentation and not masks:
+    if not masks and (not segmentation or not any(segmentation)):
         return None
     if not segmentation:
         return _NO_MASK

@@ -138,7 +138,9 @@ def read_records(
                     id=a["id"],
                     label=label_of[a["category_id"]],
                     box=tuple(a["bbox"]),
-                    segmentation=a.get("segmentation") or _outline(*a["bbox"]),
+                    segmentation=a["segmentation"]
+                    if any(a.get("segmentation") or ())
+                    else _outline(*a["bbox"]),
                     is_crowd=bool(a.get("iscrowd", 0)),
                 )
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,10 @@ class Instances:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Instances:
         """Some of the instances, chosen by an index, indices, a slice or a bool tensor."""
-        if isinstance(index, int):
-            index = [index]
+        if isinstance(index, Integral):  # NumPy's, too
+            index = [int(index)]
+        elif isinstance(index, Tensor):
+            index = index.reshape(-1)  # one without dimensions is an index
         chosen = {
             f.name: getattr(self, f.name)[index]
             for f in fields(self)
@@ -168,12 +171,12 @@ def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Pl
     """Detections in the pixels of their images; `scales` [B, 1, 4] are their `image_scales`."""
     boxes = _ordered(detections.boxes * scales)
     sizes = scales[..., 2:]
-    extents = boxes
+    low, high = boxes[..., :2].clamp(min=0), torch.minimum(boxes[..., 2:], sizes)
+    boxes = extents = torch.cat((low, high), dim=-1)
     if grids is not None and not grids.of_boxes:
         extents = torch.cat((torch.zeros_like(sizes), sizes), dim=-1).expand_as(boxes)
-    low, high = boxes[..., :2].clamp(min=0), torch.minimum(boxes[..., 2:], sizes)
     return Placed(
-        boxes=torch.cat((low, high), dim=-1),
+        boxes=boxes,
         scores=detections.scores,
         mask_scores=detections.scores if grids is None else grids.scores,
         class_ids=detections.class_ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +93,11 @@ def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list
     """
     pictures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
     for i, assembly in enumerate(explanation.assemblies):
-        name = f"assembly-{i + 1:02d}-{assembly.name.replace(' ', '_')}.png"
-        pictures[name] = _draw_assembly(image, explanation.prototypes, assembly)
+        # A class may be called anything, also what would be another folder.
+        shown = re.sub(r"[^\w.-]+", "_", assembly.name)
+        pictures[f"assembly-{i + 1:02d}-{shown}.png"] = _draw_assembly(
+            image, explanation.prototypes, assembly
+        )
     for old in folder.glob("assembly-*.png"):
         old.unlink()
     for name, picture in pictures.items():

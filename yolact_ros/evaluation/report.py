@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from yolact_ros.data import DataSource, ImageRecord, category_ids, decode_mask, read_records
 from yolact_ros.engine import Segmenter, draw_overlay
@@ -124,7 +125,9 @@ def draw_worst(
     """
     for old in folder.glob("[0-9]*-missed*-wrong*.png"):
         old.unlink()
-    records = read_records(source, segmenter.class_names)
+    names = segmenter.class_names
+    records = read_records(source, names)
+    counted = torch.tensor([names.index(name) for name in category_ids(source, names)])
     matches = [match(record, found[record.id]) for record in records]
     mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
     bad = [i for i, each in enumerate(mistakes) if any(each)]
@@ -134,7 +137,9 @@ def draw_worst(
         image = records[i].read()
         instances = segmenter(image)
         # As the results: those of masks, where there are some.
-        overlay = draw_overlay(image, instances[instances.mask_scores > score])
+        shown = instances.mask_scores > score
+        shown &= torch.isin(instances.class_ids, counted)  # the others are not wrong
+        overlay = draw_overlay(image, instances[shown])
         page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
         name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
         write_picture(folder / name, page)

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
 from yolact_ros.engine.runtimes.graph import trace
@@ -92,6 +94,9 @@ def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) ->
     """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
     if precision == "int8" and path.suffix != ".xml":
         raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
+    version = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2]))
+    if path.suffix in (".onnx", ".pt2") and version < (2, 6):
+        raise ValueError(f"{path} is not allowed with PyTorch {torch.__version__}: 2.6 is needed")
     allowed = _PRECISIONS_OF[path.suffix]
     if precision not in allowed:
         raise ValueError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -99,12 +100,9 @@ def augment(
         scene = scene.apply(v2.RandomZoomOut(fill=_FILL, side_range=(1, settings.expand)))
     if settings.crop:
         scene = _crop(scene, settings.smallest_crop)
-    fit: list[v2.Transform] = [v2.Resize((image_size, image_size), antialias=False)]
-    if settings.mirror:
-        fit.append(v2.RandomHorizontalFlip())
-    fitted = scene.apply(v2.Compose(fit)).sample(sample.masks)
+    fitted = _fit(scene, image_size, settings).sample(sample.masks)
     if donor is not None:
-        given = _Scene.of(donor).apply(v2.Compose(fit)).sample(donor.masks)
+        given = _fit(_Scene.of(donor), image_size, settings).sample(donor.masks)
         fitted = paste(fitted, _without_small(given, settings.smallest_box))
     return _without_small(fitted, settings.smallest_box)
 
@@ -143,6 +141,23 @@ class _Scene:
         moved = masks.as_subclass(Tensor)[indices][:, rows.clamp(min=0), columns.clamp(min=0)]
         moved = moved * (rows >= 0)
         return Sample(self.image, self.boxes, tv_tensors.Mask(moved), labels, crowd.bool())
+
+
+def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
+    """Resized to a square, and perhaps flipped.
+
+    Places are taken at the centres of pixels, as the picture is; v2.Resize takes those of masks at
+    their corners, which moves masks by half a pixel.
+    """
+    rest = {name: value for name, value in vars(scene).items() if name != "places"}
+    places = F.interpolate(
+        scene.places.as_subclass(Tensor)[None].float(), (side, side), mode="nearest-exact"
+    )
+    scene = _Scene(
+        **v2.Resize((side, side), antialias=False)(rest),
+        places=tv_tensors.Mask(places[0].int()),
+    )
+    return scene.apply(v2.RandomHorizontalFlip()) if settings.mirror else scene
 
 
 _MOST_CROPS = 50
@@ -202,7 +217,7 @@ def _change_colours(sample: Sample) -> Sample:
     changes = (
         v2.Lambda(_offset, tv_tensors.Image),
         v2.ColorJitter(brightness=0.5),
-        v2.ColorJitter(saturation=0.5),
+        v2.Lambda(_saturate, tv_tensors.Image),
         v2.ColorJitter(hue=0.05),
     )
     image = v2.Compose([v2.RandomApply([change]) for change in changes])(sample.image)
@@ -212,6 +227,17 @@ def _change_colours(sample: Sample) -> Sample:
 def _offset(image: Tensor) -> Tensor:
     offset = torch.randint(-_MOST_OFFSET, _MOST_OFFSET + 1, ())
     return tv_tensors.wrap((image.short() + offset).clamp(0, 255).byte(), like=image)
+
+
+def _saturate(image: Tensor) -> Tensor:
+    """HSV's saturation 0.5 to 1.5 times as large; `ColorJitter` would blend with grey instead."""
+    factor = torch.empty(()).uniform_(0.5, 1.5)
+    colours = image.as_subclass(Tensor).float()
+    value = colours.amax(dim=0)
+    depth = (value - colours.amin(dim=0)).clamp(min=1)
+    factor = torch.minimum(factor, value / depth)  # the saturation is 1 at most
+    changed = (value - (value - colours) * factor).round().clamp(0, 255)
+    return tv_tensors.wrap(changed.byte(), like=image)
 
 
 def _without_small(sample: Sample, smallest: float) -> Sample:

@@ -199,12 +199,18 @@ class Validation(pl.Callback):
             shutil.copy(self.weights, partial_path(best))
             partial_path(best).replace(best)
         with self.history_file.open("a") as file:
-            file.write(json.dumps({"iteration": iteration, "accuracy": mean}) + "\n")
+            entry = {"iteration": iteration, "accuracy": mean, "val": self._measured()}
+            file.write(json.dumps(entry) + "\n")
+
+    def _measured(self) -> list[str]:
+        return [str(source.annotations) for source in self.sources]
 
     def _history(self) -> list[dict[str, Any]]:
+        """The accuracies so far, on these data sets: those on others say nothing of these."""
         if not self.history_file.exists():
             return []
-        return [json.loads(line) for line in self.history_file.read_text().splitlines()]
+        entries = [json.loads(line) for line in self.history_file.read_text().splitlines()]
+        return [entry for entry in entries if entry.get("val") == self._measured()]
 
     def _stop_if_stuck(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Only the first process measures.

@@ -58,6 +58,8 @@ class TrainingModule(pl.LightningModule):
     def _batch_norm_is_frozen(self) -> bool:
         if self.settings.freeze_batch_norm is not None:
             return self.settings.freeze_batch_norm
+        if self.settings.start == "nothing":  # its statistics are those of no picture
+            return False
         images_a_device = self.settings.schedule.batch_size // self.trainer.world_size
         return images_a_device < _SMALLEST_NORM_BATCH
 
@@ -146,10 +148,12 @@ class TrainingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.net.config.to_dict()
+        checkpoint["frozen"] = self._frozen()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError for the checkpoint of another network, whose weights do not fit, of
-        another optimiser, whose state is of no use, or with averaged weights where none are wanted.
+        another optimiser or other layers that learn, whose state is of no use, or with averaged
+        weights where none are wanted.
         """
         wanted = self.net.config.to_dict()
         for name, had in checkpoint.get("network", {}).items():
@@ -162,6 +166,15 @@ class TrainingModule(pl.LightningModule):
         if is_adamw != (optimizer == "adamw"):
             had = "adamw" if is_adamw else "sgd"
             raise ValueError(f"optimizer={optimizer} is not allowed: the checkpoint has {had}")
+        if checkpoint.get("frozen", self._frozen()) != self._frozen():
+            raise ValueError(
+                "other layers learned in the run of the checkpoint: `freeze` must stay, and the "
+                "freezing of batch norm, which depends on the images a device (batch_size, "
+                "devices, num_nodes) unless freeze_batch_norm says it"
+            )
+
+    def _frozen(self) -> list[str]:
+        return [name for name, each in self.net.named_parameters() if not each.requires_grad]
 
     def on_train_start(self) -> None:
         """Let the settings win over the optimiser's and the schedule's own in a checkpoint."""

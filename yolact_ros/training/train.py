@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from yolact_ros.data import (
     ImageRecord,
     check,
     class_names,
+    crowd_remark,
     read_records,
 )
 from yolact_ros.detection import boxes
@@ -76,6 +78,11 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         classes = classes or class_names(report.content)
         records += read_records(source, classes, report.content)
         known.update(category["name"] for category in report.content["categories"])
+        remarks = [crowd_remark(report.content)]
+        if not settings.classes:
+            remarks.append(_left_out(report.content, classes))
+        for remark in filter(None, remarks):
+            print(f"{source.annotations}: {remark}")
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
@@ -91,6 +98,15 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     if not _has_object(records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
     return records, classes
+
+
+def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
+    """What to say of objects whose class the first file does not have; empty without any."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    labels = (names[annotation["category_id"]] for annotation in content["annotations"])
+    counts = Counter(name for name in labels if name not in classes)
+    found = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    return found and f"left out are {found}: the first file has no such class (`classes` names all)"
 
 
 def share_with_anchors(

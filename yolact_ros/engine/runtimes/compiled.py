@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import platform
 import re
 import zipfile
@@ -88,12 +89,18 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
         import torchvision.ops  # noqa: F401  # registers the operator that the package calls
     # Without its own book of what runs on which stream, which a CUDA graph could not capture.
     placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
+    # Where there is no C++ compiler, PyTorch calls every package outdated, and loads it well.
+    logger = logging.getLogger("torch._inductor.package.package")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         package = torch._inductor.aoti_load_package(
             str(path), **(placed if where.type == "cuda" else {})
         )
     except RuntimeError as error:
         raise unreadable(path, "compiled package", error) from error
+    finally:
+        logger.setLevel(level)
     if header.mask_iou is not None:
         header = replace(header, mask_iou=header.mask_iou.to(where, dtype))
 

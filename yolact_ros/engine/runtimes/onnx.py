@@ -75,6 +75,7 @@ def _run(source: str | bytes, where: object) -> Runtime:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = library.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # of many types, all of them its own
         if "Could not find an implementation for DeformConv" in str(error):
             raise WeightsError(
@@ -82,7 +83,7 @@ def _run(source: str | bytes, where: object) -> Runtime:
                 "cannot run them, 1.25 and newer can, from Python 3.11 on"
             ) from error
         raise unreadable(where, "ONNX model", error) from error
-    header = Header.from_metadata(session.get_modelmeta().custom_metadata_map, where)
+    header = Header.from_metadata(metadata, where)
     check_inputs(header, {each.name: each.shape for each in session.get_inputs()}, where)
     check_outputs(header, {each.name: each.shape for each in session.get_outputs()}, where)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _KEY = "yolact_ros"  # of the header in a model's rt_info
+_WEIGHTS = "weights_sha256"  # beside it
 
 # OpenVINO and NNCF report over the network that they are used, but do without this module.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -30,6 +33,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 def _library() -> Any:
     try:
         import openvino
+        import packaging.version  # noqa: F401  # which OpenVINO needs, but does not ask for
     except ModuleNotFoundError as error:
         raise missing(error, "openvino", "OpenVINO") from error
     return openvino
@@ -49,8 +53,14 @@ def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
 
 
 def save(model: openvino.Model, path: Path) -> None:
-    """Write `path`, which ends in .xml, and its weights, as they are, beside it as .bin."""
-    _library().save_model(model, path, compress_to_fp16=False)
+    """Write `path`, which ends in .xml, and its weights, as they are, beside it as .bin.
+
+    The one says what the other must be: both may be there, and not belong together.
+    """
+    write = _library().save_model
+    write(model, path, compress_to_fp16=False)
+    model.set_rt_info(_sha256(path), [_KEY, _WEIGHTS])
+    write(model, path, compress_to_fp16=False)
 
 
 def read(path: Path, precision: str = "auto") -> Runtime:
@@ -64,7 +74,18 @@ def read(path: Path, precision: str = "auto") -> Runtime:
         metadata = {key: str(value) for key, value in values.items()}
     except (RuntimeError, KeyError, AttributeError) as error:
         raise unreadable(path, "OpenVINO model", error) from error
+    if metadata.get(_WEIGHTS) not in (None, _sha256(path)):  # None: before it was written
+        raise WeightsError(f"{path.with_suffix('.bin')} is of another export than {path}")
     return run_model(model, Header.from_metadata(metadata, path), precision, path)
+
+
+def _sha256(path: Path) -> str:
+    """Of the weights beside a file."""
+    with (
+        path.with_suffix(".bin").open("rb") as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as m,
+    ):
+        return hashlib.sha256(m).hexdigest()
 
 
 def check(precision: str) -> None:
