@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-_VIDEOS = frozenset(
-    [".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
-)
+_VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
+_VIDEOS |= {".3gp", ".flv", ".m2ts", ".mts", ".ogv", ".ts"}
 
 
 def find_files(path: Path) -> list[Path]:
