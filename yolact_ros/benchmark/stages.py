@@ -99,8 +99,7 @@ def fixed_stages_of(
     segmenter: Segmenter, images: Sequence[npt.NDArray[np.uint8]], in_parts: bool = True
 ) -> dict[str, Callable[[], object]]:
     """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
-    take no time. The network is one part unless it is wanted `in_parts`.
-    """
+    take no time. The network is one part unless it is wanted `in_parts`."""
     runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
     tensors = [torch.from_numpy(image) for image in images]
     batch = Batch.of(tensors, settings)

@@ -75,9 +75,8 @@ class FusedConv2d(SameConv2d):
         scale = torch.linalg.vector_norm(expected, torch.inf).clamp_(min=1e-6)
         expected.relu_()
         try:
-            self._fused(
-                x, self, shortcut
-            )  # a search leaves results where the kernel writes its own
+            # Once for the search, which leaves results of other kernels in the memory of its own.
+            self._fused(x, self, shortcut)
             torch.full_like(expected, torch.nan)  # what that memory may hold before
             found = self._fused(x, self, shortcut)
             error = float(found.sub_(expected).abs_().amax() / scale)
@@ -114,14 +113,14 @@ def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
 
 
 @contextlib.contextmanager
-def cudnn_benchmark(wanted: bool = True) -> Iterator[None]:
-    """Within, cuDNN tries its kernels for each new shape and takes the fastest, or does not.
+def cudnn_benchmark() -> Iterator[None]:
+    """Within, cuDNN tries its kernels for each new shape and takes the fastest.
 
     `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
     user has set of them.
     """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
+    torch.backends.cudnn.benchmark = True
     try:
         yield
     finally:
