@@ -63,15 +63,13 @@ def run(arguments: Sequence[str]) -> None:
         base=config_of(options.model) if options.model else None,
         weights=tuple(options.weights),
     )
-    if comparison.rows:
-        source, remark = _source(options.data)
-    else:
-        source, remark = None, "no AP: this table is of times alone" if options.data else ""
-    if source is None and remark:
+    source, remark = _source(options.data, has_ap=bool(comparison.rows))
+    if source is None:
         print(remark, flush=True)  # before what takes time, for whoever meant another file
-    rows = (
-        compare(comparison, setup, source) if comparison.rows else compare_stages(comparison, setup)
-    )
+    if comparison.rows:
+        rows = compare(comparison, setup, source)
+    else:
+        rows = compare_stages(comparison, setup)
     print(f"Table {options.table} of {comparison.paper}: {comparison.title}\n")
     print(_format(rows) + "\n")
     remarks = (*_remarks(setup, rows), remark if source else "", comparison.note)
@@ -93,8 +91,10 @@ def _shipped_photo() -> Image:
         return read_image(path)
 
 
-def _source(text: str | None) -> tuple[DataSource | None, str]:
+def _source(text: str | None, has_ap: bool) -> tuple[DataSource | None, str]:
     """The data to measure AP on, if there is some, and what to say of it. Raises DataError."""
+    if not has_ap:
+        return None, "no AP: this table is of times alone"
     if text is None:
         return None, "no AP: no data was given (--data; the papers use COCO val2017)"
     source = DataSource.parse(text)
