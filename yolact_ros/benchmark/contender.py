@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+
+from yolact_ros.detection import Instances
 
 
 class Found(NamedTuple):
@@ -22,6 +25,13 @@ class Found(NamedTuple):
     """[n]."""
     masks: Tensor
     """[n, H, W]; above one half inside."""
+
+
+def masks_of(instances: Instances) -> Tensor:
+    """Masks as `Found` has them; of instances that are boxes alone empty ones, [n, 1, 1]."""
+    if instances.small_masks is None:
+        return torch.zeros(len(instances), 1, 1)
+    return instances.masks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from yolact_ros.benchmark.agreement import compare
-from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.benchmark.contender import Contender, Found, masks_of
 from yolact_ros.benchmark.models import Model
 from yolact_ros.benchmark.others import mask_rcnn, ultralytics
 from yolact_ros.benchmark.published import published
@@ -60,8 +60,10 @@ def others_of(settings: Settings, devices: Sequence[torch.device]) -> list[Conte
 
 
 def is_published(config: NetworkConfig) -> bool:
-    """Whether it is one of the published networks, not only called so as what was trained from it
-    is; whatever its classes are called."""
+    """Whether it is a published network, but for the names of its classes.
+
+    One's own, trained from that, has its name too, but another size or number of classes.
+    """
     published = PUBLISHED.get(config.name)
     if published is None or len(config.class_names) != len(published.class_names):
         return False
@@ -79,8 +81,7 @@ def _network_of(model: Model) -> Yolact:
 def _to_masks(segmenter: Segmenter) -> Callable[[Image], Found]:
     def segment(image: Image) -> Found:
         found = segmenter(image)
-        masks = torch.zeros(len(found), 1, 1) if found.small_masks is None else found.masks
-        return Found(found.integer_boxes(), found.scores, found.class_ids, masks)
+        return Found(found.integer_boxes(), found.scores, found.class_ids, masks_of(found))
 
     return segment
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.agreement import Agreement, compare
-from yolact_ros.benchmark.contender import Found
+from yolact_ros.benchmark.contender import Found, masks_of
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.network import Predictions
@@ -183,11 +183,9 @@ def _compare_all(
 
 
 def _found(instances: Instances) -> Found:
-    masks = torch.zeros(len(instances), 1, 1)
-    if instances.small_masks is not None:
-        masks = instances.masks
     # Of two that re-score, this compares the scores after it.
-    return Found(instances.boxes, instances.mask_scores, instances.class_ids, masks)
+    scores, masks = instances.mask_scores, masks_of(instances)
+    return Found(instances.boxes, scores, instances.class_ids, masks)
 
 
 @torch.no_grad()
