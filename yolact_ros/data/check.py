@@ -187,7 +187,7 @@ def _wrong_annotation(masks: bool, known: _Known, entry: dict[str, Any]) -> str 
     segmentation, size = entry.get("segmentation"), known.sizes[entry["image_id"]]
     if wrong := _wrong_box(entry["bbox"], *size):
         return wrong
-    if not masks and (not segmentation or not any(segmentation)):
+    if not masks and not any(segmentation or ()):  # [[]] is none either
         return None
     if not segmentation:
         return _NO_MASK

@@ -138,9 +138,7 @@ def read_records(
                     id=a["id"],
                     label=label_of[a["category_id"]],
                     box=tuple(a["bbox"]),
-                    segmentation=a["segmentation"]
-                    if any(a.get("segmentation") or ())
-                    else _outline(*a["bbox"]),
+                    segmentation=_mask_of(a),
                     is_crowd=bool(a.get("iscrowd", 0)),
                 )
             )
@@ -155,6 +153,12 @@ def read_records(
         )
         for image in content["images"]
     ]
+
+
+def _mask_of(annotation: dict[str, Any]) -> Any:
+    """Its own, or its box where it has none: nothing, [] or [[]]."""
+    segmentation = annotation.get("segmentation")
+    return segmentation if any(segmentation or ()) else _outline(*annotation["bbox"])
 
 
 def _outline(x: float, y: float, width: float, height: float) -> list[list[float]]:
