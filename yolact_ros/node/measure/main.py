@@ -100,18 +100,18 @@ def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
 
 
 def count(text: str) -> int:
-    """1 or more."""
+    """1 or more; named as argparse is to call it."""
     number = int(text)
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be 1 or more")
     return number
 
 
 def amount(text: str) -> float:
-    """More than 0."""
+    """More than 0; named as argparse is to call it."""
     number = float(text)
     if not 0 < number < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be more than 0")
     return number
 
 
