@@ -74,9 +74,9 @@ class Environment:
 
     @property
     def requirements(self) -> list[Path]:
-        names = ["core", "train", "eval", "export", "openvino", "dev", "colcon"]
-        if not self.sourced:  # Humble's NumPy is too old for NNCF
-            names += ["int8", f"ros-{self.distro}"]
+        names = ["core", "train", "eval", "export", "openvino", "int8", "dev", "colcon"]
+        if not self.sourced:
+            names.append(f"ros-{self.distro}")
         return [REQUIREMENTS / f"{name}.txt" for name in names]
 
 
@@ -207,12 +207,18 @@ def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
 
 
 def sourced_versions(python: Python) -> str:
-    """Versions that must stay as the sourced ROS 2 has them.
+    """Versions that fit the sourced ROS 2, as constraints for pip.
 
-    Its compiled modules are made for its NumPy, its generators for its EmPy.
+    Its compiled modules run with their NumPy and later ones, up to the next major version; Humble's
+    own is too old for what `requirements/` asks for. Its generators are made for one EmPy.
     """
-    found = {name: python.version_of(name) for name in ("numpy", "empy")}
-    return "".join(f"{name}=={version}\n" for name, version in found.items() if version)
+    numpy, empy = python.version_of("numpy"), python.version_of("empy")
+    constraints = []
+    if numpy:
+        constraints.append(f"numpy>={numpy},<{int(numpy.partition('.')[0]) + 1}\n")
+    if empy:
+        constraints.append(f"empy=={empy}\n")
+    return "".join(constraints)
 
 
 # Building and running

@@ -13,6 +13,7 @@ import environment
 import installer
 import pytest
 import pythons
+from packaging.requirements import Requirement
 
 TOOLS = ("sh", "env", "cc", "c++", "gcc", "g++", "cmake", "make", "python3")
 
@@ -141,6 +142,22 @@ def test_half_an_environment_is_not_trusted(
         # Even with the right stamp: there is no interpreter that runs.
         ours.stamp.write_text(text)
         assert environment.made(ours, wanted) is None
+
+
+def test_a_sourced_ros_gets_a_numpy_that_its_modules_run_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    versions = {"numpy": "1.21.5", "empy": "3.3.4"}  # Ubuntu 22.04's
+    monkeypatch.setattr(pythons.Python, "version_of", lambda _, name: versions.get(name))
+    python = pythons.probe(sys.executable)
+    assert python is not None
+    lines = map(Requirement, environment.sourced_versions(python).splitlines())
+    allowed = {line.name: line.specifier for line in lines}
+    assert "1.21.5" in allowed["numpy"] and "1.26.4" in allowed["numpy"]
+    assert "1.21.4" not in allowed["numpy"] and "2.0.0" not in allowed["numpy"]
+    assert str(allowed["empy"]) == "==3.3.4"
+    versions.clear()
+    assert environment.sourced_versions(python) == ""
 
 
 def test_wheels_are_kept_apart_from_an_unusable_ros(monkeypatch: pytest.MonkeyPatch) -> None:
