@@ -3,7 +3,8 @@
 python tools/tensorrt_engine.py yolact.onnx --batch 4
 
 To be run on the board or machine that will use the engine: an engine is for one kind of GPU and one
-version of TensorRT. Needs TensorRT's program trtexec and `pip install "yolact_ros[export]"`.
+version of TensorRT. Needs TensorRT's program trtexec and the packages of requirements/core.txt and
+onnx.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolact_ros.engine.runtimes import Header
-from yolact_ros.engine.runtimes.graph import INPUT
-from yolact_ros.network import WeightsError
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # the repository, installed or not
+
+from yolact_ros.engine.runtimes import Header  # noqa: E402
+from yolact_ros.engine.runtimes.graph import INPUT  # noqa: E402
+from yolact_ros.network import WeightsError  # noqa: E402
 
 ON_JETSON = "/usr/src/tensorrt/bin/trtexec"
 """JetPack does not put it on PATH."""
@@ -61,7 +64,7 @@ def header_of(path: Path) -> Header:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise EngineError("onnx is not installed: pip install 'yolact_ros[export]'") from error
+        raise EngineError("onnx is not installed: pip install onnx") from error
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
