@@ -18,7 +18,13 @@ from yolact_ros.training.augmentation import (
     augment,
     paste,
 )
-from yolact_ros.training.dataset import Draw, InstanceDataset, TrainingOrder, load_sample
+from yolact_ros.training.dataset import (
+    Draw,
+    InstanceDataset,
+    PackedRecords,
+    TrainingOrder,
+    load_sample,
+)
 
 
 def coloured_sample(crowd=False):
@@ -206,6 +212,16 @@ def test_the_seed_alone_decides(shapes):
     assert not torch.equal(first, data[Draw(2, 12)][0])
     plain = InstanceDataset(records, 96, NO_AUGMENTATION)[Draw(2, 0)][0]
     assert np.array_equal(plain.numpy(), cv2.imread(str(path))), "BGR, as stored"
+
+
+def test_packed_records_are_the_records(shapes):
+    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    packed = PackedRecords(records)
+    assert len(packed) == len(records) and list(packed) == records
+    assert packed[len(records) - 1] == records[-1]
+    with pytest.raises(IndexError):
+        packed[len(records)]
+    assert len(PackedRecords([])) == 0
 
 
 def test_every_picture_comes_once_an_epoch():

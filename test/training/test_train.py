@@ -30,7 +30,9 @@ from yolact_ros.training.module import NonFiniteError, TrainingModule, learning_
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.train import (
     LAST_CHECKPOINT,
+    make_module,
     make_network,
+    remarks,
     share_with_anchors,
     train,
     training_data,
@@ -96,7 +98,8 @@ def test_the_loss_falls_and_the_weights_load(settings):
 
 
 def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tmp_path):
-    """Killed while it saves, too: it saves at every iteration, and the file is large."""
+    """First as a queue ends it; then while it saves: it does at every iteration, and the file is
+    large."""
     settings = dataclasses.replace(settings, save_every=1)
     whole = train(settings)
     broken = dataclasses.replace(settings, output=str(tmp_path / "broken"))
@@ -114,8 +117,9 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tm
             partial = checkpoint.with_name("last.partial.ckpt")
             while process.poll() is None and not partial.exists():
                 time.sleep(0.0005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        status = process.wait()
+        assert kill or status == 128 + signal.SIGTERM, "a queue takes 0 for the end of the work"
     resumed = train(broken, resume=True)
     assert losses(settings.output) | losses(broken.output) == losses(settings.output)
     theirs = safetensors.torch.load_file(whole)
@@ -295,7 +299,7 @@ def test_names_that_stand_for_nothing_are_refused(settings):
         train(dataclasses.replace(settings, freeze=("backbone.steam",)))
 
 
-def test_how_many_objects_have_an_anchor_is_said(settings, capsys):
+def test_what_to_know_of_a_run_is_said_before_it(settings, capsys):
     """One object is as an anchor is, one far too wide, and a crowd does not count."""
     objects = [((0, 0, 40, 40), False), ((0, 0, 80, 8), False), ((0, 0, 9, 9), True)]
     records = [
@@ -305,8 +309,13 @@ def test_how_many_objects_have_an_anchor_is_said(settings, capsys):
     anchors = torch.tensor([[0.125, 0.25, 0.25, 0.5], [0.5, 0.5, 1, 1]])  # (cx, cy, w, h)
     assert share_with_anchors(anchors, records, 0.5) == 0.5
     assert share_with_anchors(anchors, records, 0.5, most=3) == 1, "every second one"
-    train(change_schedule(settings, iterations=1))
-    assert re.search(r"^\d+% of the objects have an anchor of IoU 0\.5", capsys.readouterr().out)
+    settings = change_schedule(settings, iterations=1, warmup_iterations=1)
+    train(settings)
+    out = capsys.readouterr().out
+    assert re.search(r"^\d+% of the objects have an anchor of IoU 0\.5", out)
+    assert "warmup_iterations" not in out
+    longer = change_schedule(settings, warmup_iterations=settings.schedule.total_iterations)
+    assert "the learning rate never reaches its value" in remarks(longer, make_module(longer))[-1]
 
 
 def test_what_is_frozen_keeps_its_statistics_too(settings):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from yolact_ros.training.settings import TrainingSettings
 from yolact_ros.training.train import train
@@ -18,7 +20,11 @@ def run(arguments: Sequence[str]) -> None:
     """Train as a YAML file and the command line say."""
     settings, resume = read_settings(arguments)
     _quiet_lightning()
-    print(f"weights: {train(settings, resume)}")
+    try:
+        weights = train(settings, resume)
+    except SIGTERMException as error:  # a SystemExit without a status: queues take 0 for the end
+        raise SystemExit(128 + signal.SIGTERM) from error
+    print(f"weights: {weights}")
 
 
 def _quiet_lightning() -> None:

@@ -164,7 +164,7 @@ class Validation(pl.Callback):
         """Forget the accuracies of an earlier run, or do not go on with one that has stopped."""
         if trainer.is_global_zero and trainer.global_step == 0:
             self.history_file.unlink(missing_ok=True)
-        self._stop_if_stuck(trainer, module)
+        self._stop_if_stuck(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
@@ -174,9 +174,9 @@ class Validation(pl.Callback):
             return
         if trainer.is_global_zero:
             self.measure(trainer.global_step, module.device)
-        self._stop_if_stuck(trainer, module)
+        self._stop_if_stuck(trainer)
 
-    def measure(self, iteration: int, device: torch.device) -> None:
+    def measure(self, iteration: int, device: torch.device, progress: bool = False) -> None:
         """Measure the weights file now, unless that was done before."""
         earlier = self._history()
         if iteration in (entry["iteration"] for entry in earlier):
@@ -190,7 +190,7 @@ class Validation(pl.Callback):
         )
         accuracy = []
         for source in self.sources:
-            result = evaluate(segmenter, source)
+            result = evaluate(segmenter, source, progress)
             print(f"\niteration {iteration}, {source.annotations}, in percent\n{table(result)}")
             accuracy.append((result.masks or result.boxes).overall.ap)
         mean = sum(accuracy) / len(accuracy)
@@ -212,10 +212,11 @@ class Validation(pl.Callback):
         entries = [json.loads(line) for line in self.history_file.read_text().splitlines()]
         return [entry for entry in entries if entry.get("val") == self._measured()]
 
-    def _stop_if_stuck(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _stop_if_stuck(self, trainer: pl.Trainer) -> None:
         # Only the first process measures.
-        stop = torch.tensor(trainer.is_global_zero and self._is_stuck(), device=module.device)
-        trainer.should_stop = bool(trainer.strategy.broadcast(stop))
+        trainer.should_stop = trainer.strategy.broadcast(
+            trainer.is_global_zero and self._is_stuck()
+        )
 
     def _is_stuck(self) -> bool:
         values = [entry["accuracy"] for entry in self._history()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,30 @@ Item = tuple[Tensor, Target, Path]
 Batch = tuple[Tensor, list[Target], list[Path]]
 
 
+class PackedRecords:
+    """Records in one block of memory, which the processes that load pictures share.
+
+    Of objects each process would come to have a copy: to look at one changes its count of
+    references, and so the page that it is on. COCO's annotations are gigabytes of objects.
+    """
+
+    def __init__(self, records: Iterable[ImageRecord]) -> None:
+        packed = [pickle.dumps(record, pickle.HIGHEST_PROTOCOL) for record in records]
+        self._starts = np.cumsum([0, *map(len, packed)])
+        self._bytes = np.frombuffer(b"".join(packed), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> ImageRecord:
+        first, end = self._starts[index], self._starts[index + 1]
+        record: ImageRecord = pickle.loads(self._bytes[first:end].data)
+        return record
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return map(self.__getitem__, range(len(self)))
+
+
 class InstanceDataset(Dataset[Item]):
     """Augmented pictures, uint8 BGR [S, S, 3], their ground truth and their files.
 
@@ -80,8 +105,8 @@ class InstanceDataset(Dataset[Item]):
     def __init__(
         self, records: Sequence[ImageRecord], image_size: int, settings: AugmentationSettings
     ) -> None:
-        self.records = list(records)
-        self.donors = [record for record in records if record.annotations]
+        self.records = PackedRecords(records)
+        self.donors = np.array([i for i, each in enumerate(records) if each.annotations], np.int64)
         self.image_size = image_size
         self.settings = settings
 
@@ -99,11 +124,12 @@ class InstanceDataset(Dataset[Item]):
             torch.manual_seed(draw.seed)
             donor = None
             if torch.rand(()) < settings.copy_paste:
-                donor = self._load(self.donors[int(torch.randint(len(self.donors), ()))])
-            sample = self._load(self.records[draw.picture])
-            sample = augment(sample, self.image_size, settings, donor)
+                chosen = self.donors[int(torch.randint(len(self.donors), ()))]
+                donor = self._load(self.records[int(chosen)])
+            record = self.records[draw.picture]
+            sample = augment(self._load(record), self.image_size, settings, donor)
         image = sample.image.as_subclass(Tensor).flip(0).permute(1, 2, 0).contiguous()
-        return image, sample.target(), self.records[draw.picture].path
+        return image, sample.target(), record.path
 
     def _load(self, record: ImageRecord) -> Sample:
         # Crops of twice the size needed are sharp enough; a camera's pixels, with a mask for each

@@ -1,4 +1,4 @@
-"""Threads and memory of a process while it trains."""
+"""Threads and memory of the processes of a training."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        give_freed_memory_back()
+
+
+def give_freed_memory_back(_: int = 0) -> None:
+    """What `freed_memory_kept` changed is as usual again.
+
+    Processes that load pictures inherit it, and would keep as much as their largest picture took.
+    The argument, the number of such a process, says nothing here.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
         for parameter, value in _USUAL.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +110,15 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
 
 
 def share_with_anchors(
-    anchors: Tensor, records: Sequence[ImageRecord], iou: float, most: int = 1000
+    anchors: Tensor, records: Iterable[ImageRecord], iou: float, most: int = 1000
 ) -> float:
     """Share of the objects that an anchor [P, 4] overlaps by `iou` or more, without augmentation.
 
     Of pictures with objects, which some must be, `most` at most are looked at.
     """
     corners, best = boxes.corners(anchors), []
-    records = [record for record in records if _has_object([record])]
-    for record in records[:: math.ceil(len(records) / most)]:
+    useful = [record for record in records if _has_object([record])]
+    for record in useful[:: math.ceil(len(useful) / most)]:
         objects = torch.tensor([a.box for a in record.annotations if not a.is_crowd]).float()
         objects[:, 2:] += objects[:, :2]
         objects /= torch.tensor([record.width, record.height]).repeat(2)
@@ -204,32 +204,51 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
     start = None if goes_on else start_file(settings)
-    records, classes = training_data(settings)
-    net = make_network(settings, classes)
+    module = make_module(settings)
     callbacks = make_callbacks(settings)
     try:
         trainer = make_trainer(settings, callbacks)
     except MisconfigurationException as error:  # a device that is not there
         raise ValueError(str(error)) from error
     if trainer.is_global_zero:
-        iou = settings.losses.matching.positive_iou
-        share = f"{share_with_anchors(net.anchors, records, iou):.0%}"
-        print(f"{share} of the objects have an anchor of IoU {iou} or more")
+        for remark in remarks(settings, module):
+            print(remark)
         if resume and not goes_on:
             print(f"beginning anew: there is no {checkpoint}")
     if not goes_on:
-        load_start(net, settings, start)
+        load_start(module.net, settings, start)
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and settings.precision == "32-true" and get_cpu_capability() == "AVX2":
-        use_matrix_gradients(net)
-    module = TrainingModule(net, records, settings)
+        use_matrix_gradients(module.net)
     with opencv_on_one_core(), freed_memory_kept() if on_cpu else contextlib.nullcontext():
         # The checkpoint is our own file and holds plain values and tensors.
         trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
-            callback.measure(trainer.global_step, module.device)
+            # Not module.device: Lightning has moved the module to the CPU.
+            device = trainer.strategy.root_device
+            callback.measure(trainer.global_step, device, progress=True)
     return output / WEIGHTS_FILE
+
+
+def make_module(settings: TrainingSettings) -> TrainingModule:
+    """The network, with random weights, and its data. Raises DataError as `training_data` does."""
+    records, classes = training_data(settings)
+    return TrainingModule(make_network(settings, classes), records, settings)
+
+
+def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
+    """What to know of a run before it begins."""
+    iou, schedule = settings.losses.matching.positive_iou, settings.schedule
+    share = share_with_anchors(module.net.anchors, module.data.records, iou)
+    found = [f"{share:.0%} of the objects have an anchor of IoU {iou} or more"]
+    if schedule.warmup_iterations >= schedule.total_iterations:
+        found.append(
+            f"schedule.warmup_iterations={schedule.warmup_iterations}, of a run of "
+            f"{schedule.total_iterations} iterations: the learning rate never reaches its value, "
+            "and weights are never averaged"
+        )
+    return found
 
 
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
