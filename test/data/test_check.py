@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 
 import cv2
@@ -244,6 +245,31 @@ def test_pictures_of_a_kind_that_opencv_cannot_decode_are_found(folder):
     Image.fromarray(np.ones((48, 64), np.float32)).save(path)
     data["images"][0]["file_name"] = path.name
     assert str(path) in check(write(folder, data)).problems[0].reason
+
+
+def test_folders_whose_names_are_not_utf8(folder):
+    """Handed to OpenCV, such a name would end the process."""
+    (folder / "images").rename(folder / os.fsdecode(b"b\xe4ume"))
+    source = DataSource(write(folder, content()).annotations, folder / os.fsdecode(b"b\xe4ume"))
+    assert not check(source, decode=True).problems
+    assert read_records(source, ["cat"])[0].read().shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "tif"])
+def test_a_picture_is_never_read_on_its_side(folder, kind):
+    """Pillow tells how it lies, OpenCV turns it: of some formats older versions do not."""
+    data = content()
+    data["images"][0] |= {"file_name": f"a.{kind}", "height": 64, "width": 48}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(folder / "images" / f"a.{kind}", exif=exif)
+    source = write(folder, data)
+    problems = [problem.reason for problem in check(source, decode=True).problems]
+    try:
+        assert read_records(source, ["cat"])[0].read().shape == (64, 48, 3)
+        assert not problems
+    except DataError as error:
+        assert problems == [str(error)]
 
 
 def test_the_command_checks_boxes_alone(folder):

@@ -17,11 +17,12 @@ from yolact_ros.data import (
     DataError,
     DataSource,
     category_ids,
+    read_countable,
     read_json,
     read_records,
-    require_countable,
 )
-from yolact_ros.evaluation.coco import score
+from yolact_ros.evaluation.coco import ground_truth, score
+from yolact_ros.evaluation.confusion import match
 from yolact_ros.evaluation.report import draw_worst
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
@@ -66,13 +67,17 @@ def detections(source, kind):
     return results
 
 
+def scored(source, results, kind, categories):
+    return score(ground_truth(read_json(source.annotations)), results, kind, categories)
+
+
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 @pytest.mark.parametrize("classes", [["person"], COCO_CLASSES], ids=["people", "all"])
 def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classes):
     """With small, medium and large objects, and crowds with detections in them."""
     results = detections(source, kind)
     categories = category_ids(source, classes)
-    ours = score(source, results, kind, categories)
+    ours = scored(source, results, kind, categories)
 
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results, default=float))
@@ -106,7 +111,7 @@ def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classe
 def test_files_without_areas(source, tmp_path, kind):
     results = detections(source, kind)
     categories = category_ids(source, ["person", "book"])
-    expected = score(source, results, kind, categories).overall
+    expected = scored(source, results, kind, categories).overall
     content = read_json(source.annotations)
     for annotation in content["annotations"]:
         del annotation["area"]
@@ -114,7 +119,7 @@ def test_files_without_areas(source, tmp_path, kind):
             del annotation["iscrowd"]
     path = tmp_path / "val.json"
     path.write_text(json.dumps(content))
-    found = score(DataSource(path), results, kind, categories).overall
+    found = scored(DataSource(path), results, kind, categories).overall
     assert (found.ap, found.ap50, found.ap75) == (expected.ap, expected.ap50, expected.ap75)
     sizes = [getattr(found, name) for name in ("small", "medium", "large")]
     assert sizes == pytest.approx([expected.small, expected.medium, expected.large], abs=0.05)
@@ -149,7 +154,7 @@ def some_objects(folder, **changes):
 def test_ids_may_begin_at_0(tmp_path):
     """As those of some converters do; to COCO's code, annotation 0 is one that nothing matched."""
     source, results = some_objects(tmp_path)
-    assert score(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
+    assert scored(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_ids_may_begin_at_0(tmp_path):
 def test_annotations_that_cannot_be_counted_are_named(tmp_path, changes, reason):
     source, _ = some_objects(tmp_path, **changes)
     with pytest.raises(DataError, match=reason):
-        require_countable(source, masks=True)
+        read_countable(source, masks=True)
 
 
 def test_pictures_that_are_missing_are_named_before_any_is_segmented(tmp_path):
@@ -176,35 +181,36 @@ def test_pictures_that_are_missing_are_named_before_any_is_segmented(tmp_path):
     for picture in tmp_path.glob("*.png"):
         picture.unlink()
     with pytest.raises(DataError, match=r"none of its 1 pictures, such as .*\.png, is in"):
-        require_countable(source, masks=False)
+        read_countable(source, masks=False)
 
 
 def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
     """COCO's own files have boxes without area, and boxes suffice for a network without masks."""
     source, results = some_objects(tmp_path, bbox=[50, 50, 0, 30])
-    require_countable(source, masks=True)
+    read_countable(source, masks=True)
     source, results = some_objects(
         tmp_path, segmentation={"size": [100, 100], "counts": [100 * 100]}
     )
-    require_countable(source, masks=True)
+    read_countable(source, masks=True)
     (square,) = coco_mask.frPyObjects([[10, 10, 30, 10, 30, 30, 10, 30]], 100, 100)
     found = [{**results[0], "segmentation": square}]
-    masks = score(source, found, "segm", {"person": 0}).overall
+    masks = scored(source, found, "segm", {"person": 0}).overall
     assert masks.ap == pytest.approx(51 / 101)  # one of two is found
     source, results = some_objects(tmp_path, segmentation=[])
-    require_countable(source, masks=False)
-    assert score(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
+    read_countable(source, masks=False)
+    assert scored(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
 
 
 def test_nothing_found_scores_nothing(source):
-    scores = score(source, [], "segm", category_ids(source, ["person"]))
+    scores = scored(source, [], "segm", category_ids(source, ["person"]))
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0
 
 
 def test_images_without_mistakes_are_not_drawn(tmp_path):
     source, results = some_objects(tmp_path)
     person = SimpleNamespace(class_names=("person",))  # it is not asked
-    draw_worst(person, source, {3: results}, tmp_path / "worst", count=5, score=0.3)
+    images = [match(record, results) for record in read_records(source, ["person"])]
+    draw_worst(person, images, (0,), tmp_path / "worst", count=5, score=0.3)
     assert not (tmp_path / "worst").exists()
 
 

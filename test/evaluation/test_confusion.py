@@ -33,7 +33,7 @@ def test_each_object_goes_to_its_best_detection():
 
 
 def test_counts():
-    counts = confusion_matrix([RECORD], {7: RESULTS}, {5: 0, 9: 1}, classes=2)
+    counts = confusion_matrix([match(RECORD, RESULTS)], {5: 0, 9: 1}, classes=2)
     assert counts.tolist() == [[0, 1, 0], [0, 0, 1], [2, 0, 0]]
 
 
@@ -54,7 +54,8 @@ def test_the_truth_is_found_as_itself(shared):
         for record in records
     }
     labels = {i: i for i in range(len(names))}
-    counts = confusion_matrix(records, results, labels, len(names))
+    images = [match(record, results[record.id]) for record in records]
+    counts = confusion_matrix(images, labels, len(names))
     objects = sum(not a["iscrowd"] for a in content["annotations"])
     assert counts.sum() == objects and counts[:, -1].sum() == counts[-1].sum() == 0
     # Boxes of different objects may be equal to within the threshold; hardly any are.

@@ -11,10 +11,10 @@ from yolact_ros.cli.files import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource, read_json
 from yolact_ros.engine import Segmenter
-from yolact_ros.evaluation.coco import Evaluation, check_source, evaluate, evaluate_parallel
+from yolact_ros.engine.device import choose_device
+from yolact_ros.evaluation.coco import Evaluation, evaluate, evaluate_parallel, read_source
 from yolact_ros.evaluation.report import (
-    draw_confusion,
-    draw_worst,
+    draw_mistakes,
     found_above,
     plot_precision_recall,
     table,
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
     print(segmenter.description)
     sources = [DataSource.parse(text) for text in options.file]
     for source in sources:
-        check_source(segmenter, source)
+        read_source(segmenter, source)  # what is wrong with one is told before any is measured
     names = short_names([source.annotations for source in sources])
     for source, name in zip(sources, names, strict=True):
         if options.devices > 1:
@@ -87,16 +87,17 @@ def _draw(
     """Pictures of where a model errs."""
     plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
     found = found_above(result, options.score)
-    draw_confusion(source, segmenter.class_names, found, folder / "confusion.png")
-    draw_worst(segmenter, source, found, folder / "worst", options.worst, options.score)
+    draw_mistakes(segmenter, source, found, folder, options.worst, options.score)
 
 
 def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:
-    """What makes the segmenter on each device."""
-    on_gpus = segmenter.device.type == "cuda"
-    makers: list[Callable[[], Segmenter]] = []
+    """What makes the segmenter on each device: from its own on, or processes on the CPU.
+
+    Raises ValueError for a GPU that is not there.
+    """
+    own, makers = segmenter.device, list[Callable[[], Segmenter]]()
     for i in range(options.devices):
-        own = argparse.Namespace(**vars(options))
-        own.device = f"cuda:{i}" if on_gpus else "cpu"
-        makers.append(partial(make_segmenter, own, 0))
+        name = f"cuda:{(own.index or 0) + i}" if own.type == "cuda" else own.type
+        theirs = argparse.Namespace(**vars(options) | {"device": str(choose_device(name))})
+        makers.append(partial(make_segmenter, theirs, 0))
     return makers

@@ -1,10 +1,11 @@
 """Data sets: reading and checking them."""
 
-from yolact_ros.data.check import Report, check, crowd_remark, require_countable
+from yolact_ros.data.check import Report, check, crowd_remark, read_countable
 from yolact_ros.data.coco import (
     Annotation,
     DataSource,
     ImageRecord,
+    as_rle,
     category_ids,
     class_names,
     decode_mask,
@@ -20,13 +21,14 @@ __all__ = [
     "ImageRecord",
     "Problem",
     "Report",
+    "as_rle",
     "category_ids",
     "check",
     "class_names",
     "crowd_remark",
     "decode_mask",
+    "read_countable",
     "read_image",
     "read_json",
     "read_records",
-    "require_countable",
 ]

@@ -11,13 +11,12 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-import cv2
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataSource, as_rles, fits_as_stored, read_image
+from yolact_ros.data.coco import DataSource, as_rle, as_rles, fits_as_stored, read_image
 from yolact_ros.data.entries import (
     FIELDS,
     DataError,
@@ -63,7 +62,7 @@ def check(
 
     `masks` says that each object needs one; without, boxes are enough. `measure` says that the data
     are to measure accuracy with: annotations are right then if they can be counted, as in
-    `require_countable`, of use for training or not. Pictures are decoded if
+    `read_countable`, of use for training or not. Pictures are decoded if
     `decode` asks for it. If not, their headers are read, and whether JPEG and PNG files are whole
     is seen from their ends. Raises DataError for a file that has no picture or no category that is
     right.
@@ -94,12 +93,12 @@ def check(
     return Report(tuple(problems), content | good)
 
 
-def require_countable(source: DataSource, masks: bool) -> None:
-    """Raises DataError for what accuracy cannot be counted with, as COCO counts it.
+def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
+    """The content of a file with which accuracy can be counted, as COCO counts it.
 
-    Pictures that are missing; annotations without a picture or a category here and, for that of
-    masks, without a mask. Boxes and masks without a pixel, which are of no use for training, are
-    none of them: COCO's own files have some.
+    Raises DataError for what cannot be: pictures that are missing; annotations without a picture or
+    a category here and, for that of masks, without a mask. Boxes and masks without a pixel, which
+    are of no use for training, are none of them: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
     reason = partial(_uncountable, masks, _Known.of(content))
@@ -111,6 +110,7 @@ def require_countable(source: DataSource, masks: bool) -> None:
 
     for kind, find in (("images", missing), ("annotations", reason)):
         refuse(sift(file, kind, content[kind], map(find, content[kind]))[1])
+    return content
 
 
 def crowd_remark(content: dict[str, Any]) -> str:
@@ -145,8 +145,6 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
     try:
         if not path.is_file():
             return f"{path} is missing"
-        if not cv2.haveImageReader(str(path)):
-            return f"{path} cannot be read: it is no picture of a format that OpenCV knows"
         with Image.open(path) as image:
             fits_as_stored(image, path, size)
             is_tried = decode or image.format not in ("JPEG", "PNG")
@@ -223,8 +221,7 @@ def _wrong_place(
     box: list[float], segmentation: list[Any] | dict[str, Any], height: int, width: int
 ) -> str | None:
     """What is wrong with a box that is not around its mask, as one of other units is not."""
-    rle = coco_mask.merge(as_rles(segmentation, height, width))
-    x, y, w, h = coco_mask.toBbox(rle).tolist()
+    x, y, w, h = coco_mask.toBbox(as_rle(segmentation, height, width)).tolist()
     wanted, given = np.array([x, y, x + w, y + h]), np.array(box)
     given[2:] += given[:2]
     overlap = np.minimum(wanted, given)[2:] - np.maximum(wanted, given)[:2]

@@ -168,8 +168,13 @@ def _outline(x: float, y: float, width: float, height: float) -> list[list[float
 
 def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
     """A mask uint8 [height, width] of 0 and 1, from polygons or either form of RLE."""
-    rle = coco_mask.merge(as_rles(segmentation, height, width))
-    return np.asarray(coco_mask.decode(rle), np.uint8)
+    return np.asarray(coco_mask.decode(as_rle(segmentation, height, width)), np.uint8)
+
+
+def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """The compressed RLE of polygons or either form of RLE."""
+    rle: dict[str, Any] = coco_mask.merge(as_rles(segmentation, height, width))
+    return rle
 
 
 def as_rles(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
@@ -194,11 +199,18 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[n
             return read_picture(path)
         with Image.open(path) as header:
             as_stored = fits_as_stored(header, path, size)
-        return read_picture(path, as_stored)
+        picture = read_picture(path, as_stored)
     except PictureError as error:
         raise DataError(str(error)) from error
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if picture.shape[:2] != size:  # Pillow says how it lies, OpenCV reads it: they may differ
+        height, width = picture.shape[:2]
+        raise DataError(
+            f"{path} is read as {width} x {height} pixels, its entry says {size[1]} x {size[0]}: "
+            "store it as it is displayed, without an EXIF orientation"
+        )
+    return picture
 
 
 def fits_as_stored(header: Image.Image, path: Path, size: tuple[int, int]) -> bool:

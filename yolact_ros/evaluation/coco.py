@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from yolact_ros.data import (
     DataSource,
+    as_rle,
     category_ids,
-    decode_mask,
+    read_countable,
     read_image,
     read_json,
-    require_countable,
 )
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
@@ -88,20 +88,24 @@ class Findings:
     times: list[StageTimes]
 
 
-def check_source(segmenter: Segmenter, source: DataSource) -> None:
-    """Raises DataError for a data set that cannot be evaluated, before any picture is segmented."""
-    require_countable(source, _has_masks(segmenter))
-    category_ids(source, segmenter.class_names)
+def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
+    """The content of the file of a data set that `segmenter` can be evaluated on.
+
+    Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
+    there is no class that it knows.
+    """
+    content = read_countable(source, _has_masks(segmenter))
+    category_ids(source, segmenter.class_names, content)
+    return content
 
 
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
-    there is no such class.
+    Raises DataError as `read_source` does, and for a picture that cannot be read.
     """
-    check_source(segmenter, source)
-    return summarise(source, find(segmenter, source, read_json(source.annotations), progress))
+    content = read_source(segmenter, source)
+    return summarise(content, find(segmenter, source, content, progress))
 
 
 def evaluate_parallel(
@@ -118,7 +122,7 @@ def evaluate_parallel(
             for i, maker in enumerate(makers)
         ]
         shares = [job.result() for job in jobs]
-    return summarise(source, _interleave(shares))
+    return summarise(read_json(source.annotations), _interleave(shares))
 
 
 def _find_share(
@@ -126,8 +130,7 @@ def _find_share(
 ) -> Findings:
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     segmenter = maker()
-    check_source(segmenter, source)
-    content = read_json(source.annotations)
+    content = read_source(segmenter, source)
     content["images"] = content["images"][share::shares]
     return find(segmenter, source, content, progress and share == 0)
 
@@ -152,7 +155,7 @@ def find(
     segmenter: Segmenter, source: DataSource, content: dict[str, Any], progress: bool = False
 ) -> Findings:
     """Segment the images of a data set whose file has the `content`, or a part of it."""
-    categories = category_ids(source, segmenter.class_names)
+    categories = category_ids(source, segmenter.class_names, content)
     folder = source.folder(content)
     findings = Findings(categories, _has_masks(segmenter), [], [], [])
     for image in tqdm(content["images"], "images", disable=not progress):
@@ -165,16 +168,16 @@ def find(
     return findings
 
 
-def summarise(source: DataSource, findings: Findings) -> Evaluation:
-    """Accuracy of what was found in all images of a data set."""
-    categories = findings.categories
+def summarise(content: dict[str, Any], findings: Findings) -> Evaluation:
+    """Accuracy of what was found in all images of a data set whose file has the `content`."""
+    categories, truth = findings.categories, ground_truth(content)
     masks = list(itertools.chain.from_iterable(findings.masks))
     boxes = list(itertools.chain.from_iterable(findings.boxes))
     return Evaluation(
-        image_ids=tuple(image["id"] for image in read_json(source.annotations)["images"]),
+        image_ids=tuple(image["id"] for image in content["images"]),
         milliseconds=_median(findings.times),
-        boxes=score(source, boxes, "bbox", categories),
-        masks=score(source, masks, "segm", categories) if findings.has_masks else None,
+        boxes=score(truth, boxes, "bbox", categories),
+        masks=score(truth, masks, "segm", categories) if findings.has_masks else None,
         box_results=boxes,
         mask_results=masks,
     )
@@ -226,29 +229,30 @@ def _encode(instances: Instances) -> list[dict[str, Any]]:
     return rles
 
 
-def _truth(content: dict[str, Any]) -> COCO:
+def ground_truth(content: dict[str, Any]) -> COCO:
     """The content of a COCO-format file, with what the library needs and some files leave out."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    for number, annotation in enumerate(content["annotations"], start=1):
-        annotation["id"] = number  # 0, where some files begin, would say that nothing was matched
-        annotation.setdefault("iscrowd", 0)
+    annotations = []
+    for number, given in enumerate(content["annotations"], start=1):
+        # A number of 0, where some files begin, would say that nothing was matched.
+        annotation = {"iscrowd": 0, **given, "id": number}
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height
             if segmentation := annotation.get("segmentation"):
-                mask = decode_mask(segmentation, *sizes[annotation["image_id"]])
-                annotation["area"] = int(mask.sum())
-    return COCO(content)
+                rle = as_rle(segmentation, *sizes[annotation["image_id"]])
+                annotation["area"] = int(coco_mask.area(rle))
+        annotations.append(annotation)
+    return COCO({**content, "annotations": annotations})
 
 
 def score(
-    source: DataSource,
+    truth: COCO,
     results: list[Result],
     kind: Literal["segm", "bbox"],
     categories: dict[str, int],
 ) -> Scores:
     """Accuracy of results of the classes `categories` (ids by name): of masks, or of boxes."""
-    truth = _truth(read_json(source.annotations))
     # A copy, since the library writes into the results.
     found = truth.loadRes([dict(result) for result in results]) if results else COCO()
     evaluator = COCOeval_faster(truth, found, kind)

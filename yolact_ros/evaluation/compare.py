@@ -19,7 +19,7 @@ from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
-from yolact_ros.evaluation.coco import check_source, evaluate
+from yolact_ros.evaluation.coco import evaluate, read_source
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, config_of, save_weights
 
@@ -101,7 +101,7 @@ def compare(
     _check_used(setup, {run.weights for run in runs.values()}, comparison)
     for run in runs.values():
         if source is not None and run.weights != RANDOM:
-            check_source(run.segmenter, source)
+            read_source(run.segmenter, source)
     device = next(iter(runs.values())).segmenter.device
     timings = measure(runs, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
     results = []

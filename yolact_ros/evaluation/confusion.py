@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
-from yolact_ros.data import ImageRecord, decode_mask
+from yolact_ros.data import ImageRecord, as_rle
 from yolact_ros.evaluation.coco import Result
 
 Counts = npt.NDArray[np.int64]
@@ -21,6 +22,8 @@ _MATCH_IOU = 0.5
 class Matches:
     """Objects and detections of one image that belong together, whatever their class."""
 
+    record: ImageRecord
+    results: Sequence[Result]
     pairs: tuple[tuple[int, int], ...]
     """(annotation, detection), as indices."""
     missed: tuple[int, ...]
@@ -45,7 +48,8 @@ def match(record: ImageRecord, results: Sequence[Result]) -> Matches:
             pairs.append((best, i))
         elif not (overlaps[i, crowd] >= _MATCH_IOU).any():
             wrong.append(i)
-    return Matches(tuple(pairs), tuple(np.flatnonzero(free).tolist()), tuple(wrong))
+    missed = np.flatnonzero(free).tolist()
+    return Matches(record, results, tuple(pairs), tuple(missed), tuple(wrong))
 
 
 def _overlaps(
@@ -58,12 +62,8 @@ def _overlaps(
     if not results or not record.annotations:
         return np.zeros((len(results), len(record.annotations)))
     if "segmentation" in results[0]:
-        truth = [
-            coco_mask.encode(
-                np.asfortranarray(decode_mask(a.segmentation, record.height, record.width))
-            )
-            for a in record.annotations
-        ]
+        size = record.height, record.width
+        truth: list[Any] = [as_rle(a.segmentation, *size) for a in record.annotations]
         found = [result["segmentation"] for result in results]
     else:
         truth = [list(a.box) for a in record.annotations]
@@ -71,27 +71,22 @@ def _overlaps(
     return np.asarray(coco_mask.iou(found, truth, crowd.astype(int).tolist()))
 
 
-def confusion_matrix(
-    records: Sequence[ImageRecord],
-    results: Mapping[int, Sequence[Result]],
-    labels: Mapping[int, int],
-    classes: int,
-) -> Counts:
+def confusion_matrix(images: Iterable[Matches], labels: Mapping[int, int], classes: int) -> Counts:
     """How often an object of class i was found as class j, [classes + 1, classes + 1].
 
     The last column counts the objects not found, the last row the detections that are no object.
-    `results` are those of each image id, `labels` the class of each category id.
+    `labels` is the class of each category id.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
-    for record in records:
-        found = results.get(record.id, ())
-        matches = match(record, found)
-        for i, j in matches.pairs:
-            counts[record.annotations[i].label, labels[found[j]["category_id"]]] += 1
-        for i in matches.missed:
-            counts[record.annotations[i].label, classes] += 1
-        for j in matches.wrong:
-            counts[classes, labels[found[j]["category_id"]]] += 1
+    for image in images:
+        objects = [annotation.label for annotation in image.record.annotations]
+        found = [labels[result["category_id"]] for result in image.results]
+        for i, j in image.pairs:
+            counts[objects[i], found[j]] += 1
+        for i in image.missed:
+            counts[objects[i], classes] += 1
+        for j in image.wrong:
+            counts[classes, found[j]] += 1
     return counts
 
 

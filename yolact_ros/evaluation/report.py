@@ -12,7 +12,14 @@ import cv2
 import numpy as np
 import torch
 
-from yolact_ros.data import DataSource, ImageRecord, category_ids, decode_mask, read_records
+from yolact_ros.data import (
+    DataSource,
+    ImageRecord,
+    category_ids,
+    decode_mask,
+    read_json,
+    read_records,
+)
 from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import (
     AveragePrecision,
@@ -20,7 +27,7 @@ from yolact_ros.evaluation.coco import (
     Result,
     Scores,
 )
-from yolact_ros.evaluation.confusion import confusion_matrix, match, plot_confusion
+from yolact_ros.evaluation.confusion import Matches, confusion_matrix, match, plot_confusion
 from yolact_ros.pictures import write_picture
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
@@ -100,49 +107,55 @@ def found_above(evaluation: Evaluation, score: float) -> dict[int, list[Result]]
     return found
 
 
-def draw_confusion(
-    source: DataSource, classes: Sequence[str], found: Mapping[int, Sequence[Result]], path: Path
+def draw_mistakes(
+    segmenter: Segmenter,
+    source: DataSource,
+    found: Mapping[int, Sequence[Result]],
+    folder: Path,
+    worst: int,
+    score: float,
 ) -> None:
-    """Write a PNG that counts which objects were found as what, at IoU 0.5."""
-    label_of = {id_: classes.index(name) for name, id_ in category_ids(source, classes).items()}
-    records = read_records(source, classes)
-    plot_confusion(confusion_matrix(records, found, label_of, len(classes)), classes, path)
+    """Write confusion.png, which objects were found as what, and the `worst` images, at IoU 0.5.
+
+    `found` are the results above `score` of each image id.
+    """
+    content, names = read_json(source.annotations), segmenter.class_names
+    labels = {id_: names.index(n) for n, id_ in category_ids(source, names, content).items()}
+    records = read_records(source, names, content)
+    images = [match(record, found[record.id]) for record in records]
+    counts = confusion_matrix(images, labels, len(names))
+    plot_confusion(counts, names, folder / "confusion.png")
+    draw_worst(segmenter, images, tuple(labels.values()), folder / "worst", worst, score)
 
 
 def draw_worst(
     segmenter: Segmenter,
-    source: DataSource,
-    found: Mapping[int, Sequence[Result]],
+    images: Sequence[Matches],
+    counted: Sequence[int],
     folder: Path,
     count: int,
     score: float,
 ) -> None:
     """Write a PNG for each of the `count` images with most mistakes, if any: found beside wanted.
 
-    A mistake is an object that is not found or a detection that is no object, at IoU 0.5. The
-    name says how many objects were missed and wrongly found. Shown is what scores above `score`,
-    as in `found`. Those of an earlier evaluation are deleted.
+    A mistake is an object that is not found or a detection that is no object. The name says how
+    many there are of each. Shown is what scores above `score` of the classes `counted`. Those of an
+    earlier evaluation are deleted.
     """
     for old in folder.glob("[0-9]*-missed*-wrong*.png"):
         old.unlink()
-    names = segmenter.class_names
-    records = read_records(source, names)
-    counted = torch.tensor([names.index(name) for name in category_ids(source, names)])
-    matches = [match(record, found[record.id]) for record in records]
-    mistakes = [(len(each.missed), len(each.wrong)) for each in matches]
-    bad = [i for i, each in enumerate(mistakes) if any(each)]
-    order = sorted(bad, key=lambda i: -sum(mistakes[i]))
-    for rank, i in enumerate(order[:count], start=1):
-        missed, wrong = mistakes[i]
-        image = records[i].read()
+    bad = [each for each in images if each.missed or each.wrong]
+    bad.sort(key=lambda each: -len(each.missed + each.wrong))
+    for rank, each in enumerate(bad[:count], start=1):
+        image = each.record.read()
         instances = segmenter(image)
         # As the results: those of masks, where there are some.
         shown = instances.mask_scores > score
-        shown &= torch.isin(instances.class_ids, counted)  # the others are not wrong
+        shown &= torch.isin(instances.class_ids, torch.tensor(counted))  # the others are not wrong
         overlay = draw_overlay(image, instances[shown])
-        page = np.concatenate([overlay, _draw_truth(image, records[i])], axis=1)
-        name = f"{rank:02d}-missed{missed}-wrong{wrong}-{records[i].path.stem}.png"
-        write_picture(folder / name, page)
+        page = np.concatenate([overlay, _draw_truth(image, each.record)], axis=1)
+        mistakes = f"missed{len(each.missed)}-wrong{len(each.wrong)}"
+        write_picture(folder / f"{rank:02d}-{mistakes}-{each.record.path.stem}.png", page)
 
 
 def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:
