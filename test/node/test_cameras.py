@@ -162,6 +162,20 @@ def test_each_camera_has_log_lines_of_its_own(graph, weights, picture, image_mes
     graph.wait_until(told, "lines about both at once")
 
 
+def test_silence_is_logged_once_a_minute(graph, weights):
+    lines = graph.collect(Log, "/rosout")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, image_topic=TOPICS[:2], image_timeout=0.1)
+
+    def told():
+        found = [s for m in diagnostics for s in m.status if "nothing publishes it" in s.message]
+        return len(found) >= 6
+
+    graph.wait_until(told, "diagnostics of three seconds")
+    silent = [line.msg for line in lines if line.msg.startswith("No image on")]
+    assert [sum(topic in line for line in silent) for topic in TOPICS[:2]] == [1, 1]
+
+
 def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, picture, image_message):
     graph.start(weights=weights, score_threshold=0.0)
     for bad in ([], ["/a", "/a"], ["/a", ""], 7, ["/a", "no topic!"]):

@@ -182,6 +182,17 @@ def test_depth_that_comes_later_is_waited_for():
     timer.join()
 
 
+def test_a_slow_depth_camera_is_waited_for():
+    images, late = DepthImages(), stamped(6000)
+    for at in (0, 2000, 4000):
+        images.put(stamped(at))
+    images._last_arrival -= 2.0
+    timer = threading.Timer(0.05, images.put, (late,))
+    timer.start()
+    assert match(images, 5990, max_wait=60) is late
+    timer.join()
+
+
 def test_nothing_is_waited_for_in_vain():
     """Neither without depth, nor where the next image will be farther away than the last."""
     images = DepthImages()
@@ -190,7 +201,7 @@ def test_nothing_is_waited_for_in_vain():
     with pytest.raises(NoDepthError, match="no calibration has come on camera_info"):
         images.locate(at, None, 0.02, 60)
     images.put_info(calibration())
-    with pytest.raises(NoDepthError, match="no depth image has come"):
+    with pytest.raises(NoDepthError, match=r"no depth image has come on depth$"):
         images.locate(at, None, 0.02, 60)
     before = stamped(95)
     images.put(stamped(62))
@@ -230,6 +241,14 @@ def test_missing_depth_is_told(graph, weights, picture, image_message):
     status = graph.wait_until(told, "a warning")[-1]
     assert status.level == DiagnosticStatus.WARN
     assert {pair.key: pair.value for pair in status.values}["without depth"] != "0"
+
+
+def test_positions_need_masks(graph, boxes_only_weights):
+    lines = graph.collect(Log, "/rosout")
+    graph.start(weights=boxes_only_weights, depth_topic="/depth/image")
+    told = "No positions: they are those of masks, the model has none"
+    graph.wait_until(lambda: [line for line in lines if line.msg == told], "a warning")
+    assert not graph.client.get_subscriptions_info_by_topic("/depth/image")
 
 
 def test_stamps_that_go_back_begin_anew():

@@ -207,9 +207,6 @@ def test_nv24_has_a_colour_for_every_pixel():
 def test_big_endian_values_are_read_as_such(encoding):
     bgr = picture(12, 10)
     values = {**PLAIN, **GREY, **BAYER}[encoding](bgr)
-    little = message(encoding, values, 12, 10)
-    big = replace(message(encoding, values.byteswap(), 12, 10), is_bigendian=1)
-    assert big.data != little.data or not (values % 256 != values // 256).any()
     odd_values = values + 1  # low and high byte differ
     little = message(encoding, odd_values, 12, 10)
     big = replace(message(encoding, odd_values.byteswap(), 12, 10), is_bigendian=1)

@@ -11,7 +11,12 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.task import Future
 from yolact_ros.msg import InstanceArray
+
+from yolact_ros.node.main import spin
 
 PROGRAM = "import sys; from yolact_ros.node.main import main; sys.exit(main())"
 
@@ -114,6 +119,19 @@ def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, pict
     assert process.end(signal.SIGINT) == 1
     assert "in hang" in process.text()  # says where
     assert any("[WARN]" in line and "memory is short" in line for line in process.log)
+
+
+def test_spinning_ends_with_the_executor(graph):
+    """As in a program that shuts its executor down and waits for the thread that spins it."""
+    node = rclpy.create_node("spun", context=graph.context)
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(node)
+    thread = threading.Thread(target=spin, args=(executor, node, Future()), daemon=True)
+    thread.start()
+    executor.shutdown()
+    thread.join(10)
+    assert not thread.is_alive()
+    node.destroy_node()
 
 
 PROGRAM_OF_A_USER = """

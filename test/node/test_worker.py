@@ -95,7 +95,7 @@ def test_stop_without_any_item():
 class Device:
     """Works by itself on what `begin` gives it, until `complete`; records what happens to it."""
 
-    def __init__(self, workers=1):
+    def __init__(self):
         self.happened = queue.Queue()
         self._completed = threading.Semaphore(0)
         self._done = set()

@@ -21,11 +21,12 @@ from std_msgs.msg import Header
 from yolact_ros.detection import Instances
 from yolact_ros.node.images import ImageError, ImageMessage
 
-KEPT_IMAGES = 30
-"""Depth images that are kept for images that come later than theirs: one second of most cameras."""
+KEPT_IMAGES = 15
+"""Depth images that are kept for images that come later than theirs: half a second of most cameras,
+and up to a hundred megabytes."""
 
 STALLED = 1.0
-"""Seconds without a depth image after which none is waited for."""
+"""Seconds without a depth image after which none is waited for, of cameras faster than that."""
 
 CLOCK_JUMP = 1_000_000_000
 """Nanoseconds by which a stamp may be older than the one before; more is a clock that was set."""
@@ -172,8 +173,8 @@ class NearestDepth:
 class DepthImages:
     """The newest depth images and the camera's calibration; to be called from any thread."""
 
-    def __init__(self, info_topic: str = "camera_info") -> None:
-        self._info_topic = info_topic
+    def __init__(self, topic: str = "depth", info_topic: str = "camera_info") -> None:
+        self._topic, self._info_topic = topic, info_topic
         self._images: deque[tuple[int, DepthMessage]] = deque(maxlen=KEPT_IMAGES)
         self._sought: weakref.WeakSet[NearestDepth] = weakref.WeakSet()
         self._info: CameraInfo | None = None
@@ -224,7 +225,7 @@ class DepthImages:
                     break
             found = nearest.found
         if found is None:
-            raise NoDepthError("no depth image has come")
+            raise NoDepthError(f"no depth image has come on {self._topic}")
         offset = (found[0] - wanted) / 1e9
         if abs(offset) > max_offset:
             raise NoDepthError(
@@ -235,15 +236,17 @@ class DepthImages:
 
     def _nearer_may_come(self, wanted: int, max_offset: int) -> bool:
         """Whether depth still comes, and its next image may be nearer than those that are here."""
-        if self._closed or time.monotonic() > self._last_arrival + STALLED:
-            return False
         stamps = sorted(at for at, _ in self._images)
-        # The least of them: images in between may have been lost.
         steps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
-        beyond = wanted - stamps[-1]
-        if beyond > STALLED * 1e9:  # another clock
+        # The least of them: images in between may have been lost.
+        step = min(steps, default=0)
+        patience = max(STALLED, 2 * step / 1e9)
+        if self._closed or time.monotonic() > self._last_arrival + patience:
             return False
-        return beyond > 0 and (beyond > max_offset or beyond > min(steps, default=0) / 2)
+        beyond = wanted - stamps[-1]
+        if beyond > patience * 1e9:  # another clock
+            return False
+        return beyond > 0 and (beyond > max_offset or beyond > step / 2)
 
     def locate(
         self, nearest: NearestDepth, instances: Instances, max_offset: float, max_wait: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class NodeState:
     state: str
     """Lifecycle state: unconfigured, configuring, inactive, active or finalized."""
     problem: str
-    """Why the node could not be configured; empty when nothing went wrong."""
+    """What went wrong: why the node is not configured or not active; empty when nothing did."""
     model: str
     """Model, weights and classes in words; empty while there is none."""
     device: str
@@ -80,13 +81,19 @@ def _model_status(state: NodeState) -> DiagnosticStatus:
         level, text = DiagnosticStatus.OK, state.model or f"no model: the node is {state.state}"
     values = {"state": state.state, "model": state.model, "device": state.device}
     if state.device.startswith("cuda"):
-        device = torch.device(state.device)
-        values["device memory in use (MiB)"] = _mebibytes(torch.cuda.memory_allocated(device))
-        values["device memory reserved (MiB)"] = _mebibytes(torch.cuda.memory_reserved(device))
-        values["device memory (MiB)"] = _mebibytes(torch.cuda.mem_get_info(device)[1])
+        with contextlib.suppress(RuntimeError):  # of a device lost since the last image
+            values |= _device_memory(torch.device(state.device))
     else:
         values["process memory (MiB)"] = _mebibytes(_resident_bytes())
     return _status(f"{state.node}: model", state, level, text, values)
+
+
+def _device_memory(device: torch.device) -> dict[str, str]:
+    return {
+        "device memory in use (MiB)": _mebibytes(torch.cuda.memory_allocated(device)),
+        "device memory reserved (MiB)": _mebibytes(torch.cuda.memory_reserved(device)),
+        "device memory (MiB)": _mebibytes(torch.cuda.mem_get_info(device)[1]),
+    }
 
 
 def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:

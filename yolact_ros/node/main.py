@@ -24,14 +24,15 @@ SHUTDOWN_LIMIT = 15.0
 
 
 def spin(executor: Executor, node: Node, stopped: Future) -> None:
-    """Run the callbacks of a node until `stopped`, whatever they raise."""
+    """Run the callbacks of a node until `stopped` or a shutdown, whatever they raise."""
     from rclpy.exceptions import InvalidHandle
+    from rclpy.executors import ExternalShutdownException
 
-    while node.context.ok() and not stopped.done():
-        try:
-            executor.spin_until_future_complete(stopped)
-        except InvalidHandle:  # rclpy looked at a subscription just when it was destroyed
-            continue
+    while True:
+        try:  # it returns when there is no more to do, at once then
+            return executor.spin_until_future_complete(stopped)
+        except (InvalidHandle, ExternalShutdownException):
+            continue  # rclpy looked at a subscription just when it was destroyed, or is shut down
         except Exception as error:  # of a callback: the node goes on
             node.get_logger().error(f"A callback failed: {error!r}")
 

@@ -43,6 +43,23 @@ OFFICIAL_MODELS_HINT = (
 )
 
 
+Transition = Callable[["YolactNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _logging_errors(transition: Transition) -> Transition:
+    """Without, rclpy would take the node to error processing and not say why."""
+
+    @functools.wraps(transition)
+    def logged(node: YolactNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(f"{transition.__name__} failed: {reason_of(error)}")
+            raise
+
+    return logged
+
+
 class YolactNode(LifecycleNodeMixin, Node):
     """Segments the newest image of each camera; `Parameters` says what can be changed.
 
@@ -52,10 +69,14 @@ class YolactNode(LifecycleNodeMixin, Node):
     """
 
     def __init__(self, **options: Any) -> None:
-        # What `destroy_node` stops; rclpy calls it too where a node cannot be made.
+        # What `destroy_node` gives up; rclpy calls it too where a node cannot be made.
+        self._segmenter: Segmenter | None = None
         self._pipeline: Pipeline | None = None
         self._inputs: list[Subscription] = []
-        self._stopping = threading.Lock()
+        self._outputs: dict[Camera, Outputs] = {}
+        self._lost_devices: set[torch.device] = set()  # for good: only a new process can use them
+        self._kept_from_lost_devices: list[Segmenter] = []
+        self._stopping, self._settings_lock = threading.Lock(), threading.Lock()
         Node.__init__(self, "yolact", **options)
         # In a group of their own, so that parameters and diagnostics answer while a model loads.
         transitions = ReentrantCallbackGroup()
@@ -66,13 +87,9 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._state = "configuring" if self._wanted.autostart else "unconfigured"
         self._problem = ""
         self._device_lost = False  # since the node was last configured
-        self._lost_devices: set[torch.device] = set()  # for good: only a new process can use them
-        self._kept_from_lost_devices: list[Segmenter] = []
         self._fixed_by_file: dict[str, Any] = {}
-        self._segmenter: Segmenter | None = None
-        self._outputs: dict[Camera, Outputs] = {}
+        self._loggers: dict[Camera, RcutilsLogger] = {}
         self._statistics = self._new_statistics()
-        self._settings_lock = threading.Lock()
         self._give_up = self.create_guard_condition(self._deactivate, transitions)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -96,7 +113,7 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def destroy_node(self) -> None:
         """Stop working, in whatever state, and free what the node has."""
-        self._stop_receiving()
+        self._release()
         super().destroy_node()
 
     # Lifecycle
@@ -221,7 +238,12 @@ class YolactNode(LifecycleNodeMixin, Node):
             for camera, outputs in self._outputs.items()
         ]
         depth_topic, info_topic = parameters.depth_topics(self._resolved)
-        depth = DepthImages(self._resolved(info_topic)) if depth_topic else None
+        if depth_topic and self._segmenter.config.mask_branch == "none":
+            self.get_logger().warning("No positions: they are those of masks, the model has none")
+            depth_topic = info_topic = ""
+        depth = None
+        if depth_topic:
+            depth = DepthImages(self._resolved(depth_topic), self._resolved(info_topic))
         self._pipeline = pipeline = Pipeline(
             self._segmenter,
             feeds,
@@ -247,7 +269,10 @@ class YolactNode(LifecycleNodeMixin, Node):
         return [feed.topic for feed in feeds] + others
 
     def _logger_of(self, camera: Camera) -> RcutilsLogger:
-        return self.get_logger().get_child(camera.name) if camera.name else self.get_logger()
+        if camera not in self._loggers:  # a logger counts for itself how often it speaks
+            whole = self.get_logger()
+            self._loggers[camera] = whole.get_child(camera.name) if camera.name else whole
+        return self._loggers[camera]
 
     def _full_topic(self, camera: Camera) -> str:
         return self._resolved(self._configured.subscription_topic(camera, self._resolved))
@@ -271,6 +296,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         made = self.create_subscription(kind, topic, callback, qos, callback_group=group, raw=raw)
         self._inputs.append(made)
 
+    @_logging_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe; the image in work is finished first."""
         self._stop_receiving()
@@ -292,6 +318,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._device_lost = True
         self._give_up.trigger()  # without effect while the node is being activated: again, then
 
+    @_logging_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the model and the publishers."""
         self._release()
@@ -299,6 +326,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._state, self._problem = "unconfigured", ""
         return super().on_cleanup(state)
 
+    @_logging_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up everything, from any state."""
         self._release()

@@ -16,7 +16,6 @@ from rclpy.executors import ExternalShutdownException
 
 from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
 from yolact_ros.node.measure import camera, scaling, soak, stages, transport
-from yolact_ros.node.measure.graph import MeasureError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = camera.CameraSettings(width, height, options.encoding, options.rate)
     try:
         return int(options.command(settings, options))
-    except (MeasureError, ValueError) as error:
+    except Exception as error:
+        # Ours say all that a user needs; a trace would hide it.
+        ours = type(error).__module__.startswith("yolact_ros.")
+        if not ours and not isinstance(error, ValueError):
+            raise
         print(f"measure: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -123,10 +126,10 @@ def _new_file(text: str) -> Path:
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, height = map(int, text.split("x"))
-    if min(width, height) < 1:
-        raise ValueError
-    return width, height
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 640x480")
+    return int(width), int(height)
 
 
 def _parser() -> argparse.ArgumentParser:
