@@ -199,6 +199,9 @@ def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[
     if models.setup.device.type == "cuda":
         for name, config in configs.items():
             yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
+    for name, config in configs.items():
+        again = partial(gpu_steps.second_warm_up, models, config)
+        yield Step(("models", name, "second warm-up"), again)
     yield Step(("ceilings",), lambda: models.ceilings)
     for name, config in configs.items():
         yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))

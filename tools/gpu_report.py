@@ -117,10 +117,10 @@ def _aims(name: str, model: Report) -> Iterator[Row]:
         figure = f"{steady:.0f} MB; {most:.0f} MB while warming up"
         yield _aim("under 600 MB of the device", figure, steady < 600)
         yield _aim("with CUDA itself, under 1,500 MB", f"{process:.0f} MB", process < 1500)
-    if single:
-        warm_up, first = single["warm_up_seconds"], single["first_warm_up_seconds"]
-        figure = f"{warm_up:.1f} s; {first:.1f} s with what had to be compiled"
-        yield _aim("captured in 10 s", figure, warm_up < 10)
+    if single and "second warm-up" in model:
+        again, first = model["second warm-up"], single["warm_up_seconds"]
+        figure = f"{again:.1f} s; {first:.1f} s with what had to be compiled"
+        yield _aim("captured in 10 s", figure, again < 10)
 
 
 def _aim(aim: str, figure: str, reached: bool) -> Row:

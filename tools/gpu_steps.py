@@ -124,19 +124,24 @@ def arithmetic(models: Models, config: NetworkConfig) -> dict[str, float]:
 
 
 def one_image(models: Models, config: NetworkConfig) -> dict[str, Any]:
-    setup = models.setup
-    seconds = []
-    # Twice: at first kernels are compiled, unless that was done on this machine before.
-    for segmenter in (models.new_segmenter(config), models.segmenter(config)):
-        started = time.perf_counter()
-        segmenter.warm_up(setup.image_size, (1,))
-        seconds.append(time.perf_counter() - started)
+    setup, segmenter = models.setup, models.segmenter(config)
     return {
-        "first_warm_up_seconds": seconds[0],
-        "warm_up_seconds": seconds[1],
+        "warm_up_seconds": warm_up(setup, segmenter),
         "milliseconds": setup.time({"ours": partial(segmenter, setup.image)})["ours"],
         "instances": len(segmenter(setup.image)),
     }
+
+
+def second_warm_up(models: Models, config: NetworkConfig) -> float:
+    """Seconds when what had to be compiled has been, by the step of `one_image`."""
+    return warm_up(models.setup, models.new_segmenter(config))
+
+
+def warm_up(setup: Setup, segmenter: Segmenter) -> float:
+    """Seconds it takes."""
+    started = time.perf_counter()
+    segmenter.warm_up(setup.image_size, (1,))
+    return time.perf_counter() - started
 
 
 def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:

@@ -81,6 +81,13 @@ def test_settings_change_between_calls(pair, pictures):
         assert_same(ours, theirs)
 
 
+def test_releases_that_are_too_old_are_refused(segmenters, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu124")
+    for ending in (".onnx", ".pt2"):
+        with pytest.raises(ValueError, match=r"not allowed with PyTorch 2\.5\.1.*: it takes 2\.6"):
+            export(segmenters["small"], tmp_path / f"net{ending}", pictures)
+
+
 def test_settings_that_are_inside_are_refused(exported):
     segmenter = Segmenter(weights=exported("plus", ".onnx", True))
     for changes, message in (

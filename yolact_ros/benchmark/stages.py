@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,6 @@ from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
-from yolact_ros.engine.threads import run_apart
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.network.fusing import cudnn_benchmark
 
@@ -198,10 +198,13 @@ def as_graph(
             with torch.cuda.graph(graph, stream=stream):
                 return [call() for _ in range(copies)]
 
-    kept = call, run_apart(capture)  # the graph itself keeps nothing of what it reads and writes
+    # The graph itself keeps neither what it reads and writes, nor the kernels that cuDNN made for
+    # the thread.
+    thread = ThreadPoolExecutor(1, "yolact-stage")
+    kept = call, thread, thread.submit(capture).result()
 
     def replay() -> object:
         graph.replay()
-        return kept[1][-1]
+        return kept[-1][-1]
 
     return replay

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,12 +37,20 @@ def lost_devices_named(device: torch.device) -> Iterator[None]:
         raise DeviceLostError(f"{device} is lost: {reason}") from error
 
 
+@functools.cache
+def whole_device(device: torch.device) -> threading.Lock:
+    """To be held during a capture, and by what CUDA forbids while any thread captures: to wait for
+    all of a device, which cuDNN's search for kernels does, too."""
+    return threading.Lock()
+
+
 def answers(device: torch.device) -> bool:
     """Whether a device still does what it is told. After a fault CUDA refuses every call."""
     if device.type != "cuda":
         return True
     try:
-        torch.cuda.synchronize(device)
+        with whole_device(device):
+            torch.cuda.synchronize(device)
     except Exception:  # AssertionError, RuntimeError or AcceleratorError
         return False
     return True

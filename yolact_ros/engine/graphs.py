@@ -5,10 +5,8 @@ A GPU is given all of a batch at once, and the next images are prepared while it
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,9 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from yolact_ros import kernels
 from yolact_ros.detection import Instances
 from yolact_ros.detection.results import Results
-from yolact_ros.engine.failures import MemoryNeed, allocated, answers, is_out_of_memory
+from yolact_ros.engine.failures import (
+    MemoryNeed,
+    allocated,
+    answers,
+    is_out_of_memory,
+    whole_device,
+)
 from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network.fusing import cudnn_benchmark
@@ -32,6 +37,9 @@ is more from the next on."""
 ROOMY_SIZE = (1080, 1920)
 """(height, width) of images up to which a graph has room for them, and for that area of masks, from
 the beginning."""
+
+SMALL_SIZE, SMALL_MASK_AREA = (480, 640), 2
+"""The same where room costs time."""
 
 WARM_UP_RUNS = 2
 """Eager runs before a capture: libraries choose their kernels and take their memory in them."""
@@ -112,7 +120,10 @@ class Pending:
 
 
 class Lane:
-    """What the graphs of a device share. They follow each other: no two compute at once."""
+    """What graphs share that are captured after each other: no two of them compute at once.
+
+    A capture that fails begins a new one; those from before it keep theirs.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.compute, self.upload = torch.cuda.Stream(device), torch.cuda.Stream(device)
@@ -192,11 +203,19 @@ class GraphedPath:
             slot.uploaded.record()
 
 
-@functools.cache
-def whole_device(device: torch.device) -> threading.Lock:
-    """To be held during a capture, and by whoever waits for all of a device: CUDA forbids that
-    while any thread captures."""
-    return threading.Lock()
+def first_room(plan: Plan, device: torch.device) -> int:
+    """Bytes of masks that a new graph has room for.
+
+    Triton's kernel stops where the masks end; its twin fills all of the room each time, which is
+    small to begin with, therefore.
+    """
+    size, area = ROOMY_SIZE, MASK_AREA
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            if not kernels.usable(torch.empty(0, device=device), "pack"):
+                size, area = SMALL_SIZE, SMALL_MASK_AREA
+    batch = Batch((size,) * plan.images, plan.settings)
+    return batch.mask_bytes(min(area, plan.settings.top_k))
 
 
 class Graphs:
@@ -244,8 +263,7 @@ class Graphs:
         if plan in self._graphs:
             self._graphs.move_to_end(plan)
         elif capture or plan.images in self._seen:
-            batch = Batch((ROOMY_SIZE,) * plan.images, plan.settings)
-            self._capture(plan, batch.mask_bytes(min(MASK_AREA, plan.settings.top_k)))
+            self._capture(plan, first_room(plan, self._runtime.device))
         self._seen.add(plan.images)
         return self._graphs.get(plan)
 

@@ -28,6 +28,7 @@ from yolact_ros.engine.failures import (
     allocated,
     is_out_of_memory,
     lost_devices_named,
+    whole_device,
 )
 from yolact_ros.engine.fixed import Batch, Plan
 from yolact_ros.engine.graphs import Graphs, Unfinished
@@ -252,7 +253,8 @@ class Segmenter:
         try:
             if self._thread is None:
                 return self._segment(images, settings)
-            return self._thread.submit(self._segment, images, settings).result()
+            with whole_device(self.device):  # cuDNN may search
+                return self._thread.submit(self._segment, images, settings).result()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -324,7 +326,6 @@ class Segmenter:
     def _now(self) -> float:
         """Seconds, when the device has done what it was given."""
         if self.device.type == "cuda":
-            # Not the device: that is forbidden while another segmenter captures a graph on it.
             torch.cuda.current_stream(self.device).synchronize()
         return time.perf_counter()
 

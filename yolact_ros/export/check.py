@@ -191,7 +191,9 @@ def _found(instances: Instances) -> Found:
 @torch.no_grad()
 def _difference(exported: Segmenter, reference: Segmenter, image: Image) -> float | None:
     batch = preprocess([torch.from_numpy(image).to(reference.device)], reference.config)
-    ours, theirs = (s.runtime(batch.to(s.runtime.dtype)) for s in (exported, reference))
+    # The graphs are compared, not how a GPU rounds in TensorFloat-32.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        ours, theirs = (s.runtime(batch.to(s.runtime.dtype)) for s in (exported, reference))
     if not isinstance(ours, Predictions) or not isinstance(theirs, Predictions):
         return None
     differences = [0.0]

@@ -10,6 +10,7 @@ import torch
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
+from yolact_ros.engine.runtimes.files import pytorch_release
 from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.export.check import FLOAT, HALF, INT8, Checked, Image, check
 from yolact_ros.export.quantise import import_nncf, quantise
@@ -63,6 +64,7 @@ def export(
         raise ValueError(f"there is no folder {path.parent}")
     if not pictures:
         raise ValueError("there is no picture to check with")
+    _check_release(path, segmenter.device)
     _check_precision(precision, path, calibration)
     net, computes = segmenter.runtime.run, segmenter.runtime.precision
     is_placed = segmenter.device.type == "cpu" or path.suffix == ".pt2"
@@ -90,13 +92,20 @@ def export(
     return checked
 
 
+def _check_release(path: Path, device: torch.device) -> None:
+    """Raise ValueError where PyTorch is too old for a kind of file."""
+    oldest = {".onnx": (2, 6), ".pt2": compiled.oldest_pytorch(device)}.get(path.suffix, (0, 0))
+    if pytorch_release() < oldest:
+        raise ValueError(
+            f"{path} is not allowed with PyTorch {torch.__version__}: it takes "
+            f"{oldest[0]}.{oldest[1]}"
+        )
+
+
 def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) -> None:
     """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
     if precision == "int8" and path.suffix != ".xml":
         raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
-    version = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2]))
-    if path.suffix in (".onnx", ".pt2") and version < (2, 6):
-        raise ValueError(f"{path} is not allowed with PyTorch {torch.__version__}: 2.6 is needed")
     allowed = _PRECISIONS_OF[path.suffix]
     if precision not in allowed:
         raise ValueError(

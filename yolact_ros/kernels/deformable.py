@@ -77,7 +77,7 @@ def deform_conv2d(
     outputs, (out_height, out_width) = len(weight), learned.shape[-2:]
     pixels = batch * out_height * out_width
     if max(x.numel(), pixels * outputs) >= 2**31:
-        raise ValueError(f"a batch of {batch} is too large: split it")
+        raise MemoryError(f"a batch of {batch} is too large for the kernel")  # smaller ones fit
     tiles = tiles or choose_tiles(pixels, inputs, outputs, x.dtype, x.device)
     parts = x.new_empty(
         (tiles.splits, batch, out_height, out_width, outputs),

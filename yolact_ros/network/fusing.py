@@ -9,6 +9,8 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from threading import Thread
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,7 @@ class FusedConv2d(SameConv2d):
     def __init__(self, conv: nn.Conv2d, fused: Fused) -> None:
         super().__init__(conv)
         self._fused = fused
-        self._agrees: dict[tuple[torch.Size, int], bool] = {}
+        self._agrees: WeakKeyDictionary[Thread, dict[torch.Size, bool]] = WeakKeyDictionary()
 
     def convolve_relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         """relu(conv(x) + shortcut).
@@ -57,10 +59,10 @@ class FusedConv2d(SameConv2d):
         thread. Where the fused one fails, or gives something else, it is not taken, and a warning
         says so.
         """
-        case = (x.shape, threading.get_ident())
-        if case not in self._agrees:
-            self._agrees[case] = x.numel() > 0 and self._try(x, shortcut)
-        if self._agrees[case]:
+        agrees = self._agrees.setdefault(threading.current_thread(), {})
+        if x.shape not in agrees:
+            agrees[x.shape] = x.numel() > 0 and self._try(x, shortcut)
+        if agrees[x.shape]:
             return self._fused(x, self, shortcut)
         return F.relu_(self._sum(x, shortcut))
 
@@ -69,8 +71,12 @@ class FusedConv2d(SameConv2d):
 
     def _try(self, x: Tensor, shortcut: Tensor | None) -> bool:
         """Whether both ways agree on random numbers in the shape and memory order of these."""
-        x = torch.randn_like(x)
-        shortcut = None if shortcut is None else torch.randn_like(shortcut)
+        # Not the device's own numbers: those cannot be had while another thread captures a graph,
+        # and a training that is measured meanwhile would come to other ones.
+        generator = torch.Generator(x.device).manual_seed(0)
+        x = torch.empty_like(x).normal_(generator=generator)
+        if shortcut is not None:
+            shortcut = torch.empty_like(shortcut).normal_(generator=generator)
         expected = self._sum(x, shortcut)
         scale = torch.linalg.vector_norm(expected, torch.inf).clamp_(min=1e-6)
         expected.relu_()

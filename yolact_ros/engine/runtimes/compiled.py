@@ -24,6 +24,7 @@ from yolact_ros.engine.runtimes.files import (
     check_compiler,
     check_file,
     check_precision,
+    pytorch_release,
     unreadable,
 )
 from yolact_ros.engine.runtimes.header import Detected, Header
@@ -37,6 +38,11 @@ _INSTRUCTION_SETS = re.compile(
     "ssse|sse(?!4a)|avx|amx|fma$|f16c|bmi|gfni|vaes|vpclmul|asimd|sve|sme|bf16|i8mm|fphp"
 )
 _DEVICE, _INSTRUCTIONS, _PRECISION = "device", "instructions", "precision"
+
+
+def oldest_pytorch(device: torch.device) -> tuple[int, int]:
+    """The oldest release of PyTorch that runs packages for a device."""
+    return (2, 8) if device.type == "cuda" else (2, 6)
 
 
 def save(program: ExportedProgram, header: Header, path: Path) -> None:
@@ -76,6 +82,10 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
     values = _metadata(path)
     header = Header.from_metadata(values, path)
     where = _choose_device(path, values.get(_DEVICE, "cpu"), device)
+    if pytorch_release() < (needed := oldest_pytorch(where)):
+        raise WeightsError(
+            f"{path} takes PyTorch {needed[0]}.{needed[1]} on {where}, this is {torch.__version__}"
+        )
     made_in = values.get(_PRECISION, "float32")
     check_precision(precision, (made_in,), path.name)
     dtype = choose_precision(made_in, where)

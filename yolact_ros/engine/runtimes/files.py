@@ -31,6 +31,12 @@ def check_precision(precision: str, allowed: Sequence[str], name: str) -> None:
         )
 
 
+def pytorch_release() -> tuple[int, int]:
+    """Major and minor version of PyTorch."""
+    major, minor = torch.__version__.split("+")[0].split(".")[:2]
+    return int(major), int(minor)
+
+
 class MissingExtraError(ModuleNotFoundError):
     """Something that is needed is not installed; the message says how to install it."""
 
