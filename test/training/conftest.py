@@ -1,6 +1,10 @@
 """A small data set and a small network, so that a training run takes seconds."""
 
+import csv
+import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -69,3 +73,56 @@ def settings(shapes, tmp_path):
         accelerator="cpu",
         devices=1,
     )
+
+
+@pytest.fixture(scope="session")
+def change_schedule():
+    """Settings with another schedule."""
+
+    def change(settings, **changes):
+        schedule = dataclasses.replace(settings.schedule, **changes)
+        return dataclasses.replace(settings, schedule=schedule)
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def losses():
+    """The loss of each iteration, from the log files of all runs in a folder."""
+
+    def read(output):
+        found = {}
+        for path in sorted(Path(output).glob("version_*/metrics.csv")):
+            # Files of runs that were killed may end within a line.
+            whole_lines = path.read_text().rpartition("\n")[0].splitlines()
+            for row in csv.DictReader(whole_lines):
+                if row.get("loss"):  # or have nothing but the first columns
+                    found[int(row["step"])] = float(row["loss"])
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def arguments():
+    """The command line that asks for settings, as far as the tests change them."""
+
+    def line(settings):
+        schedule = settings.schedule
+        names = ("iterations", "batch_size", "learning_rate", "warmup_iterations", "ema")
+        return [
+            *(sys.executable, "-m", "yolact_ros.cli", "train"),
+            f"--train=[{settings.train[0]}]",
+            f"--output={settings.output}",
+            f"--model={settings.model}",
+            f"--network={json.dumps(settings.network)}",
+            f"--start={settings.start}",
+            *(f"--schedule.{name}={getattr(schedule, name)}" for name in names),
+            f"--workers={settings.workers}",
+            f"--save_every={settings.save_every}",
+            "--log_every=1",
+            "--accelerator=cpu",
+            "--devices=1",
+        ]
+
+    return line

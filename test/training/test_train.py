@@ -3,33 +3,22 @@
 import csv
 import dataclasses
 import json
-import math
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import cv2
 import lightning.pytorch as pl
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
-from yolact_ros.cli.train import read_settings
 from yolact_ros.data import Annotation, DataError, ImageRecord
 from yolact_ros.network import WeightsError, load_network
 from yolact_ros.training.augmentation import NO_AUGMENTATION
 from yolact_ros.training.callbacks import Checkpoints
-from yolact_ros.training.module import NonFiniteError, TrainingModule, learning_rate_factor
+from yolact_ros.training.module import TrainingModule, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.train import (
-    LAST_CHECKPOINT,
     make_module,
     make_network,
     remarks,
@@ -39,46 +28,7 @@ from yolact_ros.training.train import (
 )
 
 
-def losses(output):
-    """The loss of each iteration, from the log files of all runs in a folder.
-
-    Files of runs that were killed may end within a line, or have nothing but the first columns.
-    """
-    found = {}
-    for path in sorted(Path(output).glob("version_*/metrics.csv")):
-        whole_lines = path.read_text().rpartition("\n")[0].splitlines()
-        for row in csv.DictReader(whole_lines):
-            if row.get("loss"):
-                found[int(row["step"])] = float(row["loss"])
-    return found
-
-
-COMMAND = [sys.executable, "-m", "yolact_ros.cli", "train"]
-
-
-def arguments(settings):
-    """The command line that asks for `settings`, as far as the tests change them."""
-    schedule = settings.schedule
-    return [
-        *COMMAND,
-        f"--train=[{settings.train[0]}]",
-        f"--output={settings.output}",
-        f"--model={settings.model}",
-        f"--network={json.dumps(settings.network)}",
-        f"--start={settings.start}",
-        *(
-            f"--schedule.{name}={getattr(schedule, name)}"
-            for name in ("iterations", "batch_size", "learning_rate", "warmup_iterations", "ema")
-        ),
-        f"--workers={settings.workers}",
-        f"--save_every={settings.save_every}",
-        "--log_every=1",
-        "--accelerator=cpu",
-        "--devices=1",
-    ]
-
-
-def test_the_loss_falls_and_the_weights_load(settings):
+def test_the_loss_falls_and_the_weights_load(settings, losses):
     schedule = dataclasses.replace(
         settings.schedule, iterations=40, batch_size=8, optimizer="adamw", ema=0
     )
@@ -97,187 +47,7 @@ def test_the_loss_falls_and_the_weights_load(settings):
     assert 0 < float(last["waiting_for_data"]) < 1
 
 
-def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(settings, tmp_path):
-    """First as a queue ends it; then while it saves: it does at every iteration, and the file is
-    large."""
-    settings = dataclasses.replace(settings, save_every=1)
-    whole = train(settings)
-    broken = dataclasses.replace(settings, output=str(tmp_path / "broken"))
-    checkpoint = Path(broken.output) / LAST_CHECKPOINT
-    for kill in range(2):
-        resume = ["--resume"] if kill else []
-        before = checkpoint.stat().st_mtime_ns if kill else 0
-        process = subprocess.Popen(arguments(broken) + resume, stderr=subprocess.DEVNULL)
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
-            assert process.poll() is None or process.returncode == 0
-            if process.returncode == 0:
-                break
-            time.sleep(0.005)
-        if kill:  # the next one is being written
-            partial = checkpoint.with_name("last.partial.ckpt")
-            while process.poll() is None and not partial.exists():
-                time.sleep(0.0005)
-        os.kill(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
-        status = process.wait()
-        assert kill or status == 128 + signal.SIGTERM, "a queue takes 0 for the end of the work"
-    resumed = train(broken, resume=True)
-    assert losses(settings.output) | losses(broken.output) == losses(settings.output)
-    theirs = safetensors.torch.load_file(whole)
-    for name, value in safetensors.torch.load_file(resumed).items():
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, msg=name)
-
-
-def change_schedule(settings, **changes):
-    return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, **changes))
-
-
-def rates(output):
-    """The learning rate of each iteration."""
-    rows = {}
-    for path in sorted(Path(output).glob("version_*/metrics.csv")):
-        for row in csv.DictReader(path.open()):
-            if row.get("lr-SGD"):
-                rows[int(row["step"])] = float(row["lr-SGD"])
-    return rows
-
-
-def test_settings_changed_on_resuming_count_from_the_first_iteration(settings):
-    train(change_schedule(settings, iterations=2))
-    changed = change_schedule(settings, iterations=4, learning_rate=4e-3, weight_decay=0.1)
-    train(changed, resume=True)
-    factor = learning_rate_factor(changed.schedule)
-    wanted = [changed.schedule.scaled_learning_rate * factor(i) for i in range(8)]
-    assert [rates(settings.output)[i] for i in range(4, 8)] == pytest.approx(wanted[4:], rel=1e-6)
-    state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
-    assert state["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.1
-    assert read_settings(["--config", f"{settings.output}/settings.yaml"]) == (changed, False)
-
-
-def test_a_run_does_not_go_on_as_another(settings):
-    """The refusal names what differs, and the settings of the run stay beside its checkpoint."""
-    settings = change_schedule(settings, iterations=1)
-    train(settings)
-    longer = change_schedule(settings, iterations=2)
-    for other, reason in (
-        (change_schedule(longer, optimizer="adamw"), "optimizer=adamw .* has sgd"),
-        (change_schedule(longer, ema=0.0), "ema=0 .* has averaged weights"),
-        (dataclasses.replace(longer, classes=("disc",)), r"class_names=\('disc',\) .* has \("),
-        (
-            dataclasses.replace(longer, network={**longer.network, "num_prototypes": 8}),
-            "num_prototypes=8 .* has 32",
-        ),
-    ):
-        with pytest.raises(ValueError, match=reason):
-            train(other, resume=True)
-        kept, _ = read_settings(["--config", f"{settings.output}/settings.yaml"])
-        assert kept == settings
-
-
-def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(settings):
-    """The weights of each iteration are in the checkpoint, beside their average."""
-    kept = {}
-    for iterations in (1, 2, 3, 4):  # one more each time, of two at batch size 4
-        train(change_schedule(settings, iterations=iterations, warmup_iterations=5), iterations > 1)
-        state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
-        name = "net.head.boxes.weight"
-        kept[2 * iterations] = state["current_model_state"][name], state["state_dict"][name]
-    for iteration in (2, 4, 6):
-        weights, average = kept[iteration]
-        assert torch.equal(weights, average)
-    assert not torch.equal(kept[2][0], kept[4][0])
-    weights, average = kept[8]
-    begun = kept[6][0]
-    assert 0 < (average - begun).norm() < 0.3 * (weights - begun).norm(), (
-        "decay 0.9, two iterations"
-    )
-    saved = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
-    assert torch.equal(saved["head.boxes.weight"], average)
-
-
-def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path):
-    """Also where OpenCV had threads before, as whatever decodes or draws gives it."""
-    cv2.setNumThreads(4)
-    cv2.GaussianBlur(np.ones((2000, 2000, 3), np.float32), (31, 31), 5)
-    schedule = dataclasses.replace(settings.schedule, iterations=4)
-    alone = dataclasses.replace(settings, schedule=schedule)
-    helped = dataclasses.replace(alone, output=str(tmp_path / "helped"), workers=None)
-    train(alone)
-    train(helped)
-    assert losses(helped.output) == losses(alone.output)
-    assert len(losses(alone.output)) == 8
-
-
-def test_an_earlier_run_is_not_overwritten(settings):
-    schedule = dataclasses.replace(settings.schedule, iterations=2)
-    settings = dataclasses.replace(settings, schedule=schedule)
-    train(settings)
-    with pytest.raises(FileExistsError, match="--resume"):
-        train(settings)
-
-
-def test_a_run_without_a_checkpoint_begins_anew_and_says_so(settings, capsys):
-    """As one that was killed before its first."""
-    settings = change_schedule(settings, iterations=1)
-    train(settings, resume=True)
-    told = f"beginning anew: there is no {Path(settings.output) / 'last.ckpt'}"
-    assert told in capsys.readouterr().out
-    train(change_schedule(settings, iterations=2), resume=True)
-    assert told not in capsys.readouterr().out
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(settings):
-    schedule = dataclasses.replace(settings.schedule, learning_rate=100, warmup_iterations=0)
-    settings = dataclasses.replace(settings, schedule=schedule, save_every=1)
-    with pytest.raises(NonFiniteError, match=r"at iteration \d+ .* are not finite; .*\.png"):
-        train(settings)
-    kept = load_network(Path(settings.output) / "weights.safetensors")
-    assert all(p.isfinite().all() for p in kept.parameters())
-
-
-def test_weights_that_are_not_finite_take_no_place(settings, monkeypatch):
-    """A step can spoil them though the loss was finite: the files from before stay."""
-    settings = dataclasses.replace(change_schedule(settings, iterations=4, ema=0), save_every=1)
-    step = torch.optim.SGD.step
-    taken = []
-
-    def spoil(optimizer, closure=None):
-        loss = step(optimizer, closure)
-        taken.append(optimizer)
-        if len(taken) == 3:
-            optimizer.param_groups[0]["params"][-1].data.fill_(math.inf)
-        return loss
-
-    monkeypatch.setattr(torch.optim.SGD, "step", spoil)
-    with pytest.raises(NonFiniteError, match=r"at iteration 2 net.* is not finite"):
-        train(settings)
-    kept = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
-    assert kept["global_step"] == 2
-    assert all(value.isfinite().all() for value in kept["state_dict"].values())
-
-
-def test_a_run_begun_anew_forgets_the_accuracies_of_the_earlier_one(settings):
-    settings = change_schedule(settings, iterations=1)
-    settings = dataclasses.replace(settings, val=settings.train)
-    train(settings)
-    output = Path(settings.output)
-    (output / LAST_CHECKPOINT).unlink()
-    (output / "validation.jsonl").write_text('{"iteration": 2, "accuracy": 1.0}\n')
-    train(settings)
-    [entry] = map(json.loads, (output / "validation.jsonl").read_text().splitlines())
-    assert entry["iteration"] == 2 and entry["accuracy"] < 1
-
-
-def test_resuming_needs_no_weights_to_start_from(settings, tmp_path):
-    start = tmp_path / "start.safetensors"
-    first = change_schedule(settings, iterations=1)
-    Path(train(first)).rename(start)
-    second = dataclasses.replace(first, start=str(start), output=str(tmp_path / "second"))
-    train(second)
-    start.unlink()
-    assert train(change_schedule(second, iterations=2), resume=True).exists()
-
-
-def test_waiting_for_data_is_not_what_callbacks_do(settings, monkeypatch):
+def test_waiting_for_data_is_not_what_callbacks_do(settings, monkeypatch, change_schedule):
     settings = change_schedule(settings, iterations=1)
     save = Checkpoints.on_train_batch_end
 
@@ -299,7 +69,7 @@ def test_names_that_stand_for_nothing_are_refused(settings):
         train(dataclasses.replace(settings, freeze=("backbone.steam",)))
 
 
-def test_what_to_know_of_a_run_is_said_before_it(settings, capsys):
+def test_what_to_know_of_a_run_is_said_before_it(settings, capsys, change_schedule):
     """One object is as an anchor is, one far too wide, and a crowd does not count."""
     objects = [((0, 0, 40, 40), False), ((0, 0, 80, 8), False), ((0, 0, 9, 9), True)]
     records = [
@@ -318,7 +88,7 @@ def test_what_to_know_of_a_run_is_said_before_it(settings, capsys):
     assert "the learning rate never reaches its value" in remarks(longer, make_module(longer))[-1]
 
 
-def test_what_is_frozen_keeps_its_statistics_too(settings):
+def test_what_is_frozen_keeps_its_statistics_too(settings, change_schedule):
     settings = change_schedule(settings, iterations=2, batch_size=6)
     torch.manual_seed(settings.seed)
     whole = train(dataclasses.replace(settings, freeze=("backbone.stem",)))
@@ -346,7 +116,7 @@ def test_accuracy_needs_objects_to_be_found(settings, tmp_path):
         train(settings)
 
 
-def test_accuracy_is_measured_on_what_can_be_counted(settings, tmp_path):
+def test_accuracy_is_measured_on_what_can_be_counted(settings, tmp_path, change_schedule):
     """COCO's own files have boxes without area, which are of no use for training."""
     content = json.loads(Path(settings.train[0]).read_text())
     content["annotations"][0]["bbox"][2] = 0
@@ -394,7 +164,7 @@ def test_boxes_alone_are_learned_from_boxes_alone(settings, tmp_path):
     assert 0 <= json.loads(line)["accuracy"] <= 1
 
 
-def test_mixed_precision(settings):
+def test_mixed_precision(settings, losses):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     # In bfloat16 PyTorch's gradient for maps of a single pixel is not finite on a CPU.
     network = {**settings.network, "image_size": 160}
@@ -423,7 +193,7 @@ def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
     torch.testing.assert_close(a.backbone.stem[1].running_var, b.backbone.stem[1].running_var)
 
 
-def test_it_starts_from_weights_by_name(settings, capsys):
+def test_it_starts_from_weights_by_name(settings, capsys, change_schedule):
     settings = change_schedule(settings, iterations=1)
     with pytest.raises(WeightsError, match=r"start='resnet' is not allowed: .*yolact_base"):
         train(dataclasses.replace(settings, start="resnet"))
@@ -431,7 +201,7 @@ def test_it_starts_from_weights_by_name(settings, capsys):
     assert "nothing that fits" in capsys.readouterr().out  # other sizes and classes
 
 
-def test_accuracy_is_measured_and_training_stops_without_progress(settings):
+def test_accuracy_is_measured_and_training_stops_without_progress(settings, losses):
     schedule = dataclasses.replace(settings.schedule, iterations=20, learning_rate=1e-9)
     settings = dataclasses.replace(
         settings,
@@ -460,7 +230,7 @@ def test_accuracy_is_measured_and_training_stops_without_progress(settings):
 
 
 @pytest.mark.parametrize(("save_every", "validate_every"), [(2, 1), (3, 2), (100, 3)])
-def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
+def test_what_is_measured_was_just_saved(settings, save_every, validate_every, change_schedule):
     """The iteration of each measurement is that of the weights."""
     settings = change_schedule(settings, iterations=2, learning_rate=1e-9)
     settings = dataclasses.replace(
@@ -474,7 +244,7 @@ def test_what_is_measured_was_just_saved(settings, save_every, validate_every):
     )
 
 
-def test_another_batch_size_that_freezes_batch_norm_is_told(settings):
+def test_another_batch_size_that_freezes_batch_norm_is_told(settings, change_schedule):
     settings = dataclasses.replace(settings, start="imagenet", freeze_batch_norm=None)
     settings = change_schedule(settings, iterations=1)
     train(change_schedule(settings, batch_size=6))
@@ -503,57 +273,6 @@ def test_objects_of_classes_that_the_first_file_lacks_are_told(settings, tmp_pat
     settings = dataclasses.replace(settings, train=(*settings.train, f"{other}:{images}"))
     training_data(settings)
     assert "left out are bird " in capsys.readouterr().out
-
-
-def one_machine(command):
-    """Two processes that Lightning starts. Of an option given twice the last counts."""
-    return [[*command, "--devices=2"]]
-
-
-def two_machines(command):
-    """What docs/training.md has for machines with one device each, both of them this one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = ["torchrun", "--nnodes=2", "--nproc-per-node=1", "--local-addr=127.0.0.1"]
-    meet = ["--rdzv-backend=c10d", "--rdzv-id=yolact", f"--rdzv-endpoint=127.0.0.1:{port}"]
-    return [[*start, *meet, "--no-python", "--", *command, "--num_nodes=2"]] * 2
-
-
-def test_two_processes_learn_what_one_learns(settings, tmp_path):
-    """Same global batch, same losses: the first iterations, before rounding adds up."""
-    content = json.loads(Path(settings.train[0]).read_text())
-    content["annotations"] = [each for each in content["annotations"] if each["image_id"] > 2]
-    path = tmp_path / "some_empty.json"
-    path.write_text(json.dumps(content))
-    settings = change_schedule(settings, iterations=3)
-    settings = dataclasses.replace(
-        settings,
-        train=(f"{path}:{Path(settings.train[0]).parent / 'images'}",),
-        network={**settings.network, "image_size": 256, "mask_rescoring": True},
-        freeze_batch_norm=True,
-        negatives=True,
-    )
-    train(settings)
-    wanted = list(losses(settings.output).values())
-    ours = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
-    for commands in (one_machine, two_machines):
-        output = tmp_path / commands.__name__
-        command = arguments(dataclasses.replace(settings, output=str(output)))
-        command += ["--freeze_batch_norm=true", "--negatives=true"]
-        assert "MEMBER: 2/2" in run_together(commands(command), output.with_suffix(".log"))
-        assert list(losses(output).values()) == pytest.approx(wanted, rel=1e-3)
-        theirs = safetensors.torch.load_file(output / "weights.safetensors")
-        for name, value in ours.items():
-            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
-
-
-def run_together(commands, log):
-    """Run commands that wait for each other, and return what they say on standard error."""
-    with log.open("w") as file:
-        started = [subprocess.Popen(each, stderr=file) for each in commands]
-        assert [each.wait(timeout=300) for each in started] == [0] * len(started), log.read_text()
-    return log.read_text()
 
 
 def test_published_schedule():

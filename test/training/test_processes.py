@@ -1,0 +1,81 @@
+"""What a run learns does not depend on how many processes do it."""
+
+import dataclasses
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from yolact_ros.training.train import train
+
+
+def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path, losses):
+    """Also where OpenCV had threads before, as whatever decodes or draws gives it."""
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.ones((2000, 2000, 3), np.float32), (31, 31), 5)
+    schedule = dataclasses.replace(settings.schedule, iterations=4)
+    alone = dataclasses.replace(settings, schedule=schedule)
+    helped = dataclasses.replace(alone, output=str(tmp_path / "helped"), workers=None)
+    train(alone)
+    train(helped)
+    assert losses(helped.output) == losses(alone.output)
+    assert len(losses(alone.output)) == 8
+
+
+def one_machine(command):
+    """Two processes that Lightning starts. Of an option given twice the last counts."""
+    return [[*command, "--devices=2"]]
+
+
+def two_machines(command):
+    """What docs/training.md has for machines with one device each, both of them this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = ["torchrun", "--nnodes=2", "--nproc-per-node=1", "--local-addr=127.0.0.1"]
+    meet = ["--rdzv-backend=c10d", "--rdzv-id=yolact", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    return [[*start, *meet, "--no-python", "--", *command, "--num_nodes=2"]] * 2
+
+
+def test_two_processes_learn_what_one_learns(
+    settings, tmp_path, losses, arguments, change_schedule
+):
+    """Same global batch, same losses: the first iterations, before rounding adds up."""
+    content = json.loads(Path(settings.train[0]).read_text())
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] > 2]
+    path = tmp_path / "some_empty.json"
+    path.write_text(json.dumps(content))
+    settings = change_schedule(settings, iterations=3)
+    settings = dataclasses.replace(
+        settings,
+        train=(f"{path}:{Path(settings.train[0]).parent / 'images'}",),
+        network={**settings.network, "image_size": 256, "mask_rescoring": True},
+        freeze_batch_norm=True,
+        negatives=True,
+    )
+    train(settings)
+    wanted = list(losses(settings.output).values())
+    ours = safetensors.torch.load_file(Path(settings.output) / "weights.safetensors")
+    for commands in (one_machine, two_machines):
+        output = tmp_path / commands.__name__
+        command = arguments(dataclasses.replace(settings, output=str(output)))
+        command += ["--freeze_batch_norm=true", "--negatives=true"]
+        assert "MEMBER: 2/2" in run_together(commands(command), output.with_suffix(".log"))
+        assert list(losses(output).values()) == pytest.approx(wanted, rel=1e-3)
+        theirs = safetensors.torch.load_file(output / "weights.safetensors")
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def run_together(commands, log):
+    """Run commands that wait for each other, and return what they say on standard error."""
+    with log.open("w") as file:
+        started = [subprocess.Popen(each, stderr=file) for each in commands]
+        assert [each.wait(timeout=300) for each in started] == [0] * len(started), log.read_text()
+    return log.read_text()
