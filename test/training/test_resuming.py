@@ -24,11 +24,11 @@ from yolact_ros.training.train import (
 
 
 def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(
-    settings, tmp_path, losses, arguments
+    settings, tmp_path, losses, arguments, change_schedule
 ):
     """First as a queue ends it; then while it saves: it does at every iteration, and the file is
     large."""
-    settings = dataclasses.replace(settings, save_every=1)
+    settings = dataclasses.replace(change_schedule(settings, iterations=6), save_every=1)
     whole = train(settings)
     broken = dataclasses.replace(settings, output=str(tmp_path / "broken"))
     checkpoint = Path(broken.output) / LAST_CHECKPOINT
