@@ -29,6 +29,7 @@ from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import compiled
 from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.pytorch import run_network
@@ -37,7 +38,7 @@ from yolact_ros.network import (
     NetworkConfig,
     Yolact,
     build,
-    load_weights,
+    load_network,
     official_name,
     save_weights,
 )
@@ -107,9 +108,7 @@ class Models:
         return path
 
     def network(self, config: NetworkConfig) -> Yolact:
-        net = build(config)
-        load_weights(net, self.weights(config))
-        return net
+        return load_network(self.weights(config), config)
 
     def new_segmenter(self, config: NetworkConfig, backend: str = "torch") -> Segmenter:
         device = str(self.setup.device)
@@ -252,10 +251,10 @@ def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
     The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
     not, nor do those that the tests compare implementations with.
     """
-    net = build(config)
     if config == EMBEDDED:
-        load_weights(net, ROOT / "yolact_ros" / "weights" / f"{config.name}.safetensors")
+        net = load_network(weights_file(config.name))
     else:
+        net = build(config)
         fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
         for name, tensor in net.state_dict().items():
             tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))

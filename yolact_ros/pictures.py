@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+PHOTOS = Path(__file__).parent / "demo" / "photos"
+"""The photographs that come with the package."""
+
 # Neither end can occur within the pixels.
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _JPEG_MARKER, _JPEG_SCAN = re.compile(rb"\xff[\x01-\xfe]"), b"\xff\xda"

@@ -9,6 +9,7 @@ import torch
 
 from yolact_ros.benchmark.work import Ceilings, Work, count_work, layers_of
 from yolact_ros.engine.fixed import CANDIDATES
+from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.network import config_of
 from yolact_ros.network.anchors import feature_sizes
 from yolact_ros.network.yolact import MaskIoUNet
@@ -106,7 +107,7 @@ def parts(model: str, board: Board, image_size: tuple[int, int], detections: int
     memory, product = board.ceilings.bytes, board.ceilings.flops
     logits, listed = anchors * (config.num_classes + 1), CANDIDATES * config.num_classes
     masks = detections * side**2
-    packed = 8 * height * (width + 7) // 8  # as much room as the graph keeps
+    packed = MASK_AREA * height * ((width + 7) // 8)  # as much as the graph copies
     rows = {
         "preprocessing: image in, network input out": (
             (3 * height * width + 2 * 3 * config.image_size**2) / memory
@@ -122,12 +123,13 @@ def parts(model: str, board: Board, image_size: tuple[int, int], detections: int
             2 * masks * config.num_prototypes / product,
             2 * (masks + config.num_prototypes * side**2) / memory,
         ),
-        "re-scoring" if config.mask_rescoring else "": rescoring.limit(board.ceilings) / 1000,
         "packing: masks in, bits out": (2 * masks + packed) / memory,
         f"copies over PCI Express at {PCI_EXPRESS / 1e9:.0f} GB/s": (
             (3 * height * width + packed) / PCI_EXPRESS
         ),
     }
+    if config.mask_rescoring:
+        rows["re-scoring"] = rescoring.limit(board.ceilings) / 1000
     lines = [f"| {model}, one image of {width} x {height}, {board.name} | us |", "|---|---:|"]
-    lines += [f"| {name} | {1e6 * seconds:.1f} |" for name, seconds in rows.items() if name]
+    lines += [f"| {name} | {1e6 * seconds:.1f} |" for name, seconds in rows.items()]
     return "\n".join(lines)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from yolact_ros.benchmark.report import ContenderReport, ModelReport, Report
@@ -20,7 +19,6 @@ def plot(report: Report, path: Path) -> None:
         raise ValueError("there is nothing to draw: no model was measured")
     heights = [max(2.6, 1.4 + 0.42 * len(part)) for part in panels]
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     remaining = iter(axes)
     if report.models:

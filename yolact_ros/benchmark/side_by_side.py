@@ -15,8 +15,9 @@ from yolact_ros.benchmark.others import mask_rcnn, ultralytics
 from yolact_ros.benchmark.published import published
 from yolact_ros.benchmark.report import ContenderReport
 from yolact_ros.benchmark.settings import Image, Settings
-from yolact_ros.engine import Segmenter, fetch_weights
-from yolact_ros.network import PUBLISHED, NetworkConfig, Yolact, build, load_weights
+from yolact_ros.engine import Segmenter
+from yolact_ros.engine.download import weights_file
+from yolact_ros.network import PUBLISHED, NetworkConfig, Yolact, load_network
 
 
 def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Contender]:
@@ -72,10 +73,7 @@ def is_published(config: NetworkConfig) -> bool:
 
 def _network_of(model: Model) -> Yolact:
     """The network as it was loaded: the segmenter's own has been changed to run faster."""
-    weights = model.weights or model.config.name
-    net = build(model.config)
-    load_weights(net, fetch_weights(weights) if weights in PUBLISHED else weights)
-    return net
+    return load_network(weights_file(model.weights or model.config.name), model.config)
 
 
 def _to_masks(segmenter: Segmenter) -> Callable[[Image], Found]:

@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import cv2
@@ -20,7 +19,7 @@ from yolact_ros.benchmark.run import run as run_benchmark
 from yolact_ros.benchmark.settings import Settings
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.network import CONFIGS, EMBEDDED
-from yolact_ros.pictures import read_picture
+from yolact_ros.pictures import PHOTOS, read_picture
 
 _PHOTOGRAPH = "riders.jpg"
 _LARGEST_SIDE = 8192
@@ -110,6 +109,5 @@ def _read_image(path: Path | None, size: str) -> npt.NDArray[np.uint8]:
         raise ValueError(
             f"--size {size!r} is not allowed: it must be like 640x480, each 1 to {_LARGEST_SIDE}"
         ) from None
-    with as_file(files("yolact_ros") / "demo" / "photos" / _PHOTOGRAPH) as photograph:
-        image = read_picture(path or photograph)
+    image = read_picture(path or PHOTOS / _PHOTOGRAPH)
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from yolact_ros.cli.files import find_pictures, short_names
@@ -14,7 +13,7 @@ from yolact_ros.engine import Segmenter
 from yolact_ros.export import PRECISIONS, export
 from yolact_ros.export.check import INT8, Image
 from yolact_ros.network import CONFIGS
-from yolact_ros.pictures import read_picture
+from yolact_ros.pictures import PHOTOS, read_picture
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -73,16 +72,15 @@ def run(arguments: Sequence[str]) -> None:
         top_k=options.top_k,
     )
     print(segmenter.description)
-    with as_file(files("yolact_ros") / "demo" / "photos") as photographs:
-        checked = export(
-            segmenter,
-            options.file,
-            _Pictures(options.images or [photographs]),
-            detection=options.detection,
-            precision=options.precision,
-            calibration=[file for path in options.calibrate for file in find_pictures(path)],
-            keep_anyway=options.keep_anyway,
-        )
+    checked = export(
+        segmenter,
+        options.file,
+        _Pictures(options.images or [PHOTOS]),
+        detection=options.detection,
+        precision=options.precision,
+        calibration=[file for path in options.calibrate for file in find_pictures(path)],
+        keep_anyway=options.keep_anyway,
+    )
     print(f"{checked.table()}\n{checked.summary()}")
     if checked.problems:
         print(f"{options.file} is kept, but: {'; '.join(checked.problems)}")

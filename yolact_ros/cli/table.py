@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from yolact_ros.data import DataSource, read_image, read_json
@@ -14,7 +13,6 @@ from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.evaluation.compare import (
     RANDOM,
-    Image,
     Measured,
     Setup,
     compare,
@@ -22,6 +20,7 @@ from yolact_ros.evaluation.compare import (
 )
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import CONFIGS, config_of
+from yolact_ros.pictures import PHOTOS
 
 PHOTO = "crossing.jpg"
 
@@ -55,7 +54,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     comparison = COMPARISONS[options.table]
     setup = Setup(
-        image=read_image(options.image) if options.image else _shipped_photo(),
+        image=read_image(options.image or PHOTOS / PHOTO),
         device=options.device,
         precision=options.precision,
         rounds=options.rounds,
@@ -84,11 +83,6 @@ def run(arguments: Sequence[str]) -> None:
             "rows": [dataclasses.asdict(row) for row in rows],
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _shipped_photo() -> Image:
-    with as_file(files("yolact_ros") / "demo" / "photos" / PHOTO) as path:
-        return read_image(path)
 
 
 def _source(text: str | None, has_ap: bool) -> tuple[DataSource | None, str]:

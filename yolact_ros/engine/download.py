@@ -9,7 +9,6 @@ import re
 import urllib.error
 import urllib.request
 from email.message import Message
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import IO
 
@@ -81,8 +80,7 @@ def weights_file(name: str | Path) -> Path:
         return fetch_weights(str(name))
     if str(name) != EMBEDDED.name:
         return Path(name).expanduser()
-    with as_file(files("yolact_ros") / "weights" / f"{EMBEDDED.name}.safetensors") as path:
-        return path
+    return Path(__file__).parents[1] / "weights" / f"{EMBEDDED.name}.safetensors"
 
 
 def _default_cache() -> Path:

@@ -42,10 +42,10 @@ from yolact_ros.network import (
     PUBLISHED,
     NetworkConfig,
     WeightsError,
-    Yolact,
+    build,
     config_of,
     config_of_file,
-    load_weights,
+    load_network,
 )
 
 Image = npt.NDArray[np.uint8]
@@ -122,9 +122,12 @@ class Segmenter:
             config, file, self._source = _resolve(model, weights)
             config = config.replace(**changes)
             backend, where = runtimes.choose(backend, device, precision, config.backbone)
-            self.runtime = run_apart(
-                lambda: runtimes.run(_network(config, file), backend, where, precision)
-            )
+
+            def make() -> runtimes.Runtime:
+                net = load_network(file, config) if file is not None else build(config)
+                return runtimes.run(net, backend, where, precision)
+
+            self.runtime = run_apart(make)
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
         self.stages = StageTimes(0, 0, 0)
         """Of the last call; those of a batch that was submitted come with its instances."""
@@ -368,14 +371,6 @@ def _resolve(
             f"{', '.join(CONFIGS)}"
         )
     return config, path, f"weights {path.name}"
-
-
-def _network(config: NetworkConfig, file: Path | None) -> Yolact:
-    """With the weights of a file, or random ones."""
-    net = Yolact(config).eval()
-    if file is not None:
-        load_weights(net, file)
-    return net
 
 
 def _as_tensor(image: Image | Tensor) -> Tensor:

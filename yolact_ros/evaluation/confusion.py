@@ -95,7 +95,6 @@ def plot_confusion(counts: Counts, names: Sequence[str], path: Path) -> None:
 
     Classes with neither objects nor detections are left out.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     there = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
@@ -106,7 +105,6 @@ def plot_confusion(counts: Counts, names: Sequence[str], path: Path) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares[-1] = 0  # what is no object has no share that was found
     figure = Figure(figsize=(3 + 0.34 * size, 2.4 + 0.32 * size), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="found as", ylabel="object", title="IoU 0.5")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(size), [*shown, "not found"], rotation=90)

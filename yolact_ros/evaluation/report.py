@@ -80,11 +80,9 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
     """Write a PNG with the precision over the recall at IoU 0.5, of at most `most` classes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title("IoU 0.5")
     recall = np.linspace(0, 1, 101)

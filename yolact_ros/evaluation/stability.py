@@ -176,14 +176,12 @@ def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
 
 def _plot(stability: Stability, path: Path) -> None:
     """IoU over the frames, and below it what vanished and appeared."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     steps = stability.steps
     frames = np.arange(1, len(steps) + 1)
     figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (2, 1)})
     above.plot(frames, [step.iou for step in steps], marker=".", color="tab:blue")
     above.axhline(stability.iou, linestyle="--", color="grey", label=f"mean {stability.iou:.3f}")

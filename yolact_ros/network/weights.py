@@ -89,12 +89,13 @@ def load_weights(net: Yolact, source: str | Path | Mapping[str, Tensor]) -> None
                 tensor.copy_(state[name])
 
 
-def load_network(path: str | Path) -> Yolact:
-    """The network of a file that says which model it is for: an own file, or an official one.
+def load_network(path: str | Path, config: NetworkConfig | None = None) -> Yolact:
+    """The network of a weights file, in evaluation mode.
 
+    Without `config` it is what the file says: an own file does, and an official one by its name.
     Raises WeightsError.
     """
-    config = config_of_file(path)
+    config = config or config_of_file(path)
     if config is None:
         raise WeightsError(f"{path} does not say which model it is for")
     net = Yolact(config).eval()

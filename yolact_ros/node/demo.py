@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import rclpy
@@ -26,7 +25,7 @@ from yolact_ros.masks import decode
 from yolact_ros.msg import Instance, InstanceArray
 from yolact_ros.node.images import bgr_of
 from yolact_ros.node.processes import Health, started
-from yolact_ros.pictures import PictureError, write_picture
+from yolact_ros.pictures import PHOTOS, PictureError, write_picture
 
 RELIABLE = QoSProfile(depth=10)
 """Reliable, as profiles are by default: on a busy machine most images that are sent best effort get
@@ -159,8 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rclpy.init(args=[])
     try:
-        with as_file(files("yolact_ros") / "demo" / "photos") as photos:
-            show(photos, options.output, options.timeout, options.ros_args)
+        show(PHOTOS, options.output, options.timeout, options.ros_args)
     except (DemoError, PictureError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

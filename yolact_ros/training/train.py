@@ -37,7 +37,7 @@ from yolact_ros.network import (
     build,
     config_of,
     config_of_file,
-    load_weights,
+    load_network,
 )
 from yolact_ros.network.pretrained import load_imagenet
 from yolact_ros.training.callbacks import (
@@ -176,8 +176,7 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     `config` says what the file is for if the file does not. Layers of another shape, which are
     those that depend on the number of classes, stay as they are.
     """
-    donor = build(config_of_file(path) or config)
-    load_weights(donor, path)
+    donor = load_network(path, config_of_file(path) or config)
     state, own = donor.state_dict(), net.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     left_out = [name for name in own if name not in fitting]

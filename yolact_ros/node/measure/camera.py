@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from typing import Any
 
 import cv2
@@ -22,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from yolact_ros.node.messages import bgr_image, jpeg_image
-from yolact_ros.pictures import read_picture
+from yolact_ros.pictures import PHOTOS, read_picture
 
 NEWEST = QoSProfile(depth=1)
 """Reliable, as profiles are by default: nothing is lost but what a newer image replaces."""
@@ -56,8 +55,7 @@ class CameraSettings:
 
     def messages(self) -> list[Any]:
         """The photographs as messages."""
-        with as_file(files("yolact_ros") / "demo" / "photos") as folder:
-            pictures = [read_picture(path) for path in sorted(folder.glob("*.jpg"))]
+        pictures = [read_picture(path) for path in sorted(PHOTOS.glob("*.jpg"))]
         size = (self.width, self.height)
         return [self._message(np.asarray(cv2.resize(each, size), np.uint8)) for each in pictures]
 

@@ -48,11 +48,9 @@ def scaling(
 
 def plot(loads: Sequence[Load], title: str, path: Path) -> None:
     """Draw rate and latency over the number of cameras. Needs matplotlib (the extra `eval`)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     rates, latencies = figure.subplots(1, 2)
     counts = [load.cameras for load in loads]
     rates.plot(counts, [load.rate for load in loads], "o-", label="all cameras")
