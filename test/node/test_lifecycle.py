@@ -57,12 +57,12 @@ def test_shutdown_from_every_state(graph, weights, steps):
     assert graph.transition("shutdown")
     assert graph.state() == "finalized"
     graph.wait_until(lambda: topics(graph) == set(), "the publishers to be gone")
-    assert node._pipeline is None and node._segmenter is None
+    assert node._inputs is None and node._segmenter is None
     assert not graph.transition("configure")
 
 
 def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, image_message):
-    pipeline = graph.start(weights=weights, score_threshold=0.0)._pipeline
+    pipeline = graph.start(weights=weights, score_threshold=0.0)._inputs.pipeline
     received = graph.collect(InstanceArray, "/yolact/instances")
     graph.wait_until(lambda: graph.client.count_publishers("/yolact/instances"), "the publisher")
     decode, begun, gate = pipeline._decode, threading.Event(), threading.Event()
@@ -189,7 +189,7 @@ def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weigh
     node = graph.start(active=False, weights=weights, autostart=False, image_topic="/a/{b}")
     assert graph.transition("configure")
     assert not graph.transition("activate") and graph.state() == "inactive"
-    assert "{b}" in node._problem and node._pipeline is None
+    assert "{b}" in node._problem and node._inputs is None
     assert graph.set(image_topic="/a/b") == ""
     assert graph.transition("cleanup") and node._problem == ""
     for step in ("configure", "activate"):

@@ -29,7 +29,7 @@ def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_
     segmenter.runtime = replace(segmenter.runtime, device=torch.device("cuda:7"))
     publisher.publish(image_message(picture))
     graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
-    assert node._segmenter is None and node._pipeline is None
+    assert node._segmenter is None and node._inputs is None
     diagnostics.clear()
     graph.wait_until(lambda: diagnostics, "new diagnostics")
     status = diagnostics[-1].status[0]

@@ -70,7 +70,7 @@ def show(graph, weights, picture, image_message):
 def two_on_their_way(graph, show):
     """The device of a node that was given pictures 2 and 4, and has computed neither."""
     device = Device(show.node._segmenter)
-    pipeline = show.node._pipeline
+    pipeline = show.node._inputs.pipeline
     decode, gate = pipeline._decode, threading.Event()
 
     def wait_and_decode(frame):

@@ -59,34 +59,44 @@ class Summary:
     """Images without depth within the window of the rates."""
 
 
+class _Events:
+    """Things of one kind: how many there were, and when those of the last `RATE_WINDOW` seconds."""
+
+    def __init__(self) -> None:
+        self.total, self._times = 0, deque[float]()
+
+    def note(self) -> float:
+        """One happens, at the time that is returned."""
+        now = time.monotonic()
+        self.total += 1
+        self._times.append(now)
+        self.lately(now)
+        return now
+
+    def lately(self, now: float) -> int:
+        """How many there were within the window."""
+        while self._times and self._times[0] < now - RATE_WINDOW:
+            self._times.popleft()
+        return len(self._times)
+
+
 class FrameStatistics:
     """Counts frames; to be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._start = time.monotonic()
-        self._received = 0
-        self._processed = 0
-        self._passed_over = 0
-        self._failed = 0
-        self._refused: Counter[str] = Counter()
-        self._depth_refused = 0
-        self._without_depth = 0
-        self._arrivals: deque[float] = deque()
-        self._completions: deque[float] = deque()
-        self._refusals: deque[float] = deque()
-        self._failures: deque[float] = deque()
-        self._depth_refusals: deque[float] = deque()
-        self._depths_missed: deque[float] = deque()
-        self._last_arrival = self._start
+        self._start = self._last_arrival = time.monotonic()
         self._unanswered_since: float | None = None
+        self._arrivals, self._completions, self._failures = _Events(), _Events(), _Events()
+        self._refusals, self._depth_refusals, self._depths_missed = _Events(), _Events(), _Events()
+        self._passed_over = 0
+        self._refused: Counter[str] = Counter()
         self._latencies: dict[str, deque[float]] = {}
 
     def arrived(self) -> None:
         """An image came in."""
         with self._lock:
-            self._received += 1
-            self._last_arrival = _note(self._arrivals)
+            self._last_arrival = self._arrivals.note()
 
     def accepted(self) -> None:
         """An image waits for the network."""
@@ -108,34 +118,30 @@ class FrameStatistics:
             self._refused[reason] += 1
             if accepted:
                 self._unanswered_since = None
-            _note(self._refusals)
-            return self._refused.total()
+            self._refusals.note()
+            return self._refusals.total
 
     def depth_refused(self) -> None:
         """A depth image could not be used; the image that it belongs to can."""
         with self._lock:
-            self._depth_refused += 1
-            _note(self._depth_refusals)
+            self._depth_refusals.note()
 
     def without_depth(self) -> None:
         """There was no depth for an image."""
         with self._lock:
-            self._without_depth += 1
-            _note(self._depths_missed)
+            self._depths_missed.note()
 
     def failed(self) -> None:
         """A sound image could not be processed."""
         with self._lock:
-            self._failed += 1
             self._unanswered_since = None
-            _note(self._failures)
+            self._failures.note()
 
     def processed(self, latencies: Mapping[str, float]) -> None:
         """An image was processed; milliseconds by stage."""
         with self._lock:
-            self._processed += 1
             self._unanswered_since = None
-            _note(self._completions)
+            self._completions.note()
             for stage, value in latencies.items():
                 self._latencies.setdefault(stage, deque(maxlen=LATENCY_FRAMES)).append(value)
 
@@ -144,45 +150,24 @@ class FrameStatistics:
         with self._lock:
             now = time.monotonic()
             window = max(min(RATE_WINDOW, now - self._start), 1e-3)
-            for times in (
-                self._arrivals,
-                self._completions,
-                self._refusals,
-                self._failures,
-                self._depth_refusals,
-                self._depths_missed,
-            ):
-                _forget(times, now)
             return Summary(
-                received=self._received,
-                processed=self._processed,
+                received=self._arrivals.total,
+                processed=self._completions.total,
                 passed_over=self._passed_over,
-                failed=self._failed,
+                failed=self._failures.total,
                 refused=dict(self._refused),
-                depth_refused=self._depth_refused,
-                without_depth=self._without_depth,
-                rate_in=len(self._arrivals) / window,
-                rate_out=len(self._completions) / window,
+                depth_refused=self._depth_refusals.total,
+                without_depth=self._depths_missed.total,
+                rate_in=self._arrivals.lately(now) / window,
+                rate_out=self._completions.lately(now) / window,
                 latencies={
                     stage: Latency(*np.percentile(values, (50, 99)).tolist())
                     for stage, values in self._latencies.items()
                 },
                 silence=now - self._last_arrival,
                 unanswered=now - (self._unanswered_since or now),
-                refused_lately=len(self._refusals),
-                failed_lately=len(self._failures),
-                depth_refused_lately=len(self._depth_refusals),
-                without_depth_lately=len(self._depths_missed),
+                refused_lately=self._refusals.lately(now),
+                failed_lately=self._failures.lately(now),
+                depth_refused_lately=self._depth_refusals.lately(now),
+                without_depth_lately=self._depths_missed.lately(now),
             )
-
-
-def _note(times: deque[float]) -> float:
-    now = time.monotonic()
-    times.append(now)
-    _forget(times, now)
-    return now
-
-
-def _forget(times: deque[float], now: float) -> None:
-    while times and times[0] < now - RATE_WINDOW:
-        times.popleft()

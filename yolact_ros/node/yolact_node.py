@@ -18,18 +18,15 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.node.cameras import Camera
-from yolact_ros.node.depth import DepthImages
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array, why_silent
+from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters, declare, table
-from yolact_ros.node.pipeline import Feed, Pipeline, reason_of, warm_up_decoder
+from yolact_ros.node.pipeline import Feed, reason_of, warm_up_decoder
 from yolact_ros.node.statistics import FrameStatistics, Summary
 
 DIAGNOSTICS_PERIOD = 1.0
@@ -71,8 +68,7 @@ class YolactNode(LifecycleNodeMixin, Node):
     def __init__(self, **options: Any) -> None:
         # What `destroy_node` gives up; rclpy calls it too where a node cannot be made.
         self._segmenter: Segmenter | None = None
-        self._pipeline: Pipeline | None = None
-        self._inputs: list[Subscription] = []
+        self._inputs: Inputs | None = None
         self._outputs: dict[Camera, Outputs] = {}
         self._lost_devices: set[torch.device] = set()  # for good: only a new process can use them
         self._kept_from_lost_devices: list[Segmenter] = []
@@ -237,36 +233,16 @@ class YolactNode(LifecycleNodeMixin, Node):
             )
             for camera, outputs in self._outputs.items()
         ]
-        depth_topic, info_topic = parameters.depth_topics(self._resolved)
-        if depth_topic and self._segmenter.config.mask_branch == "none":
-            self.get_logger().warning("No positions: they are those of masks, the model has none")
-            depth_topic = info_topic = ""
-        depth = None
-        if depth_topic:
-            depth = DepthImages(self._resolved(depth_topic), self._resolved(info_topic))
-        self._pipeline = pipeline = Pipeline(
+        self._inputs = Inputs(
+            self,
             self._segmenter,
             feeds,
-            depth,
             parameters,
             lambda: self._wanted,
             self._on_device_lost,
         )
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=parameters.qos_depth,
-            reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
-        )
-        kind = CompressedImage if parameters.compressed else Image
-        for feed in feeds:
-            topic = parameters.subscription_topic(feed.camera, self._resolved)
-            self._subscribe(kind, topic, functools.partial(pipeline.take, feed), qos, raw=True)
-        if depth is not None:
-            take_depth = functools.partial(pipeline.take_depth, feeds[0], depth)
-            self._subscribe(Image, depth_topic, take_depth, qos, raw=True)
-            self._subscribe(CameraInfo, info_topic, depth.put_info, qos_profile_sensor_data)
-        others = [self._resolved(topic) for topic in (depth_topic, info_topic) if topic]
-        return [feed.topic for feed in feeds] + others
+        self._inputs.subscribe()
+        return self._inputs.topics
 
     def _logger_of(self, camera: Camera) -> RcutilsLogger:
         if camera not in self._loggers:  # a logger counts for itself how often it speaks
@@ -278,23 +254,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         return self._resolved(self._configured.subscription_topic(camera, self._resolved))
 
     def _resolved(self, topic: str) -> str:
-        """The full name, with remappings followed."""
-        try:
-            return str(self.resolve_topic_name(topic))
-        except RuntimeError:  # a name with {substitutions} that ROS does not know
-            return topic
-
-    def _subscribe(
-        self,
-        kind: type,
-        topic: str,
-        callback: Callable[[Any], None],
-        qos: QoSProfile,
-        raw: bool = False,
-    ) -> None:
-        group = MutuallyExclusiveCallbackGroup()
-        made = self.create_subscription(kind, topic, callback, qos, callback_group=group, raw=raw)
-        self._inputs.append(made)
+        return resolved(self, topic)
 
     @_logging_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -343,11 +303,9 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def _stop_receiving(self) -> None:
         with self._stopping:  # the process may be told to end while a transition does this
-            while self._inputs:
-                self.destroy_subscription(self._inputs.pop())
-            if self._pipeline is not None:
-                self._pipeline.stop()
-                self._pipeline = None
+            if self._inputs is not None:
+                self._inputs.stop()
+                self._inputs = None
                 for outputs in self._outputs.values() if self.context.ok() else ():
                     outputs.clear()
 
