@@ -1,10 +1,10 @@
 """The commands that build a TensorRT engine; TensorRT itself needs an NVIDIA GPU."""
 
-import os
 import subprocess
 import sys
 
 import pytest
+import tensorrt_engine
 
 pytest.importorskip("onnx", reason="needs the extra export")
 
@@ -14,53 +14,41 @@ def onnx_file(exported):
     return exported("small", ".onnx")
 
 
-@pytest.fixture(scope="module")
-def run(repository):
-    """Runs the tool; `path` replaces PATH."""
-
-    def call(*arguments: object, path: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable,
-                str(repository / "tools" / "tensorrt_engine.py"),
-                *map(str, arguments),
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PATH": path or os.environ["PATH"]},
-            check=False,
-        )
-
-    return call
-
-
-def test_the_commands_fit_the_network(run, onnx_file):
-    result = run(onnx_file, "--batch", 4, "--show")
-    assert result.returncode == 0, result.stderr
-    build, time = result.stdout.splitlines()
+def test_the_commands_fit_the_network(onnx_file, capsys):
+    assert tensorrt_engine.main([str(onnx_file), "--batch", "4", "--show"]) == 0
+    build, time = capsys.readouterr().out.splitlines()
     for shape in ("--minShapes=images:1x3x", "--optShapes=images:4x3x", "--maxShapes=images:4x3x"):
         assert shape in build
     assert "--fp16" in build and f"--saveEngine={onnx_file.with_suffix('.engine')}" in build
     assert f"--loadEngine={onnx_file.with_suffix('.engine')}" in time
-    assert "--fp16" not in run(onnx_file, "--float32", "--show").stdout
+    assert tensorrt_engine.main([str(onnx_file), "--float32", "--show"]) == 0
+    assert "--fp16" not in capsys.readouterr().out
 
 
-def test_without_tensorrt_it_says_what_to_install(run, onnx_file, tmp_path):
-    result = run(onnx_file, path=str(tmp_path))
-    assert result.returncode == 1
-    assert "there is no program trtexec" in result.stderr and "--trtexec" in result.stderr
+def test_it_needs_no_installation(repository, onnx_file):
+    tool = repository / "tools" / "tensorrt_engine.py"
+    command = [sys.executable, "-I", str(tool), str(onnx_file), "--show"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and "--saveEngine" in result.stdout, result.stderr
+
+
+def test_without_tensorrt_it_says_what_to_install(onnx_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tensorrt_engine.main([str(onnx_file)]) == 1
+    told = capsys.readouterr().err
+    assert "there is no program trtexec" in told and "--trtexec" in told
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model at all"])
-def test_another_file_is_refused(run, tmp_path, content):
+def test_another_file_is_refused(tmp_path, content, capsys):
     path = tmp_path / "other.onnx"
     if content is not None:
         path.write_bytes(content)
-    result = run(path, "--show")
-    assert result.returncode == 1 and str(path) in result.stderr
-    assert "Traceback" not in result.stderr
+    assert tensorrt_engine.main([str(path), "--show"]) == 1
+    assert str(path) in capsys.readouterr().err
 
 
-def test_a_batch_out_of_range_is_refused(run, onnx_file):
-    result = run(onnx_file, "--batch", 0, "--show")
-    assert result.returncode == 2 and "1 to 256" in result.stderr
+def test_a_batch_out_of_range_is_refused(onnx_file, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tensorrt_engine.main([str(onnx_file), "--batch", "0", "--show"])
+    assert "1 to 256" in capsys.readouterr().err

@@ -252,8 +252,10 @@ class Graph:
 
 
 @pytest.fixture
-def graph():
-    """A graph with a client; `graph.start(...)` adds the node."""
+def graph(monkeypatch):
+    """A graph with a client; `graph.start(...)` adds the node, whose diagnostics come often."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    monkeypatch.setattr("yolact_ros.node.yolact_node.DIAGNOSTICS_PERIOD", 0.2)
     yield from _graph()
 
 

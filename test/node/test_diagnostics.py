@@ -97,7 +97,8 @@ def test_a_slow_network_is_not_one_that_hangs():
     assert levels == [DiagnosticStatus.OK, DiagnosticStatus.OK, DiagnosticStatus.ERROR]
 
 
-def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message):
+def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message, monkeypatch):
+    monkeypatch.setattr("yolact_ros.node.statistics.RATE_WINDOW", 1.0)
     messages = graph.collect(DiagnosticArray, "/diagnostics")
     node = graph.start(weights=weights, image_timeout=0.5)
     hangs, goes_on, submit = threading.Event(), threading.Event(), node._segmenter.submit

@@ -43,7 +43,7 @@ def test_what_a_file_fixed_goes_with_it(graph, exported, weights):
     assert graph.set(nms__iou_threshold=0.6) == "", "now it is the user's"
     assert graph.transition("configure") and graph.transition("cleanup")
     assert graph.get("nms.iou_threshold") == 0.6 and graph.get("nms.method") == "fast"
-    assert graph.set(weights=weights) == "" and graph.transition("configure")
+    assert graph.set(weights=weights, backend="torch") == "" and graph.transition("configure")
 
 
 def test_the_same_may_be_asked_for(graph, exported):

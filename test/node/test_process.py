@@ -66,7 +66,7 @@ def start():
 
 
 def test_ctrl_c_while_images_come(graph, start, weights, picture, image_message):
-    process = start(f"weights:={weights}", "score_threshold:=0.0")
+    process = start(f"weights:={weights}", "score_threshold:=0.0", "backend:=torch")
     received = graph.collect(InstanceArray, "/yolact/instances")
     graph.wait_until(lambda: "Waiting for images on /image_raw" in process.text(), "the node")
     camera = graph.camera()
@@ -107,7 +107,7 @@ main.main()
 
 
 def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, picture, image_message):
-    process = start(f"weights:={weights}", program=NETWORK_HANGS)
+    process = start(f"weights:={weights}", "backend:=torch", program=NETWORK_HANGS)
     graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
     camera = graph.camera()
 
@@ -146,13 +146,13 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("destroyed", ["node.destroy_node()", ""])
-def test_a_node_in_a_program_of_its_users_ends_with_it(weights, destroyed):
+@pytest.mark.parametrize(("destroyed", "backend"), [("node.destroy_node()", "torch"), ("", "auto")])
+def test_a_node_in_a_program_of_its_users_ends_with_it(weights, destroyed, backend):
     program = PROGRAM_OF_A_USER.replace("DESTROYED", destroyed)
-    command = [sys.executable, "-c", program, "--ros-args", "-p", f"weights:={weights}"]
-    ended = subprocess.run(
-        [*command, "-p", "autostart:=false"], capture_output=True, text=True, timeout=120
-    )
+    parameters = (f"weights:={weights}", f"backend:={backend}", "autostart:=false")
+    words = [word for each in parameters for word in ("-p", each)]
+    command = [sys.executable, "-c", program, "--ros-args", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0 and "done" in ended.stdout, ended.stderr
 
 
@@ -162,9 +162,9 @@ def test_a_bad_value_at_the_start_is_explained(start):
         "nms.method:=soft": "nms.method='soft' is not allowed: it must be one of fast",
     }
     file = Process("--params-file", "/no/such/file.yaml")
+    processes = {parameter: start(parameter) for parameter in reasons}
     assert file.end() == 1
     assert "/no/such/file.yaml" in file.text() and "Traceback" not in file.text()
-    processes = {parameter: start(parameter) for parameter in reasons}
     for parameter, process in processes.items():
         assert process.end() == 1
         assert reasons[parameter] in process.text() and "Traceback" not in process.text()

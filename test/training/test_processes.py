@@ -51,7 +51,7 @@ def test_two_processes_learn_what_one_learns(
     content["annotations"] = [each for each in content["annotations"] if each["image_id"] > 2]
     path = tmp_path / "some_empty.json"
     path.write_text(json.dumps(content))
-    settings = change_schedule(settings, iterations=3)
+    settings = change_schedule(settings, iterations=2)
     settings = dataclasses.replace(
         settings,
         train=(f"{path}:{Path(settings.train[0]).parent / 'images'}",),
