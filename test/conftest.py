@@ -17,6 +17,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # it is not alone: threads would wait f
 
 ROOT = Path(__file__).resolve().parent.parent
 
+LONG = (
+    "test_export.py",
+    "test_resuming.py",
+    "test_processes.py",
+    "test_train.py",
+    "test_losses.py",
+    "test_interpreter.py",
+    "test_run.py",
+    "test_gpu_check.py",
+)
+"""Modules that take half a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: of two workers neither is left with one in the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -72,7 +72,8 @@ def check(case: Case, device: torch.device, small: bool = False) -> dict[str, di
     calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
     copies = COPIES if device.type == "cuda" else 1
     graphs = {name: as_graph(call, device, copies) for name, call in calls.items()}
-    times = measure(graphs, rounds=2 if small else 30, seconds=1.0, device=device)
+    rounds, warm_up = (2, 0) if small else (30, 3)
+    times = measure(graphs, rounds=rounds, warm_up=warm_up, seconds=1.0, device=device)
     return {
         name: {
             "error": _error(call, exact),

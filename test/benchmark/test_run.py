@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from yolact_ros.benchmark.report import to_markdown, write_json
 from yolact_ros.benchmark.run import describe_machine, node_can_run, run
 from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.weights import random_network
+from yolact_ros.benchmark.work import measure_ceilings
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.export import export
 from yolact_ros.network import EMBEDDED, WeightsError, save_weights
@@ -26,6 +28,19 @@ TINY = EMBEDDED.replace(
     mask_rescoring=False,
 )
 QUICK = {"rounds": 1, "seconds": 0.1, "memory": False, "node": False}
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    """Data types whose ceilings were measured, with small products: these take seconds."""
+    found = []
+
+    def measure(device, dtype, size=0, clock=time.perf_counter):
+        found.append(dtype)
+        return measure_ceilings(device, dtype, size or 128, clock=clock)
+
+    monkeypatch.setattr("yolact_ros.benchmark.run.measure_ceilings", measure)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +104,7 @@ def test_a_path_may_have_an_equals_sign(tiny_weights, picture, tmp_path):
             prepare(dataclasses.replace(settings, models=(spec,)), tmp_path)
 
 
-def test_ceilings_are_of_what_each_network_computes_in(tiny_weights):
+def test_ceilings_are_of_what_each_network_computes_in(tiny_weights, asked):
     precisions = ("float32", "bfloat16", "float32")
     segmenters = [
         Segmenter(weights=tiny_weights, device="cpu", backend="torch", precision=precision)
@@ -97,7 +112,7 @@ def test_ceilings_are_of_what_each_network_computes_in(tiny_weights):
     ]
     ceilings = describe_machine([each.runtime for each in segmenters], size=128).ceilings
     assert list(ceilings) == ["float32 on cpu", "bfloat16 on cpu"], "each kind once"
-    assert ceilings["float32 on cpu"] != ceilings["bfloat16 on cpu"]
+    assert asked == [torch.float32, torch.bfloat16]
 
 
 def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, tmp_path):
@@ -126,7 +141,11 @@ def test_what_the_node_lacks_is_said(tiny_weights, picture, monkeypatch):
 
 
 @pytest.mark.skipif(not node_can_run(), reason="needs ROS 2 and the messages of this package")
-def test_the_node_is_measured_with_a_detection_stage_inside(tiny_weights, picture, tmp_path):
+def test_the_node_is_measured_with_a_detection_stage_inside(
+    tiny_weights, picture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("yolact_ros.benchmark.run.NODE_FRAMES", 3)
+    monkeypatch.setattr("yolact_ros.benchmark.run.NODE_RATE", 60)
     path = tmp_path / "detection.xml"
     original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
     export(original, path, {"a": picture}, detection=True, keep_anyway=True)

@@ -368,6 +368,11 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
         assert lowest - 1e-4 <= box.pose.position.x - box.scale.x / 2
         assert min(box.scale.x, box.scale.y, box.scale.z) > 0
         assert text.text == f"{instance.class_name} {instance.score:.2f}"
+    image.header.stamp.nanosec = 300_000_000
+    for most, is_near in ((0.05, False), (0.5, True)):
+        assert graph.set(depth__max_offset=most) == ""
+        result = graph.see(publish, image, received, 2)
+        assert any(found.position_valid for found in result.instances) == is_near
     # Without depth of the same time there are instances still, and no old markers.
     image.header.stamp.sec = 100
     result = graph.see(publish, image, received, 2)

@@ -151,6 +151,10 @@ def test_pictures_are_made_only_while_somebody_subscribes(
     assert result.header == image.header and result.format == "bgr8; jpeg compressed bgr8"
     difference = np.abs(images.bgr_of_compressed(result).astype(int) - drawing)
     assert difference.mean() < 10
+    assert graph.set(overlay__boxes=False, overlay__jpeg_quality=1) == ""
+    coarse = graph.see(camera, image, compressed, 2)
+    assert len(coarse.data) < len(result.data) and not drawn[-1]["boxes"]
+    assert graph.set(overlay__boxes=True) == ""
     labels = graph.collect(Image, "/yolact/labels")
     result = graph.see(camera, image, labels)
     assert result.header == image.header and result.encoding == "mono16"
@@ -281,6 +285,8 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
         strict = len(see())
         assert graph.set(nms__iou_threshold=0.9) == ""
         assert len(see()) > strict
+    assert graph.set(nms__top_k=1) == ""
+    assert len(see()) == len({found.class_name for found in see()})
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,11 @@ def test_published_schedule():
     rate = [double.scaled_learning_rate * learning_rate_factor(double)(i) for i in (0, 250, 500)]
     assert rate == pytest.approx([1e-4, 1.05e-3, 2e-3]), "the warm-up is not scaled"
     assert learning_rate_factor(double)(140_000) == pytest.approx(0.1)
+    cosine = learning_rate_factor(dataclasses.replace(schedule, shape="cosine"))
+    halfway = (500 + 800_000) // 2
+    assert [cosine(i) for i in (250, 500, halfway, 800_000)] == pytest.approx(
+        [0.55, 1, 0.5, 0], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from yolact_ros.engine.runtimes import Runtime
 from yolact_ros.pictures import write_picture
 
 T = TypeVar("T")
-NODE_INSTANCES = 10
-"""In each image, where the node's own work is measured."""
+NODE_INSTANCES, NODE_FRAMES, NODE_RATE = 10, 50, 15
+"""Instances in each image, images, and images a second, where the node's own work is measured."""
 
 
 def run(settings: Settings, command: str, say: Callable[[str], None] = print) -> Report:
@@ -172,7 +172,8 @@ def _measure_node(model: Model, image: Image, folder: Path) -> dict[str, dict[st
     command = [
         *(sys.executable, "-c", "from yolact_ros.node.measure.main import main; exit(main())"),
         *("stages", "--size", f"{width}x{height}", "--json", str(output)),
-        *("--instances", str(NODE_INSTANCES), "--frames", "50", "--rate", "15"),
+        *("--instances", str(NODE_INSTANCES)),
+        *("--frames", str(NODE_FRAMES), "--rate", str(NODE_RATE)),
         *("--device", model.options["device"]),
         *("--model", model.options["model"], "--weights", model.options["weights"]),
     ]
