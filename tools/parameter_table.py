@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolact_ros.node.parameters import table
+from yolact_ros.node.parameters import PARAMETERS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN = "<!-- parameters: written by tools/parameter_table.py -->\n"
@@ -17,7 +17,8 @@ END = "<!-- end of parameters -->\n"
 def rows() -> str:
     """The parameters as a Markdown table."""
     lines = ["| parameter | default | takes effect | what |", "|---|---|---|---|"]
-    for name, (info, default) in table().items():
+    for name, info in PARAMETERS.items():
+        default = info.default
         shown = str(default).lower() if isinstance(default, bool) else str(default)
         allowed = info.allowed()
         lines.append(

@@ -86,13 +86,13 @@ def test_every_argument_reaches_its_parameter(graph, repository, tmp_path):
 
 
 def test_every_argument_is_listed_and_every_parameter_of_it_exists(repository):
-    from yolact_ros.node.parameters import table
+    from yolact_ros.node.parameters import PARAMETERS
 
     command = ["ros2", "launch", launch_file(repository), "--show-args"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name, parameter, _ in GIVEN + MODEL:
         assert f"'{name}':" in shown and f"(parameter {parameter})" in shown
-        assert parameter in table() or parameter == "use_sim_time"
+        assert parameter in PARAMETERS or parameter == "use_sim_time"
     for name in ("params_file", "namespace", "log_level", "rviz", "fixed_frame"):
         assert f"'{name}':" in shown
 

@@ -12,7 +12,7 @@ from rclpy.parameter import Parameter
 
 from yolact_ros.network import PUBLISHED
 from yolact_ros.node.cameras import Camera
-from yolact_ros.node.parameters import Parameters, table
+from yolact_ros.node.parameters import PARAMETERS, Parameters
 
 
 def flat(values, prefix=""):
@@ -27,10 +27,10 @@ def flat(values, prefix=""):
 def test_the_parameter_file_lists_every_parameter_with_default_and_meaning(repository):
     text = (repository / "config" / "yolact.yaml").read_text()
     values = flat(yaml.safe_load(text)["/**"]["ros__parameters"])
-    assert values == {name: default for name, (_, default) in table().items()}
-    assert all(type(values[name]) is type(default) for name, (_, default) in table().items())
+    assert values == {name: info.default for name, info in PARAMETERS.items()}
+    assert all(type(values[name]) is type(info.default) for name, info in PARAMETERS.items())
     comments = " ".join(line.strip().lstrip("# ") for line in text.splitlines())
-    for info, _ in table().values():
+    for info in PARAMETERS.values():
         assert info.description in comments, info.name
         allowed = comments.split(info.description, 1)[1].strip().lower()
         assert allowed.startswith(info.allowed().lower()), info.name
@@ -41,9 +41,9 @@ def test_the_readme_has_every_parameter_with_default_and_meaning(repository):
     for line in (repository / "README.md").read_text().splitlines():
         if match := re.match(r"\| `([a-z_.0-9]+)` \| (.*?) \| (.*?) \| (.*) \|$", line):
             rows[match[1]] = match.groups()[1:]
-    for name, (info, default) in table().items():
+    for name, info in PARAMETERS.items():
         value, change, meaning = rows[name]
-        assert yaml.safe_load(value.strip("`") or "''") == default
+        assert yaml.safe_load(value.strip("`") or "''") == info.default
         assert change == info.change
         assert meaning.startswith(info.description)
         assert info.allowed().lower() in meaning.lower()
@@ -53,13 +53,13 @@ def test_ros_tools_are_told_type_range_and_description(graph, weights):
     graph.start(active=False, weights=weights, autostart=False)
     request = ListParameters.Request()
     listed = graph.call(ListParameters, "/yolact/list_parameters", request).result.names
-    assert set(table()) <= set(listed)
-    names = list(table())
+    assert set(PARAMETERS) <= set(listed)
+    names = list(PARAMETERS)
     request = DescribeParameters.Request(names=names)
     response = graph.call(DescribeParameters, "/yolact/describe_parameters", request)
-    for descriptor, (info, default) in zip(response.descriptors, table().values(), strict=True):
+    for descriptor, info in zip(response.descriptors, PARAMETERS.values(), strict=True):
         assert descriptor.name == info.name and descriptor.description == info.description
-        assert descriptor.type == Parameter.Type.from_parameter_value(default).value
+        assert descriptor.type == Parameter.Type.from_parameter_value(info.default).value
         assert descriptor.read_only == (info.change == "start")
         assert all(choice in descriptor.additional_constraints for choice in info.choices)
         ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
@@ -68,7 +68,8 @@ def test_ros_tools_are_told_type_range_and_description(graph, weights):
 
 
 def test_every_parameter_says_what_is_allowed():
-    for info, default in table().values():
+    for info in PARAMETERS.values():
+        default = info.default
         assert len(info.description) > 20 and info.description.endswith(".")
         info.check(default)
         if isinstance(default, int | float) and not isinstance(default, bool):

@@ -16,6 +16,9 @@ class ParameterInfo:
     """What a user is told about a parameter, and what its value is held to."""
 
     name: str
+    field: str
+    """Of `Parameters`."""
+    default: Any
     description: str
     change: Change
     """When a new value takes effect: at once, when the node is next configured, or only from the
@@ -48,7 +51,7 @@ class ParameterInfo:
         if not good:
             raise ValueError(f"{self.name}={value!r} is not allowed: it must be {allowed}")
 
-    def descriptor(self, default: Any) -> ParameterDescriptor:
+    def descriptor(self) -> ParameterDescriptor:
         """The same for ROS tools."""
         descriptor = ParameterDescriptor(
             name=self.name,
@@ -58,7 +61,7 @@ class ParameterInfo:
             dynamic_typing=self.many,
         )
         if self.low is not None and self.high is not None:
-            if isinstance(default, float):
+            if isinstance(self.default, float):
                 descriptor.floating_point_range = [
                     FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
                 ]
@@ -69,10 +72,17 @@ class ParameterInfo:
         return descriptor
 
 
-def parameter(
-    default: Any, description: str, change: Change, name: str = "", **held_to: Any
-) -> Any:
-    return dataclasses.field(
-        default=default,
-        metadata={"name": name, "description": description, "change": change, **held_to},
+def parameter(default: Any, description: str, change: Change, **others: Any) -> Any:
+    """A field of a data class of parameters. Its name is that of the parameter, unless `name`, one
+    of the `others`, says another."""
+    metadata = {"description": description, "change": change, **others}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def infos(parameters: type) -> dict[str, ParameterInfo]:
+    """Every field of a data class that `parameter` made, by the name of the parameter."""
+    found = (
+        ParameterInfo(**{"name": each.name, **each.metadata}, field=each.name, default=each.default)
+        for each in dataclasses.fields(parameters)
     )
+    return {info.name: info for info in found}

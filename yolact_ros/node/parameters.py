@@ -24,7 +24,7 @@ from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.network import CONFIGS, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
 from yolact_ros.node.cameras import Camera, cameras_of
-from yolact_ros.node.parameter_info import ParameterInfo, parameter
+from yolact_ros.node.parameter_info import infos, parameter
 
 Resolve = Callable[[str], str]
 """Makes a topic's full name of one that a user gave."""
@@ -249,8 +249,8 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        for field, info in _table():
-            info.check(getattr(self, field))
+        for info in PARAMETERS.values():
+            info.check(getattr(self, info.field))
         topics = [self.subscription_topic(camera) for camera in self.cameras()]
         if self.depth_topic and len(topics) > 1:
             raise ValueError(
@@ -265,10 +265,10 @@ class Parameters:
 
         Raises ValueError for a value that is not allowed.
         """
-        fields = {info.name: field for field, info in _table()}
-        return dataclasses.replace(
-            self, **{fields[new.name]: _value(new) for new in changes if new.name in fields}
-        )
+        values = {
+            PARAMETERS[new.name].field: _value(new) for new in changes if new.name in PARAMETERS
+        }
+        return dataclasses.replace(self, **values)
 
     def detection_settings(self, class_names: tuple[str, ...]) -> DetectionSettings:
         """Settings for a model of these classes.
@@ -342,21 +342,8 @@ class Parameters:
         return self.depth_topic, self.camera_info_topic or f"{space}{slash}camera_info"
 
 
-def _table() -> list[tuple[str, ParameterInfo]]:
-    """Every parameter, with the field of `Parameters` that holds it."""
-    return [
-        (
-            field.name,
-            ParameterInfo(**{**field.metadata, "name": field.metadata["name"] or field.name}),
-        )
-        for field in dataclasses.fields(Parameters)
-    ]
-
-
-def table() -> dict[str, tuple[ParameterInfo, Any]]:
-    """Every parameter by its ROS name, with its default, in the order of the documentation."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Parameters)}
-    return {info.name: (info, defaults[field]) for field, info in _table()}
+PARAMETERS = infos(Parameters)
+"""In the order of the documentation."""
 
 
 def declare(node: Node) -> Parameters:
@@ -364,11 +351,11 @@ def declare(node: Node) -> Parameters:
 
     Raises ValueError or a ParameterException of rclpy, naming the value and what is allowed.
     """
-    values = {}
-    for field, info in _table():
-        default = getattr(Parameters, field)
-        values[field] = node.declare_parameter(info.name, default, info.descriptor(default)).value
-    return Parameters(**values)
+    declared = {
+        info.field: node.declare_parameter(info.name, info.default, info.descriptor())
+        for info in PARAMETERS.values()
+    }
+    return Parameters(**{field: each.value for field, each in declared.items()})
 
 
 def _value(parameter: Parameter) -> Any:

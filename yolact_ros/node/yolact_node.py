@@ -25,7 +25,7 @@ from yolact_ros.node.cameras import Camera
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array, why_silent
 from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
-from yolact_ros.node.parameters import Parameters, declare, table
+from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
 from yolact_ros.node.pipeline import Feed, reason_of, warm_up_decoder
 from yolact_ros.node.statistics import FrameStatistics, Summary
 
@@ -164,9 +164,9 @@ class YolactNode(LifecycleNodeMixin, Node):
         )
         fixed = segmenter.runtime.header.fixed_settings  # by an exported detection stage
         taken = [
-            Parameter(name, value=type(default)(fixed[field]))
-            for name, (_, default) in table().items()
-            if (field := name.replace(".", "_")) in fixed and getattr(parameters, field) == default
+            Parameter(info.name, value=type(info.default)(fixed[info.field]))
+            for info in PARAMETERS.values()
+            if info.field in fixed and getattr(parameters, info.field) == info.default
         ]
         parameters = parameters.with_values(taken)
         segmenter.settings = parameters.detection_settings(segmenter.class_names)
@@ -192,10 +192,9 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def _forget_what_a_file_fixed(self) -> None:
         """Set parameters that an exported file had decided back to their defaults."""
-        defaults = {name: default for name, (_, default) in table().items()}
         self.set_parameters(
             [
-                Parameter(name, value=defaults[name])
+                Parameter(name, value=PARAMETERS[name].default)
                 for name, value in self._fixed_by_file.items()
                 if self.get_parameter(name).value == value  # else a user has set it since
             ]
@@ -327,7 +326,8 @@ class YolactNode(LifecycleNodeMixin, Node):
     # Parameters
 
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        later = [new.name for new in changes if _change(new.name) == "configure"]
+        known = [PARAMETERS[new.name] for new in changes if new.name in PARAMETERS]
+        later = [info.name for info in known if info.change == "configure"]
         with self._settings_lock:
             try:
                 parameters = self._wanted.with_values(changes)
@@ -377,9 +377,3 @@ class YolactNode(LifecycleNodeMixin, Node):
             throttle_duration_sec=SILENCE_LOG_PERIOD,
         )
         return CameraState(camera.name, topic, frames, silence)
-
-
-def _change(name: str) -> str:
-    """When a parameter takes effect; empty for one that is not this node's own."""
-    info = table().get(name)
-    return info[0].change if info else ""
