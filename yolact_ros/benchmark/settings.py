@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.published import check_checkout
 from yolact_ros.benchmark.timing import Timing, check_limits, measure
-
-Image = npt.NDArray[np.uint8]
+from yolact_ros.engine import Image
 
 
 @dataclass(frozen=True)

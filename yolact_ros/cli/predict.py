@@ -19,10 +19,8 @@ from yolact_ros.cli.files import choose_targets, find_files, is_video
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.cli.videos import Video
 from yolact_ros.detection import Instances
-from yolact_ros.engine import Segmenter, draw_overlay
+from yolact_ros.engine import Image, Segmenter, draw_overlay
 from yolact_ros.pictures import UnreadableError, read_picture, write_picture
-
-Image = npt.NDArray[np.uint8]
 
 
 def run(arguments: Sequence[str]) -> None:

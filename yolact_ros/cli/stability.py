@@ -7,17 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from yolact_ros.cli.files import find_pictures
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.cli.videos import Video
 from yolact_ros.data import read_image
+from yolact_ros.engine import Image
 from yolact_ros.evaluation.stability import measure_stability, write_stability
-
-Image = npt.NDArray[np.uint8]
 
 
 def run(arguments: Sequence[str]) -> None:

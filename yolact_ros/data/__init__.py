@@ -12,14 +12,13 @@ from yolact_ros.data.coco import (
     read_image,
     read_records,
 )
-from yolact_ros.data.entries import DataError, Problem, read_json
+from yolact_ros.data.entries import DataError, read_json
 
 __all__ = [
     "Annotation",
     "DataError",
     "DataSource",
     "ImageRecord",
-    "Problem",
     "Report",
     "as_rle",
     "category_ids",

@@ -25,12 +25,6 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat((shifts, torch.log(sizes / anchors[..., 2:]) / SIZE_VARIANCE), dim=-1)
 
 
-def corners(anchors: Tensor) -> Tensor:
-    """(cx, cy, w, h) to (x1, y1, x2, y2), [..., 4]."""
-    half = anchors[..., 2:] / 2
-    return torch.cat((anchors[..., :2] - half, anchors[..., :2] + half), dim=-1)
-
-
 def area(boxes: Tensor) -> Tensor:
     """Areas [...] of boxes [..., 4] as (x1, y1, x2, y2)."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from yolact_ros.detection import Instances
 
 Image = npt.NDArray[np.uint8]
+"""BGR, [H, W, 3]."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
 

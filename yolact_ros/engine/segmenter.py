@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from yolact_ros.engine.failures import (
 )
 from yolact_ros.engine.fixed import Batch, Plan
 from yolact_ros.engine.graphs import Graphs, Unfinished
+from yolact_ros.engine.overlay import Image
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
@@ -48,7 +48,6 @@ from yolact_ros.network import (
     load_network,
 )
 
-Image = npt.NDArray[np.uint8]
 RANDOM_WEIGHTS = "random"
 
 # Images are only read, so memory that must not be written to, such as a message's, will do.

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.timing import check_limits, measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
-from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.evaluation.coco import evaluate, read_source
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, config_of, save_weights
 
-Image = npt.NDArray[np.uint8]
 RANDOM = "random"
 
 

@@ -12,11 +12,10 @@ import numpy.typing as npt
 import torch
 
 from yolact_ros.detection import detect, make_instances
-from yolact_ros.engine import Segmenter, draw_overlay, preprocess
+from yolact_ros.engine import Image, Segmenter, draw_overlay, preprocess
 from yolact_ros.network import Predictions
 from yolact_ros.pictures import write_picture
 
-Image = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
 _TILE = 180
 

@@ -15,9 +15,8 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.detection import Instances
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import Image, Segmenter
 
-Image = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
 Frame = tuple[Image, Instances]
 

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from yolact_ros.benchmark.agreement import Agreement, compare
 from yolact_ros.benchmark.contender import Found, masks_of
 from yolact_ros.detection import Instances
-from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.network import Predictions
-
-Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from yolact_ros.detection import boxes
 from yolact_ros.training.targets import Target
@@ -58,7 +59,7 @@ def match(anchors: Tensor, target: Target, settings: MatchSettings = MatchSettin
     An anchor takes the object that it overlaps most, if the IoU is `positive_iou` or more. Every
     object gets one anchor at least, however small the IoU (see `_best_anchors`).
     """
-    corners = boxes.corners(anchors)
+    corners = box_convert(anchors, "cxcywh", "xyxy")
     labels = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.int64)
     objects = torch.zeros_like(labels)
     if len(target):

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.backends.cpu import get_cpu_capability
+from torchvision.ops import box_convert
 
 from yolact_ros.data import (
     DataError,
@@ -116,7 +117,7 @@ def share_with_anchors(
 
     Of pictures with objects, which some must be, `most` at most are looked at.
     """
-    corners, best = boxes.corners(anchors), []
+    corners, best = box_convert(anchors, "cxcywh", "xyxy"), []
     useful = [record for record in records if _has_object([record])]
     for record in useful[:: math.ceil(len(useful) / most)]:
         objects = torch.tensor([a.box for a in record.annotations if not a.is_crowd]).float()
