@@ -151,7 +151,7 @@ def test_masks_are_written_one_by_one(monkeypatch):
         class_ids=torch.zeros(8, dtype=torch.int64),
         image_size=(height, width),
         class_names=("person",),
-        small_masks=masks,
+        stored_masks=masks,
     )
     wanted = found.masks.numpy()
     monkeypatch.delattr(Instances, "masks")

@@ -44,7 +44,7 @@ def blobs(count: int, height: int, width: int, seed: int = 0) -> Instances:
         class_ids=torch.arange(count) % 3,
         image_size=(height, width),
         class_names=NAMES,
-        small_masks=SmallMasks(crop(values, cells), extents, cells),
+        stored_masks=SmallMasks(crop(values, cells), extents, cells),
     )
 
 
@@ -57,7 +57,7 @@ def assert_masks(ours: torch.Tensor, values: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 23, 1 << 10])
 def test_packing_is_the_same_in_steps(monkeypatch, at_once):
-    small = blobs(5, 40, 53).small_masks
+    small = blobs(5, 40, 53).stored_masks
     rectangles = regions.pixel_rectangles(
         small.extents, small.cells, small.values, torch.tensor((53.0, 40.0))
     )
@@ -75,7 +75,7 @@ def test_packing_is_the_same_in_steps(monkeypatch, at_once):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_masks_are_the_interpolated_small_ones(size):
     instances = blobs(20, *size)
-    values = F.interpolate(instances.small_masks.values[None], size=size, mode="bilinear")[0]
+    values = F.interpolate(instances.stored_masks.values[None], size=size, mode="bilinear")[0]
     assert_masks(instances.masks, values)
 
 
@@ -128,7 +128,7 @@ def test_fc_masks_cover_their_boxes():
     boxes = torch.tensor([[10.0, 20, 50, 90], [0, 0, 100, 100], [95, 3, 96, 4], [30, 30, 47, 33]])
     instances = fc_instances(boxes, (100, 100))
     for values, mask, box in zip(
-        instances.small_masks.values, instances.masks, boxes.int().tolist(), strict=True
+        instances.stored_masks.values, instances.masks, boxes.int().tolist(), strict=True
     ):
         x1, y1, x2, y2 = box
         inside = F.interpolate(values[None, None], size=(y2 - y1, x2 - x1), mode="bilinear")[0, 0]
@@ -259,7 +259,7 @@ def test_to_another_device():
     moved = instances.to("meta")
     for name in ("boxes", "scores", "mask_scores", "class_ids"):
         assert getattr(moved, name).is_meta
-    assert moved.small_masks.values.is_meta
+    assert moved.stored_masks.values.is_meta
     assert torch.equal(instances.to("cpu").masks, instances.masks)
 
 

@@ -93,7 +93,7 @@ def pictures(reference_weights) -> list[Tensor]:
 
 
 def is_graphed(instances) -> bool:
-    return isinstance(instances.small_masks, PackedMasks)
+    return isinstance(instances.stored_masks, PackedMasks)
 
 
 def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, pictures):

@@ -39,7 +39,7 @@ def assert_same(ours: Instances, plain: Instances) -> None:
     torch.testing.assert_close(ours.scores, plain.scores, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.mask_scores, plain.mask_scores, rtol=1e-4, atol=1e-5)
     assert torch.equal(ours.class_ids, plain.class_ids)
-    assert isinstance(ours.small_masks, PackedMasks)
+    assert isinstance(ours.stored_masks, PackedMasks)
     found, expected = ours.regions(), plain.regions()
     assert torch.equal(found.rectangles, expected.rectangles)
     assert torch.equal(found.offsets, expected.offsets)
@@ -51,7 +51,7 @@ def assert_same(ours: Instances, plain: Instances) -> None:
 
 def samples(instances: Instances) -> Tensor:
     """What is compared with one half at each pixel of the regions, flat."""
-    grids = instances.small_masks
+    grids = instances.stored_masks
     assert isinstance(grids, SmallMasks)
     images = F.interpolate(grids.values[None], size=instances.image_size, mode="bilinear")[0]
     windows = zip(images, instances.regions().rectangles.tolist(), strict=True)
@@ -136,7 +136,7 @@ def test_every_kind_of_network(small_config, reference_weights, pictures, change
     found = run(path, pictures, segmenter)
     for ours, plain in zip(found, segmenter(pictures), strict=True):
         if config.mask_branch == "none":
-            assert len(ours) == len(plain) > 0 and ours.small_masks is None
+            assert len(ours) == len(plain) > 0 and not ours.has_masks
             torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-5, atol=1e-3)
         else:
             assert_same(ours, plain)
@@ -173,7 +173,7 @@ def test_too_little_room_is_told(small_segmenter, pictures):
     assert enough.results.head(len(path.results.bits)).missing_bytes() == missing
     room = len(path.results.bits)
     wide = enough.results.instances(batch.image_sizes, small_segmenter.class_names)[0]
-    assert missing == len(wide.small_masks.bits) - room > 0
+    assert missing == len(wide.stored_masks.bits) - room > 0
 
 
 def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, pictures):
@@ -183,7 +183,7 @@ def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, pictu
     assert torch.equal(found[found.class_ids == found.class_ids[0]].masks[0], found.masks[0])
     assert torch.equal(found.to("cpu").label_image(), found.label_image())
     with pytest.raises(ValueError, match=r"\(60, 90\).*\(30, 45\)"):
-        found.small_masks.regions(30, 45)
+        found.stored_masks.regions(30, 45)
 
 
 def test_standard_nms_has_no_fixed_shapes(small_segmenter):
@@ -199,14 +199,14 @@ def test_standard_nms_has_no_fixed_shapes(small_segmenter):
 def test_graphs_on_cuda(photos, precision):
     segmenter = Segmenter(device="cuda", precision=precision, score_threshold=0.05, top_k=20)
     plain = [segmenter([photo])[0] for photo in photos[:1]]
-    assert not isinstance(plain[0].small_masks, PackedMasks)  # the first one had no graph
+    assert not isinstance(plain[0].stored_masks, PackedMasks)  # the first one had no graph
     segmenter.settings = replace(segmenter.settings, nms_method="standard")  # which never has
     plain = [segmenter([photo])[0] for photo in photos]
     segmenter.settings = replace(segmenter.settings, nms_method="fast")
     for made in (torch.Tensor.cpu, torch.Tensor.cuda):  # on the host, and on the GPU already
         for photo, expected in zip(photos, plain, strict=True):
             found = segmenter([made(photo)])[0]
-            assert isinstance(found.small_masks, PackedMasks)
+            assert isinstance(found.stored_masks, PackedMasks)
             best, same = int(expected.scores.argmax()), int(found.scores.argmax())
             torch.testing.assert_close(found.boxes[same], expected.boxes[best], rtol=0.02, atol=2)
             ours, theirs = found.masks[same], expected.masks[best]

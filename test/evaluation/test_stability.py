@@ -58,7 +58,7 @@ def instances(step, objects=OBJECTS, grow=0, class_ids=None):
         class_ids=torch.tensor(class_ids or [0] * n),
         image_size=SIZE,
         class_names=("person", "bicycle"),
-        small_masks=SmallMasks(torch.stack(masks), whole.float().expand(n, 4), whole.expand(n, 4)),
+        stored_masks=SmallMasks(torch.stack(masks), whole.float().expand(n, 4), whole.expand(n, 4)),
     )
 
 

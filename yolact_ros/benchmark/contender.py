@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 def masks_of(instances: Instances) -> Tensor:
     """Masks as `Found` has them; of instances that are boxes alone empty ones, [n, 1, 1]."""
-    if instances.small_masks is None:
+    if not instances.has_masks:
         return torch.zeros(len(instances), 1, 1)
     return instances.masks
 

@@ -160,8 +160,8 @@ def _packed(placed: Placed, scales: Tensor, batch: Batch, complete: Tensor | Non
 
 
 def _pixels(instances: Instances) -> MaskRegions:
-    assert instances.small_masks is not None
-    return instances.small_masks.regions(*instances.image_size)  # anew: instances keep theirs
+    assert instances.stored_masks is not None
+    return instances.stored_masks.regions(*instances.image_size)  # anew: instances keep theirs
 
 
 def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:

@@ -103,7 +103,7 @@ def _open_writer(film: Path, rate: float, frame: Image) -> cv2.VideoWriter:
 def to_json(instances: Instances) -> dict[str, Any]:
     """Instances as plain values; masks are COCO's uncompressed RLE (columns first, zeros first)."""
     height, width = instances.image_size
-    regions = None if instances.small_masks is None else instances.regions()
+    regions = instances.regions() if instances.has_masks else None
     found = []
     for i, name in enumerate(instances.names):
         entry: dict[str, Any] = {

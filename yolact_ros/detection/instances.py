@@ -32,7 +32,7 @@ class Instances:
     """(height, width) of the source in pixels."""
     class_names: tuple[str, ...] = field(repr=False)
     """Names of all classes of the model, by class id."""
-    small_masks: SmallMasks | PackedMasks | None = field(repr=False)
+    stored_masks: SmallMasks | PackedMasks | None = field(repr=False)
     """Masks at the network's resolution, or as bits; None for boxes only."""
 
     def __len__(self) -> int:
@@ -53,15 +53,20 @@ class Instances:
 
     def to(self, device: torch.device | str) -> Instances:
         """The same on another device."""
-        small = self.small_masks
+        masks = self.stored_masks
         return replace(
             self,
             boxes=self.boxes.to(device),
             scores=self.scores.to(device),
             mask_scores=self.mask_scores.to(device),
             class_ids=self.class_ids.to(device),
-            small_masks=None if small is None else small.to(device),
+            stored_masks=None if masks is None else masks.to(device),
         )
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model makes masks; else it gives boxes only."""
+        return self.stored_masks is not None
 
     @property
     def names(self) -> list[str]:
@@ -89,9 +94,9 @@ class Instances:
 
     @functools.cached_property
     def _regions(self) -> MaskRegions:
-        if self.small_masks is None:
+        if self.stored_masks is None:
             raise ValueError("these instances have no masks: the model gives boxes only")
-        return self.small_masks.regions(*self.image_size)
+        return self.stored_masks.regions(*self.image_size)
 
     def integer_boxes(self) -> Tensor:
         """Boxes in whole pixels, cut as in the published implementation, int64 [n, 4]."""
@@ -158,7 +163,7 @@ class Placed:
             class_ids=self.class_ids[image, :count],
             image_size=image_size,
             class_names=class_names,
-            small_masks=small,
+            stored_masks=small,
         )
 
 

@@ -123,7 +123,7 @@ class Results:
                     class_ids=rows[:, 6].long(),
                     image_size=size,
                     class_names=class_names,
-                    small_masks=packed,
+                    stored_masks=packed,
                 )
             )
         return made

@@ -75,7 +75,7 @@ def draw_overlay(
         return result
     colours = instance_colours(instances)
     side = min(height, width)
-    if instances.small_masks is not None:
+    if instances.has_masks:
         _draw_masks(result, instances.label_image().numpy(), colours, alpha, max(1, side // 600))
     thickness = max(1, round(side / 300))
     corners, names = instances.integer_boxes().tolist(), instances.names

@@ -214,7 +214,7 @@ def to_results(
 
 def _encode(instances: Instances) -> list[dict[str, Any]]:
     """Compressed RLEs of the masks; none without masks."""
-    if instances.small_masks is None or not len(instances):
+    if not instances.has_masks or not len(instances):
         return []
     regions, rles = instances.regions(), []
     image = torch.zeros(instances.image_size[::-1], dtype=torch.uint8).mT  # columns, as the library

@@ -106,7 +106,7 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
         )
     n = len(instances)
     positions = Positions(np.zeros(n, bool), *np.zeros((3, n, 3), np.float32))
-    if instances.small_masks is None:
+    if not instances.has_masks:
         return positions
     regions = instances.regions()
     for i, (x1, y1, x2, y2) in enumerate(regions.rectangles.tolist()):

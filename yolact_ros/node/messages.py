@@ -70,7 +70,7 @@ def _box_messages(instances: Instances) -> list[RegionOfInterest]:
 
 
 def _mask_messages(instances: Instances, encoding: str) -> list[Mask]:
-    if instances.small_masks is None:
+    if not instances.has_masks:
         return [Mask() for _ in range(len(instances))]
     regions = instances.regions()
     rectangles = regions.rectangles.numpy()
@@ -97,7 +97,7 @@ def bgr_image(header: Header, picture: NDArray[np.uint8]) -> Image:
 
 def label_image(header: Header, instances: Instances) -> Image:
     """mono16: 0 for background, i + 1 for instances[i]; where masks overlap, the best score's."""
-    if instances.small_masks is None:
+    if not instances.has_masks:
         labels = np.zeros(instances.image_size, np.uint16)
     else:
         labels = instances.label_image().numpy().astype(np.uint16)
