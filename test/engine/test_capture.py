@@ -18,10 +18,10 @@ from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, PackedMasks
 from yolact_ros.engine import Segmenter, graphs
+from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
 from yolact_ros.engine.graphs import Graphs, Pending, Slot
 from yolact_ros.engine.runtimes.runtime import Runtime
-from yolact_ros.network.fusing import cudnn_benchmark
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.network import PUBLISHED, Yolact, official_name
 from yolact_ros.network.anchors import feature_sizes
-from yolact_ros.network.fusing import cudnn_benchmark
 
 _MODULES = ("backbone", "data", "dcn_v2", "layers", "pycocotools", "utils", "yolact")
 

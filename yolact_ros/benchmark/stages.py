@@ -16,11 +16,11 @@ from yolact_ros.detection.instances import Placed, place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
 from yolact_ros.network import Predictions, Yolact
-from yolact_ros.network.fusing import cudnn_benchmark
 
 STAGES = {
     "preprocessing": "to the device, resize and normalise",

@@ -1,6 +1,9 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, in which precision, and with which of its kernels."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -38,3 +41,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "float16" if device.type == "cuda" else "float32"
     return _PRECISIONS[name]
+
+
+@contextlib.contextmanager
+def cudnn_benchmark() -> Iterator[None]:
+    """Within, cuDNN tries its kernels for each new shape and takes the fastest.
+
+    `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
+    user has set of them.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

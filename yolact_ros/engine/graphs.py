@@ -19,6 +19,7 @@ from torch import Tensor
 from yolact_ros import kernels
 from yolact_ros.detection import Instances
 from yolact_ros.detection.results import Results
+from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.engine.failures import (
     MemoryNeed,
     allocated,
@@ -28,7 +29,6 @@ from yolact_ros.engine.failures import (
 )
 from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
-from yolact_ros.network.fusing import cudnn_benchmark
 
 MASK_AREA = 8
 """Masks that are copied to the host: so many times the image's area. Where that is too little, it

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Thread
 from weakref import WeakKeyDictionary
 
@@ -116,18 +115,3 @@ def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
     Those must have a bias: fold batch norm before. Names and values of parameters stay.
     """
     replace_convolutions(net, lambda conv: None if conv.bias is None else FusedConv2d(conv, fused))
-
-
-@contextlib.contextmanager
-def cudnn_benchmark() -> Iterator[None]:
-    """Within, cuDNN tries its kernels for each new shape and takes the fastest.
-
-    `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
-    user has set of them.
-    """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
