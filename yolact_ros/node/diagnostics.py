@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -84,7 +85,7 @@ def _model_status(state: NodeState) -> DiagnosticStatus:
         with contextlib.suppress(RuntimeError):  # of a device lost since the last image
             values |= _device_memory(torch.device(state.device))
     else:
-        values["process memory (MiB)"] = _mebibytes(_resident_bytes())
+        values["process memory (MiB)"] = _mebibytes(resident_bytes())
     return _status(f"{state.node}: model", state, level, text, values)
 
 
@@ -162,7 +163,7 @@ def _mebibytes(count: int) -> str:
     return f"{count / MEBIBYTE:.0f}"
 
 
-def _resident_bytes() -> int:
-    """Memory that this process holds, from Linux's /proc."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_bytes(process: int | Literal["self"] = "self") -> int:
+    """Memory that a process holds, from Linux's /proc."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

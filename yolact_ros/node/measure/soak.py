@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from yolact_ros.node.diagnostics import MEBIBYTE, resident_bytes
 from yolact_ros.node.measure.camera import CameraSettings
 from yolact_ros.node.measure.graph import MeasureError, running
-
-MEBIBYTE = 1 << 20
 
 LEAST_INTERVALS = 3
 """The first is the warm-up, and one alone shows no change."""
@@ -97,11 +93,5 @@ def soak(
                 rate=len(answers) / interval,
                 median=float(median),
                 percentile_99=float(worst),
-                memory=_resident(graph.node) / MEBIBYTE,
+                memory=resident_bytes(graph.node.pid) / MEBIBYTE,
             )
-
-
-def _resident(process: subprocess.Popen[bytes]) -> int:
-    """Bytes that a process holds."""
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
