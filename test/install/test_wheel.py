@@ -71,7 +71,7 @@ import sys, cv2
 from importlib.resources import files
 from yolact_ros import Segmenter
 photo = files("yolact_ros") / "demo" / "photos" / "motorcycle.jpg"
-instances = Segmenter()(cv2.imread(str(photo)))
+instances = Segmenter(backend="torch")(cv2.imread(str(photo)))
 assert len(instances) > 0 and instances.masks.any()
 assert not any(name == "rclpy" or name.endswith("_msgs") for name in sys.modules)
 """
