@@ -34,7 +34,7 @@ def test_a_missing_extra_is_named():
 import os, sys, torch
 for command, package, _ in {MISSING}:
     if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     else:
         sys.modules[package] = None
         from yolact_ros.cli import main
