@@ -18,7 +18,6 @@ from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOrder, collate
 from yolact_ros.training.losses import compute_losses
-from yolact_ros.training.resources import give_freed_memory_back
 from yolact_ros.training.settings import SETTINGS_FILE, ScheduleSettings, TrainingSettings
 
 # Below this many images a device, batch statistics are too noisy (published code).
@@ -82,7 +81,6 @@ class TrainingModule(pl.LightningModule):
                 processes=self.trainer.world_size,
             ),
             num_workers=workers,
-            worker_init_fn=give_freed_memory_back,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )

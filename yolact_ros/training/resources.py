@@ -32,6 +32,7 @@ def freed_memory_kept() -> Iterator[None]:
 
     Else every large tensor on a CPU is memory fresh from the system, and a quarter of the time goes
     into making its pages. It is for the main thread: glibc gives others arenas too small for it.
+    Processes that load pictures inherit it, which serves them, too.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
@@ -42,17 +43,6 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        give_freed_memory_back()
-
-
-def give_freed_memory_back(_: int = 0) -> None:
-    """What `freed_memory_kept` changed is as usual again.
-
-    Processes that load pictures inherit it, and would keep as much as their largest picture took.
-    The argument, the number of such a process, says nothing here.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version"):
         for parameter, value in _USUAL.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)
