@@ -18,11 +18,12 @@ run = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 demo:
 	$(run) yolact_demo
 
-# The node's tests one after the other: they wait for each other's graphs on a busy machine.
+# The node's tests apart from those that compute: there they would wait long for their graphs.
+in_two = --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 test: lint
-	$(run) sh -c 'pytest --ignore=test/node --numprocesses=2 --dist=loadscope --no-loadscope-reorder; \
+	$(run) sh -c 'pytest --ignore=test/node $(in_two); \
 		others=$$?; \
-		pytest test/node && exit $$others'
+		pytest test/node $(in_two) && exit $$others'
 
 lint:
 	$(run) sh -c 'ruff check && ruff format --check && mypy'

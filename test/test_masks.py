@@ -115,6 +115,8 @@ def test_paste_puts_the_mask_into_its_image():
     np.testing.assert_array_equal(np.argwhere(image), [[1, 3], [2, 3], [2, 4]])
     with pytest.raises(ValueError, match="leaves the image of 4 x 4"):
         masks.paste(mask, 4, 4)
+    at_the_corner = Mask(2, 2, "rle", masks.encode(picture, "rle"), x_offset=0, y_offset=0)
+    np.testing.assert_array_equal(masks.paste(at_the_corner, 2, 2), picture)
 
 
 def test_reading_masks_needs_neither_torch_nor_ros():

@@ -224,6 +224,19 @@ def test_packed_records_are_the_records(shapes):
     assert len(PackedRecords([])) == 0
 
 
+@pytest.mark.parametrize("most", [2.0, 4.0])
+def test_half_of_the_pictures_are_put_on_a_canvas(most):
+    """As large as the settings say at most, and the object of 80 of 160 columns with it."""
+    settings = dataclasses.replace(NO_AUGMENTATION, expand=most, smallest_box=1)
+    times = []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        left, _, right, _ = augment(coloured_sample(), 256, settings).boxes[1].tolist()
+        times.append(128 / (right - left))
+    assert 30 <= sum(each > 1.001 for each in times) <= 70
+    assert 0.9 * most < max(times) < 1.02 * most, "rounded to whole pixels"
+
+
 def test_every_picture_comes_once_an_epoch():
     order = [draw for batch in TrainingOrder(10, 4, steps=5) for draw in batch]
     pictures = [draw.picture for draw in order]

@@ -22,8 +22,8 @@ from yolact_ros.detection import Instances
 from yolact_ros.node.images import ImageError, ImageMessage
 
 KEPT_IMAGES = 15
-"""Depth images that are kept for images that come later than theirs: half a second of most cameras,
-and up to a hundred megabytes."""
+"""Depth images that are kept for images that come later than theirs: half a second of most cameras.
+In metres (32FC1) at 1080p they take 124 MB."""
 
 STALLED = 1.0
 """Seconds without a depth image after which none is waited for, of cameras faster than that."""

@@ -118,7 +118,8 @@ class TrainingModule(pl.LightningModule):
 
     def _require_finite(self, values: dict[str, Tensor], paths: Sequence[Path]) -> None:
         """Raises NonFiniteError, which leaves weights and checkpoints as they are."""
-        bad = [name for name, value in values.items() if not torch.isfinite(value).all()]
+        finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
+        bad = [name for name, fine in zip(values, finite.tolist(), strict=True) if not fine]
         if bad:
             raise NonFiniteError(
                 f"at iteration {self.global_step} {', '.join(bad)} are not finite; "
