@@ -1,6 +1,7 @@
 """The executable: started as users start it, ended by Ctrl-C."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -90,6 +91,20 @@ def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
     graph.wait_until(lambda: "stays unconfigured" in idle.text(), "the reason in the log")
     assert idle.end(signal.SIGTERM) == 0
     assert "Traceback" not in idle.text()
+
+
+def test_ctrl_c_while_weights_are_downloaded(start, tmp_path, monkeypatch):
+    """From a server that does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        process = start("weights:=yolact_resnet50")
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(4) in (b"HEAD", b"GET ")
+            assert process.end(signal.SIGINT) == 0
+    assert "Traceback" not in process.text()
 
 
 NETWORK_HANGS = """
