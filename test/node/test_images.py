@@ -338,6 +338,21 @@ def test_orientation_tags_are_not_followed():
     assert result.shape == (20, 30, 3)
 
 
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_that_claims_to_be_enormous_is_not_decoded(progressive):
+    """Its frame header is found behind fill bytes and the tables that some cameras put first."""
+    data = encoded(".jpg", picture(20, 30), cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    table = data.index(b"\xff\xc4")
+    end = table + 2 + int.from_bytes(data[table + 2 : table + 4], "big")
+    size = data.index(b"\xff" + bytes([0xC0 + 2 * progressive])) + 5
+    assert data[size : size + 4] == b"\0\x14\0\x1e"
+    enormous = data[:size] + (40000).to_bytes(2, "big") + (50000).to_bytes(2, "big")
+    data = data[:2] + b"\xff" + data[table:end] + enormous[2:] + data[size + 4 :]
+    with pytest.raises(ImageError, match="an image of 50000 x 40000 pixels") as caught:
+        bgr_of_compressed(CompressedImage("jpeg", data))
+    assert caught.value.reason == "size"
+
+
 JPEG = encoded(".jpg", picture(48, 64))
 PNG = encoded(".png", picture(48, 64))
 
