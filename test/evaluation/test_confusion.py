@@ -67,5 +67,8 @@ def test_the_picture_grows_with_the_classes(tmp_path, classes):
     counts = 20 * np.eye(classes + 1, dtype=int)
     counts[0, -1] = 3
     plot_confusion(counts, [f"class {i}" for i in range(classes)], tmp_path / "a.png")
-    height, width = cv2.imread(str(tmp_path / "a.png")).shape[:2]
+    drawn = cv2.imread(str(tmp_path / "a.png")).astype(int)
+    height, width = drawn.shape[:2]
     assert height > 30 * classes and width > 30 * classes
+    dark_blue = (drawn[..., 0] > drawn[..., 2] + 60).sum()
+    assert dark_blue > 300 * classes, "the diagonal: found as what they are"

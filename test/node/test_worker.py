@@ -11,13 +11,14 @@ class Work:
     """Records what it is called with; `begin` waits until it is called, `leave` lets it return."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.left = [], []
         self._entered, self._leave = threading.Semaphore(0), threading.Semaphore(0)
 
     def __call__(self, items):
         self.seen.append(items)
         self._entered.release()
         assert self._leave.acquire(timeout=60)
+        self.left.append(items)
 
     def begin(self):
         assert self._entered.acquire(timeout=60)
@@ -84,7 +85,7 @@ def test_stop_waits_for_the_item_in_work_and_drops_the_waiting_one():
     worker.put("camera", "waiting")
     threading.Timer(0.05, work.leave).start()
     worker.stop()
-    assert work.seen == [["in work"]]
+    assert work.seen == work.left == [["in work"]]
 
 
 def test_stop_without_any_item():
