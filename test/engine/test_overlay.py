@@ -78,6 +78,8 @@ def test_boxes_and_labels(grey):
     labels = draw_overlay(grey, found, boxes=False)
     changed = (labels != grey).any(axis=2)
     assert changed[20:40, 20:60].sum() > 200 and not changed[60:].any()
+    assert (labels == class_colours(1)[0]).all(axis=2).sum() > 200, "a patch of its colour"
+    assert (labels < 60).all(axis=2).sum() > 20, "dark text"
 
 
 def test_neighbours_of_a_class_differ_and_keep_their_colours():
