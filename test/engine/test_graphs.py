@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yolact_ros.detection import Instances, PackedMasks, SmallMasks
-from yolact_ros.engine import Segmenter
-from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath
+from yolact_ros.engine import Segmenter, graphs
+from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
+from yolact_ros.engine.graphs import GraphedPath, Lane
 from yolact_ros.network import build, official_name, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,6 +195,50 @@ def test_standard_nms_has_no_fixed_shapes(small_segmenter):
     assert not batch.plan.has_fixed_shapes
     with pytest.raises(ValueError, match="standard"):
         path_for(small_segmenter, batch)
+
+
+class AtOnce:
+    """A stream, an event and a graph of a device that does everything at once."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.replay: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> Callable[..., float]:
+        return lambda *_: 1.0
+
+
+@pytest.fixture
+def device_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU in the place of a GPU: what is copied where, if not when."""
+    for name in ("Stream", "Event", "CUDAGraph", "current_stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, AtOnce)
+    for name in ("device", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    allocate = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **o: allocate(*a, **o))
+
+
+def test_two_batches_on_their_way(small_segmenter, pictures, device_at_once, monkeypatch):
+    """Of any sizes, some larger than there was room for; each ends in memory of its own."""
+    monkeypatch.setattr(graphs, "ROOMY_SIZE", (60, 90))
+    large = pictures[0].repeat(2, 3, 1)
+    batches = [pictures[:2], [pictures[1], large], [large, large.flip(1)], pictures[1::-1]]
+    plan = Plan.of(2, small_segmenter.settings)
+    made = GraphedPath(small_segmenter.runtime, plan, Lane(torch.device("cpu")), 1 << 20)
+    made._graph.replay = made._path.run
+    pending = []
+    for batch in batches:
+        given = [image.clone() for image in batch]
+        pending.append(made.submit(given, Batch.of(given, small_segmenter.settings)))
+        for image in given:
+            image.zero_()  # it may be another one by now
+    assert [each._outcome is None for each in pending] == [False, False, True, True]
+    for batch, each in zip(batches, pending, strict=True):
+        outcome = each.wait()
+        assert isinstance(outcome, list)
+        for found, expected in zip(outcome, small_segmenter(batch), strict=True):
+            assert_same(found, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
