@@ -48,6 +48,8 @@ def test_names_of_cameras():
 def test_cameras_of_one_name_are_refused(topics):
     with pytest.raises(ValueError, match="two of these would be"):
         cameras_of(topics)
+    with pytest.raises(ValueError, match="/cam/image more than once"):
+        cameras_of((*topics, "/cam/image", "/cam/image"))
 
 
 def test_how_many_images_go_through_the_network_at_once():

@@ -79,6 +79,16 @@ def test_every_parameter_says_what_is_allowed():
                     info.check(bad)
 
 
+def test_names_are_some_of_a_few():
+    chosen = "model backbone dcn_variant precision backend qos.reliability nms.method mask.encoding"
+    assert {name for name, info in PARAMETERS.items() if info.choices} == set(chosen.split())
+    for info in PARAMETERS.values():
+        if info.choices:
+            with pytest.raises(ValueError, match=f"{info.choices[-1]}") as caught:
+                info.check("another")
+            assert info.name in str(caught.value) and "'another'" in str(caught.value)
+
+
 def test_parameters_of_others_are_passed_over():
     changed = Parameters().with_values(
         [Parameter("use_sim_time", value=True), Parameter("nms.method", value="standard")]
