@@ -81,6 +81,7 @@ class TrainingModule(pl.LightningModule):
                 processes=self.trainer.world_size,
             ),
             num_workers=workers,
+            worker_init_fn=_give_way if self.device.type == "cpu" else None,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
@@ -188,6 +189,12 @@ class TrainingModule(pl.LightningModule):
         scheduler.base_lrs = [rate]
         now = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
         optimizer.param_groups[0].update(optimizer.defaults | {"initial_lr": rate, "lr": now})
+
+
+def _give_way(_: int) -> None:
+    """On a CPU pictures are loaded in what the network leaves: its threads wait for each other, so
+    what takes a core from one of them takes it from all."""
+    os.nice(10)  # not 19: other programs would leave nothing
 
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:
