@@ -102,6 +102,14 @@ def sourced_ros() -> tuple[Environment, Python] | None:
     return None
 
 
+def of_shell() -> Environment | None:
+    """The environment of the shell that this runs in, where that is one of `make shell`."""
+    folder = Path(os.environ.get("VIRTUAL_ENV", "/")).parent
+    if folder.parent != HOME or "ROS_DISTRO" not in os.environ:
+        return None
+    return Environment(os.environ["ROS_DISTRO"], sourced=folder.name.endswith("-sourced"))
+
+
 def wheels() -> Environment:
     distro = os.environ.get("ROS_WHEELS") or WHEELS[0]
     if distro not in WHEELS:
@@ -143,7 +151,6 @@ def origin(environment: Environment, python: Python | None) -> dict[str, str]:
     return {
         "folder": str(environment.folder),
         "sourced python": str(python.path) if python else "",
-        "sourced ros": os.environ["AMENT_PREFIX_PATH"] if python else "",
     }
 
 
@@ -168,6 +175,12 @@ def made(environment: Environment, wanted: dict[str, str]) -> str | None:
     return present if whole and made_for == wanted else None
 
 
+def stamp(environment: Environment, made_for: dict[str, str], present: str) -> None:
+    temporary = environment.stamp.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"origin": made_for, "contents": present}))
+    temporary.replace(environment.stamp)
+
+
 def make_venv(environment: Environment, python: Python | None) -> None:
     """Make, or bring up to date, the virtual environment. Half a one is never trusted."""
     wanted = origin(environment, python)
@@ -187,12 +200,15 @@ def make_venv(environment: Environment, python: Python | None) -> None:
     say(f"installing {what} ROS 2 {environment.distro.capitalize()}, and PyTorch")
     constraints = environment.folder / "constraints.txt"
     constraints.write_text(sourced_versions(python) if python else "")
-    tool.install(environment.venv, environment.requirements, constraints)
+    try:
+        tool.install(environment.venv, environment.requirements, constraints)
+    except SetupError:
+        if present is not None:  # all is downloaded before anything is changed
+            stamp(environment, wanted, present)
+        raise
     if not environment.sourced:
         installer.call([environment.python, MEND])
-    temporary = environment.stamp.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"origin": wanted, "contents": contents(environment)}))
-    temporary.replace(environment.stamp)
+    stamp(environment, wanted, contents(environment))
 
 
 def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
@@ -295,8 +311,6 @@ def run_variables(environment: Environment) -> dict[str, str]:
         ("AMENT_PREFIX_PATH", environment.install),
     ):
         variables[name] = prefixed(variables.get(name, ""), folder)
-    # The sources in the working directory have no messages: they must not come before the build.
-    variables["PYTHONSAFEPATH"] = "1"
     variables["ROS_LOG_DIR"] = str(environment.folder / "log" / "ros")
     variables["ROS_DOMAIN_ID"] = str(free_domain())
     variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -351,9 +365,11 @@ def locked() -> Iterator[None]:
 def setup() -> Environment:
     """Make, mend or only check the environment, and build the package in it."""
     check_build_tools()
-    environment, python = sourced_ros() or (wheels(), None)
+    environment = of_shell()
     with locked():
-        make_venv(environment, python)
+        if environment is None:
+            environment, python = sourced_ros() or (wheels(), None)
+            make_venv(environment, python)
         build(environment)
     return environment
 
@@ -384,4 +400,4 @@ if __name__ == "__main__":
     except (SetupError, subprocess.CalledProcessError) as error:
         sys.exit(f"[setup] {error}")
     except KeyboardInterrupt:
-        sys.exit("[setup] interrupted; the next run goes on from here")
+        sys.exit("[setup] interrupted; the next run needs no second download of what has come")

@@ -144,6 +144,43 @@ def test_half_an_environment_is_not_trusted(
         assert environment.made(ours, wanted) is None
 
 
+def test_an_update_that_fails_leaves_what_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Offline(installer.Pip):
+        def install(self, venv: Path, requirements: object, constraints: Path) -> None:
+            raise pythons.SetupError("there is no network")
+
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    monkeypatch.setattr(installer, "find", lambda *_: Offline())
+    ours = environment.Environment("kilted", sourced=False)
+    wanted = environment.origin(ours, None)
+    ours.folder.mkdir()
+    ours.venv.symlink_to(sys.prefix)
+    environment.stamp(ours, wanted, "of older requirements")
+    if environment.made(ours, wanted) is None:
+        pytest.skip("these tests do not run in an environment of make's")
+    with pytest.raises(pythons.SetupError, match="there is no network"):
+        environment.make_venv(ours, None)
+    assert environment.made(ours, wanted) == "of older requirements"
+
+
+def test_make_in_a_shell_of_its_own_takes_the_environment_of_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    for sourced in (False, True):
+        ours = environment.Environment("humble", sourced)
+        monkeypatch.setenv("VIRTUAL_ENV", str(ours.venv))
+        assert environment.of_shell() == ours
+    for other in ("/home/user/venv", str(tmp_path / "venv")):
+        monkeypatch.setenv("VIRTUAL_ENV", other)
+        assert environment.of_shell() is None
+    monkeypatch.delenv("VIRTUAL_ENV")
+    assert environment.of_shell() is None
+
+
 def test_a_sourced_ros_gets_a_numpy_that_its_modules_run_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
