@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolact_ros.engine import Segmenter
+
+# In the source folder Python finds this package there, without the messages that were built.
+__path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"
 __all__ = ["Segmenter"]
