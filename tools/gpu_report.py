@@ -90,9 +90,9 @@ def _aims(name: str, model: Report) -> Iterator[Row]:
     ours = single.get("milliseconds")
     if "side by side" in model:
         times = model["side by side"]["milliseconds"]
-        ratio = times["published"] / times["ours"]
-        left = times["published, masks left on the device"] / times["ours"]
-        figure = f"{ratio:.1f}; {left:.1f} where only its masks stay on the device"
+        ratio = times["published, masks left on the device"] / times["ours"]
+        whole = times["published"] / times["ours, full-size masks"]
+        figure = f"{ratio:.1f}, each to its own masks; {whole:.1f}, both to full size on the host"
         yield _aim("10 times the published rate", figure, ratio >= 10)
         same = model["side by side"]["agreement"]
         share = same["matched"] / max(same["instances"], 1)
