@@ -97,8 +97,8 @@ class Report:
     models: tuple[ModelReport, ...]
     side_by_side: tuple[ContenderReport, ...]
     node: dict[str, dict[str, float]] | str | None
-    """Median and 99 % of the node's own stages, in milliseconds; None where they were not asked
-    for, a reason where they could not be measured."""
+    """Median and 99 % of the stages of a node with the first model, in milliseconds; None where they
+    were not asked for, a reason where they could not be measured."""
 
 
 def to_markdown(report: Report) -> str:
@@ -121,7 +121,7 @@ def to_markdown(report: Report) -> str:
         lines += ["", *_limit_table(report.models)]
     if report.side_by_side:
         lines += ["", *_side_by_side_table(report.side_by_side)]
-    lines += ["", *_node_table(report.node)]
+    lines += ["", *_node_table(report)]
     return "\n".join(lines)
 
 
@@ -223,11 +223,13 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
     return lines
 
 
-def _node_table(node: dict[str, dict[str, float]] | str | None) -> list[str]:
+def _node_table(report: Report) -> list[str]:
+    node = report.node
     if not isinstance(node, dict):
         return [f"Receiving and publishing in the node: not measured: {node or 'not asked for'}"]
     rows = [[name, _ms(row["median"]), _ms(row["percentile_99"])] for name, row in node.items()]
-    return _table(("the node, 10 instances, ms", "median", "99 %"), rows)
+    header = f"the node with {report.models[0].name}, 10 instances, ms"
+    return _table((header, "median", "99 %"), rows)
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -163,7 +163,7 @@ def node_can_run() -> bool:
 
 
 def _measure_node(model: Model, image: Image, folder: Path) -> dict[str, dict[str, float]]:
-    """Stages of the node's own work, by `yolact_measure`, in a process of its own.
+    """Stages of a model's way through the node, by `yolact_measure`, in a process of its own.
 
     Raises RuntimeError, with what it wrote, when it fails.
     """
@@ -174,8 +174,7 @@ def _measure_node(model: Model, image: Image, folder: Path) -> dict[str, dict[st
         *("stages", "--size", f"{width}x{height}", "--json", str(output)),
         *("--instances", str(NODE_INSTANCES)),
         *("--frames", str(NODE_FRAMES), "--rate", str(NODE_RATE)),
-        *("--device", model.options["device"]),
-        *("--model", model.options["model"], "--weights", model.options["weights"]),
+        *(word for name, value in model.options.items() for word in (f"--{name}", str(value))),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

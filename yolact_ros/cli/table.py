@@ -18,7 +18,7 @@ from yolact_ros.evaluation.compare import (
     compare,
     compare_stages,
 )
-from yolact_ros.evaluation.papers import COMPARISONS
+from yolact_ros.evaluation.papers import COMPARISONS, Comparison
 from yolact_ros.network import CONFIGS, config_of
 from yolact_ros.pictures import PHOTOS
 
@@ -52,6 +52,8 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
     options = parser.parse_args(arguments)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # not after all the work
     comparison = COMPARISONS[options.table]
     setup = Setup(
         image=read_image(options.image or PHOTOS / PHOTO),
@@ -71,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
         rows = compare_stages(comparison, setup)
     print(f"Table {options.table} of {comparison.paper}: {comparison.title}\n")
     print(_format(rows) + "\n")
-    remarks = (*_remarks(setup, rows), remark if source else "", comparison.note)
+    remarks = (*_remarks(comparison, setup, rows), remark if source else "", comparison.note)
     print("\n".join(filter(None, remarks)))
     if options.json is not None:
         content = {
@@ -123,10 +125,10 @@ def _format(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def _remarks(setup: Setup, rows: Sequence[Measured]) -> list[str]:
+def _remarks(comparison: Comparison, setup: Setup, rows: Sequence[Measured]) -> list[str]:
     height, width = setup.image.shape[:2]
     if any(row.paper_milliseconds is not None for row in rows):
-        remarks = ["paper: mask AP on COCO val2017, milliseconds an image on a Titan Xp"]
+        remarks = [f"paper: mask AP on {comparison.data}, milliseconds an image on a Titan Xp"]
     else:
         remarks = ["paper: its figures are not here, since they could not be checked"]
     remarks.append(

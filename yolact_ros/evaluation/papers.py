@@ -1,8 +1,8 @@
 """The comparisons that the two papers make: what varies from row to row, and their figures.
 
-YOLACT is arXiv:1904.02689 (October 2019), YOLACT++ arXiv:1912.06218. Times are of a Titan Xp; AP is
-of COCO val2017 where not said otherwise. YOLACT's figures were checked against its text. Those of
-YOLACT++'s tables 3, 6, 7 and 8 could not be and are left out; notes have what others quote of them.
+YOLACT is arXiv:1904.02689 (October 2019), YOLACT++ arXiv:1912.06218. Times are of a Titan Xp.
+YOLACT's figures were checked against its text. Those of YOLACT++'s tables 3, 6, 7 and 8 could not
+be and are left out; notes have what others quote of them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Comparison:
     rows: tuple[Row, ...]
     base: str = "yolact_base"
     """The model that the rows change."""
+    data: str = "COCO val2017"
+    """What the paper's AP is of."""
     note: str = ""
 
 
@@ -104,8 +106,9 @@ COMPARISONS: dict[str, Comparison] = {
             Row("+scales", _DCN_SCALES),
             Row("+rescoring", _PLUS, ap=34.6, milliseconds=36.6),
         ),
-        note="The paper's figures here are those of its table 1, on COCO test-dev. As quoted "
-        "elsewhere, re-scoring takes 1.2 ms.",
+        data="COCO test-dev",
+        note="The paper's figures here are those of its table 1. As quoted elsewhere, re-scoring "
+        "takes 1.2 ms.",
     ),
     "7": Comparison(
         "placements of deformable convolutions",
