@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.runtimes import Header, MissingExtraError, choose, compiled
+from yolact_ros.engine.runtimes import Header, choose, compiled
+from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import NetworkConfig, WeightsError
 
 

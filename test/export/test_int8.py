@@ -9,10 +9,10 @@ import pytest
 
 from yolact_ros.cli import main
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.runtimes import MissingExtraError
 from yolact_ros.export import check, export
 from yolact_ros.export.check import FLOAT, INT8
 from yolact_ros.export.quantise import quantise
+from yolact_ros.extras import MissingExtraError
 
 
 @pytest.fixture(scope="module")

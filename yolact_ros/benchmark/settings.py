@@ -13,6 +13,7 @@ import torch
 from yolact_ros.benchmark.published import check_checkout
 from yolact_ros.benchmark.timing import Timing, check_limits, measure
 from yolact_ros.engine import Image
+from yolact_ros.extras import check_installed
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Settings:
     """What times are read from, as `measure` takes it."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError and FileNotFoundError before anything has run."""
+        """Raises ValueError, FileNotFoundError, MissingExtraError before anything has run."""
         if not self.models:
             raise ValueError("models=() is not allowed: name one or more")
         if not self.batches or min(self.batches) < 1:
@@ -54,6 +55,9 @@ class Settings:
         check_limits(self.rounds, self.seconds)
         if self.reference is not None:
             check_checkout(self.reference)
+        if self.ultralytics:
+            what = f"ultralytics={self.ultralytics}"
+            check_installed("ultralytics", what, "pip install ultralytics")
 
     def clock_of(self, device: torch.device) -> Callable[..., dict[str, Timing]]:
         """`measure` as these settings say."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yolact_ros.engine import preprocess
-from yolact_ros.engine.runtimes.files import missing
 from yolact_ros.engine.runtimes.graph import INPUT
+from yolact_ros.extras import missing
 from yolact_ros.network import NetworkConfig
 from yolact_ros.pictures import read_picture
 

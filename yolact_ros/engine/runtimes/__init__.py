@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from yolact_ros.engine.device import choose_device, choose_precision
-from yolact_ros.engine.runtimes.files import MissingExtraError
 from yolact_ros.engine.runtimes.header import Detected, Header
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact
@@ -113,7 +112,6 @@ __all__ = [
     "EXPORTED",
     "Detected",
     "Header",
-    "MissingExtraError",
     "Runtime",
     "choose",
     "read",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from yolact_ros.extras import how_to_install
+from yolact_ros.extras import MissingExtraError, check_installed
 from yolact_ros.network import WeightsError
 
 
@@ -37,15 +36,6 @@ def pytorch_release() -> tuple[int, int]:
     return int(major), int(minor)
 
 
-class MissingExtraError(ModuleNotFoundError):
-    """Something that is needed is not installed; the message says how to install it."""
-
-
-def missing(error: ModuleNotFoundError, extra: str, what: str) -> MissingExtraError:
-    """What to tell a user who lacks an extra."""
-    return MissingExtraError(f"{what} needs {error.name}: {how_to_install(extra)}", name=error.name)
-
-
 def check_compiler(what: str, device: torch.device) -> None:
     """Raise MissingExtraError unless all is there that PyTorch compiles with."""
     compiler = os.environ.get("CXX", "g++")
@@ -54,8 +44,8 @@ def check_compiler(what: str, device: torch.device) -> None:
             f"{what} needs a C++ compiler, and there is no {compiler}: install g++, or name "
             "another in the environment variable CXX"
         )
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise MissingExtraError(f"{what} needs triton on CUDA: pip install triton", name="triton")
+    if device.type == "cuda":
+        check_installed("triton", f"{what} on CUDA", "pip install triton")
 
 
 def unreadable(path: object, what: str, error: Exception) -> WeightsError:

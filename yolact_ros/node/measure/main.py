@@ -14,6 +14,7 @@ from typing import Any
 
 from rclpy.executors import ExternalShutdownException
 
+from yolact_ros.extras import MissingExtraError, check_installed, how_to_install
 from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
 from yolact_ros.node.measure import camera, scaling, soak, stages, transport
 
@@ -39,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     from yolact_ros.engine import Segmenter
 
-    segmenter = Segmenter(options.model, options.weights, device=options.device)
+    segmenter = Segmenter(
+        options.model,
+        options.weights,
+        device=options.device,
+        precision=options.precision,
+        backend=options.backend,
+    )
     found = stages.measure(
         settings, segmenter, options.instances, options.mask_encoding, options.frames
     )
@@ -125,6 +132,14 @@ def _new_file(text: str) -> Path:
     return path
 
 
+def _new_picture(text: str) -> Path:
+    try:
+        check_installed("matplotlib", "a picture", how_to_install("eval"))
+    except MissingExtraError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return _new_file(text)
+
+
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
@@ -149,9 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--instances", type=count, default=10, help="instances in each image")
     one.add_argument("--mask-encoding", choices=MASK_ENCODINGS, default="rle")
     one.add_argument("--frames", type=count, default=100, help="images to measure")
-    one.add_argument("--model", default="", help="as the node's parameter")
-    one.add_argument("--weights", default="", help="as the node's parameter")
-    one.add_argument("--device", default="auto", help="as the node's parameter")
+    for name in ("model", "weights", "device", "precision", "backend"):
+        default = "" if name in ("model", "weights") else "auto"
+        one.add_argument(f"--{name}", default=default, help="as the node's parameter")
 
     way = command("transport", _transport, "From a camera's stamp to another process.", 15)
     way.add_argument("--frames", type=count, default=100, help="images to measure")
@@ -167,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     several[0].add_argument("--max-drift", type=float, default=0.2, help="share of the latency")
     several[1].add_argument("--cameras", type=count, default=4, help="from one to so many")
     several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
-    several[1].add_argument("--plot", type=_new_file, help="picture to draw; needs matplotlib")
+    several[1].add_argument("--plot", type=_new_picture, help="picture to draw; needs matplotlib")
     for each in several:
         each.add_argument(
             "--ros-args",
