@@ -16,7 +16,7 @@ run = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 .PHONY: demo test lint shell clean
 
 demo:
-	$(run) yolact_demo
+	$(run) yolact_demo --namespace /
 
 # The node's tests apart from those that compute: there they would wait long for their graphs.
 in_two = --numprocesses=2 --dist=loadscope --no-loadscope-reorder

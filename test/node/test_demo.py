@@ -12,10 +12,14 @@ import cv2
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
+import rclpy
 from ament_index_python.packages import get_package_prefix
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 import yolact_ros
+from yolact_ros.node import demo
 
 PHOTOS = sorted(Path(yolact_ros.__file__).parent.joinpath("demo", "photos").glob("*.jpg"))
 
@@ -63,12 +67,16 @@ def test_says_that_the_node_died(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "reason"),
-    [("weights:=/no/such/file", "/no/such/file"), ("autostart:=false", "unconfigured")],
+    ("namespace", "parameter", "reason"),
+    [
+        ("demo", "weights:=/no/such/file", "/no/such/file"),
+        ("/", "autostart:=false", "unconfigured"),  # as `make demo` calls it
+    ],
 )
-def test_says_at_once_that_the_node_does_not_run(tmp_path: Path, parameter, reason) -> None:
+def test_says_at_once_that_the_node_does_not_run(tmp_path, namespace, parameter, reason) -> None:
     start = time.monotonic()
-    result = run(tmp_path, "--timeout", "1000", "--ros-args", "-p", parameter)
+    given = ("--namespace", namespace, "--timeout", "1000", "--ros-args", "-p", parameter)
+    result = run(tmp_path, *given)
     assert time.monotonic() - start < 120
     assert result.returncode == 1
     assert "demo: the node is unconfigured" in result.stderr and reason in result.stderr
@@ -79,6 +87,32 @@ def test_says_that_nothing_arrives(tmp_path: Path) -> None:
     result = run(tmp_path, "--timeout", "5", *nowhere)
     assert result.returncode == 1
     assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr
+
+
+def test_waits_while_a_model_is_loaded() -> None:
+    """Which may be downloaded before."""
+    rclpy.init(args=[])
+    try:
+        viewer, node = demo.Viewer("/test_demo"), rclpy.create_node("yolact")
+        publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        said = {"configuring": DiagnosticStatus.OK}
+        started = time.monotonic()
+
+        def say() -> None:
+            if time.monotonic() > started + 3:
+                said.clear()
+                said["unconfigured"] = DiagnosticStatus.ERROR
+            for state, level in said.items():
+                status = DiagnosticStatus(name="/test_demo/yolact: model", level=level, message="?")
+                status.values = [KeyValue(key="state", value=state)]
+                publisher.publish(DiagnosticArray(status=[status]))
+
+        viewer.create_timer(0.1, say)
+        with pytest.raises(demo.DemoError, match=r"the node is unconfigured: \?"):
+            demo.watch(viewer, {"photo.jpg"}, {}, timeout=1)
+        assert time.monotonic() > started + 3
+    finally:
+        rclpy.try_shutdown()
 
 
 @pytest.mark.parametrize(

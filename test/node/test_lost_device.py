@@ -9,12 +9,13 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from yolact_ros.msg import InstanceArray
 
 from yolact_ros.engine import DeviceLostError
 from yolact_ros.engine.device import choose_device
-from yolact_ros.node import yolact_node
+from yolact_ros.node import images, messages, yolact_node
 
 
 def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_message):
@@ -39,6 +40,25 @@ def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_
     assert graph.transition("configure") and graph.transition("activate")
     graph.wait_until(publisher.get_subscription_count, "the subscription")
     graph.see(publisher.publish, image_message(picture), received)
+
+
+def test_a_device_that_is_lost_while_it_decodes(
+    graph, weights, picture, image_message, monkeypatch
+):
+    """The next image finds the loss, before the network is asked for anything."""
+    node = graph.start(weights=weights, compressed=True)
+    publisher = graph.client.create_publisher(CompressedImage, "/image_raw/compressed", 1)
+    graph.wait_until(publisher.get_subscription_count, "the subscription")
+
+    def fall(*_):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(images, "bgr_on_gpu", fall)
+    segmenter = node._segmenter
+    segmenter.runtime = replace(segmenter.runtime, device=torch.device("cuda:7"))
+    publisher.publish(messages.jpeg_image(Header(), picture, 90))
+    graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
+    assert "cuda:7 is lost" in node._problem
 
 
 def test_a_lost_device_stays_lost(graph, weights, monkeypatch):

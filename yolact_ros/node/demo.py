@@ -1,7 +1,7 @@
 """The demonstration: a camera, the node `yolact` and a viewer, each a process on a ROS graph.
 
 The camera shows the photographs that the package ships. The viewer, which is this process, prints
-what it reads on `/yolact/instances` and writes what it reads on `/yolact/overlay` to files.
+what it reads on `yolact/instances` and writes what it reads on `yolact/overlay` to files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rclpy
+from rclpy.exceptions import InvalidNamespaceException
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.time import Time
@@ -48,14 +50,14 @@ class Seen:
 class Viewer(Node):
     """Collects the node's answers by the name of the picture, which is the frame's name."""
 
-    def __init__(self) -> None:
-        super().__init__("viewer")
+    def __init__(self, namespace: str) -> None:
+        super().__init__("viewer", namespace=namespace)
         self.seen: dict[str, Seen] = {}
         self.overlays: dict[str, Image] = {}
-        self.health = Health(self, "/yolact")
+        self.health = Health(self, f"{self.get_namespace().rstrip('/')}/yolact")
         for message, topic, callback in (
-            (InstanceArray, "/yolact/instances", self._keep_instances),
-            (Image, "/yolact/overlay", self._keep_overlay),
+            (InstanceArray, "yolact/instances", self._keep_instances),
+            (Image, "yolact/overlay", self._keep_overlay),
         ):
             self.create_subscription(message, topic, callback, RELIABLE)
 
@@ -86,6 +88,8 @@ def watch(
                 raise DemoError(f"the {name} ended with status {process.returncode}; see above")
         if viewer.health.problem:
             raise DemoError(viewer.health.problem)
+        if viewer.health.is_configuring:
+            end = time.monotonic() + timeout
         if time.monotonic() > end:
             missing = ", ".join(sorted(names - done))
             raise DemoError(f"nothing arrived for {missing} within {timeout:.0f} seconds")
@@ -128,15 +132,18 @@ def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
         write_picture(folder / Path(name).with_suffix(".png"), bgr_of(message))
 
 
-def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str]) -> None:
+def show(
+    photos: Path, output: Path, timeout: float, namespace: str, ros_arguments: Sequence[str]
+) -> None:
     """Run the graph, then print the table and write the overlays. Raises DemoError."""
     names = {path.name for path in photos.glob("*.jpg")}
-    show_photos = ["-p", f"folder:={photos}"]
-    watch_camera = ["-p", "image_topic:=/camera/image_raw", "-p", "qos.reliability:=reliable"]
+    viewer = Viewer(namespace)
+    within = ["-r", f"__ns:={viewer.get_namespace()}"]
+    show_photos = [*within, "-p", f"folder:={photos}"]
+    watch_camera = ["-p", "image_topic:=camera/image_raw", "-p", "qos.reliability:=reliable"]
     with ExitStack() as stack:
         camera = stack.enter_context(started("yolact_camera", show_photos))
-        node = stack.enter_context(started("yolact_node", [*watch_camera, *ros_arguments]))
-        viewer = Viewer()
+        node = stack.enter_context(started("yolact_node", [*within, *watch_camera, *ros_arguments]))
         watch(viewer, names, {"camera": camera, "node yolact": node}, timeout)
     print("\n" + table(viewer.seen))
     write_overlays(viewer.overlays, output)
@@ -148,7 +155,14 @@ def show(photos: Path, output: Path, timeout: float, ros_arguments: Sequence[str
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Segment the shipped photographs on a ROS graph.")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="overlay folder")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds to wait")
+    parser.add_argument(
+        "--timeout", type=float, default=120, help="seconds to wait, while no model is being loaded"
+    )
+    parser.add_argument(
+        "--namespace",
+        default="/yolact_demo",
+        help="of all nodes and topics; its own, for nobody to take the photographs for a camera's",
+    )
     parser.add_argument(
         "--ros-args",
         nargs=argparse.REMAINDER,
@@ -158,11 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rclpy.init(args=[])
     try:
-        show(PHOTOS, options.output, options.timeout, options.ros_args)
-    except (DemoError, PictureError) as error:
+        show(PHOTOS, options.output, options.timeout, options.namespace, options.ros_args)
+    except (DemoError, PictureError, InvalidNamespaceException) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         return 130
     finally:
         rclpy.try_shutdown()

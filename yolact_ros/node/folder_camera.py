@@ -33,7 +33,7 @@ class FolderCamera(Node):
         rate = self._parameter("rate", 2.0, "Pictures a second.")
         if not 0 < rate <= 1000:
             raise ValueError(f"rate={rate} is not allowed: it must be above 0 and at most 1000")
-        self._pictures = read_pictures(Path(folder))
+        self._pictures = read_pictures(Path(folder).expanduser())
         self._next: list[str] = []
         self._publisher = self.create_publisher(Image, "~/image_raw", 10)
         self.create_timer(1.0 / rate, self._show_next)

@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
 from yolact_ros.engine import DeviceLostError, Segmenter, Submitted
+from yolact_ros.engine.failures import lost_devices_named
 from yolact_ros.node import images
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.cdr import (
@@ -85,11 +86,18 @@ def read_message(message: bytes, compressed: bool) -> SerializedImage | Serializ
 def picture_of(
     image: SerializedImage | SerializedCompressedImage, device: torch.device
 ) -> images.Picture | torch.Tensor:
-    """The pixels, BGR uint8 [H, W, 3]; of a JPEG on the device, if CUDA. Raises ImageError."""
+    """The pixels, BGR uint8 [H, W, 3]; of a JPEG on the device, if CUDA.
+
+    Raises ImageError, and DeviceLostError.
+    """
     if not isinstance(image, SerializedCompressedImage):
         return images.bgr_of(image)
-    on_gpu = images.bgr_on_gpu(image, device) if device.type == "cuda" else None
-    return images.bgr_of_compressed(image) if on_gpu is None else on_gpu
+    if device.type == "cuda":
+        with lost_devices_named(device):
+            on_gpu = images.bgr_on_gpu(image, device)
+        if on_gpu is not None:
+            return on_gpu
+    return images.bgr_of_compressed(image)
 
 
 def warm_up_decoder(device: torch.device) -> None:
@@ -163,7 +171,7 @@ class Pipeline:
         try:
             submitted = self._segmenter.submit([each.picture for each in decoded])
         except Exception as error:  # must not end the node
-            self._fail_all(decoded, error)
+            self._fail([each.frame.feed for each in decoded], error)
             return None
         return Begun(submitted.done, lambda: self._finish(decoded, submitted))
 
@@ -171,7 +179,7 @@ class Pipeline:
         try:
             found, stages = submitted.result()
         except Exception as error:  # must not end the node
-            self._fail_all(decoded, error)
+            self._fail([each.frame.feed for each in decoded], error)
             return
         computing = {
             "preprocessing": stages.preprocess,
@@ -181,12 +189,6 @@ class Pipeline:
         for each, instances in zip(decoded, found, strict=True):
             self._publish(each, instances, computing)
 
-    def _fail_all(self, decoded: Sequence[Decoded], error: Exception) -> None:
-        for each in decoded:
-            self._fail(each.frame.feed, error)
-        if isinstance(error, DeviceLostError):
-            self._on_lost(error)
-
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
         try:
@@ -195,7 +197,7 @@ class Pipeline:
             self._refuse(frame.feed, error, accepted=True)
             return None
         except Exception as error:  # one image must not end the node
-            self._fail(frame.feed, error)
+            self._fail([frame.feed], error)
             return None
         stages = {
             "waiting": 1e3 * (started - frame.arrived),
@@ -214,9 +216,10 @@ class Pipeline:
                 instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
             positions = self._locate(decoded.frame, instances, parameters)
             located = time.monotonic()
-            feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
+            with lost_devices_named(self._segmenter.device):  # a picture may lie there
+                feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
         except Exception as error:  # one image must not end the node
-            self._fail(feed, error)
+            self._fail([feed], error)
             return
         published = time.monotonic()
         feed.statistics.processed(
@@ -263,12 +266,15 @@ class Pipeline:
         feed.statistics.depth_refused()
         feed.logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
 
-    def _fail(self, feed: Feed, error: Exception) -> None:
-        feed.statistics.failed()
-        feed.logger.error(
-            f"An image of {feed.topic} could not be processed: {reason_of(error)}",
-            throttle_duration_sec=LOG_PERIOD,
-        )
+    def _fail(self, feeds: Sequence[Feed], error: Exception) -> None:
+        for feed in feeds:
+            feed.statistics.failed()
+            feed.logger.error(
+                f"An image of {feed.topic} could not be processed: {reason_of(error)}",
+                throttle_duration_sec=LOG_PERIOD,
+            )
+        if isinstance(error, DeviceLostError):
+            self._on_lost(error)
 
 
 def reason_of(error: Exception) -> str:

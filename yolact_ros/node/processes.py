@@ -32,18 +32,20 @@ def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subproces
 class Health:
     """What the diagnostics say about a node `yolact` that should run by itself.
 
-    `problem` is the reason for which it does not; empty as long as there is none.
+    `problem` is the reason for which it does not; empty as long as there is none. `is_configuring`:
+    it loads a model, or downloads or compiles it, which may take minutes.
     """
 
     def __init__(self, observer: Node, name: str) -> None:
-        self.problem = ""
+        self.problem, self.is_configuring = "", False
         self._status = f"{name}: model"
         observer.create_subscription(DiagnosticArray, "/diagnostics", self._read, 10)
 
     def _read(self, message: DiagnosticArray) -> None:
         for status in message.status:
+            if status.name != self._status:
+                continue
             state = next((pair.value for pair in status.values if pair.key == "state"), "")
-            if status.name == self._status and (
-                status.level == DiagnosticStatus.ERROR or state == "unconfigured"
-            ):
+            self.is_configuring = state == "configuring"
+            if status.level == DiagnosticStatus.ERROR or state == "unconfigured":
                 self.problem = f"the node is {state}: {status.message}"

@@ -21,7 +21,7 @@ from yolact_ros.node.processes import Health, started
 
 NAMESPACE = "/yolact_measure"
 START_TIMEOUT = 120.0
-"""Seconds until the first answer: loading a model takes some."""
+"""Seconds until the first answer, those not counted in which a model is being loaded."""
 
 
 class MeasureError(Exception):
@@ -74,6 +74,8 @@ class Graph:
         """Wait until every camera has been answered."""
         end = time.monotonic() + START_TIMEOUT
         while len({answer.camera for answer in self._answers}) < self._cameras:
+            if self._health.is_configuring:
+                end = time.monotonic() + START_TIMEOUT
             if time.monotonic() > end:
                 raise MeasureError(f"no answer within {START_TIMEOUT:.0f} s")
             self._spin(time.monotonic() + 0.2)
