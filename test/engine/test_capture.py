@@ -109,7 +109,9 @@ def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, pictures
     # Other settings need another, at once: images come that many at a time.
     segmenter.settings = replace(segmenter.settings, top_k=3, confidence_threshold=0.05)
     assert is_graphed(segmenter(pictures[0])) and graph.made == [1, 1]
+    graph.runs.clear()
     segmenter.warm_up((60, 90), batch_sizes=(2,))
+    assert graph.runs == [2, 2], "a graph has memory for two batches"
     assert all(map(is_graphed, segmenter(pictures))) and graph.made == [1, 1, 2]
 
 
@@ -190,6 +192,7 @@ def test_what_is_done_again_has_the_settings_it_was_given_with(
     (found,) = submitted.result().instances
     assert is_graphed(found) == (candidates > 1)
     assert found.boxes.allclose(expected.boxes, atol=1e-3)
+    assert graph.made == ([1, 1] if candidates > 1 else [1]), "room alone does not help the other"
 
 
 @pytest.mark.parametrize("error", [FULL, KeyError("what a compiler raises")], ids=str)

@@ -48,6 +48,16 @@ def test_auto_fits_the_model(backbone):
     assert Segmenter(small, "random", device="cpu").runtime.name == expected
 
 
+def test_auto_is_pytorch_where_openvino_does_not_work(monkeypatch):
+    given = ("auto", "cpu", "auto", "efficientnet_lite0")
+    pytest.importorskip("openvino")
+    assert choose(*given)[0] == "openvino"
+    monkeypatch.setitem(sys.modules, "packaging.version", None)  # which OpenVINO does not ask for
+    assert choose(*given)[0] == "torch"
+    with pytest.raises(MissingExtraError, match=r"OpenVINO needs packaging\.version: pip install"):
+        choose("openvino", "cpu")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_on_cuda_is_pytorch():
     assert choose("auto", "auto") == ("torch", torch.device("cuda:0"))

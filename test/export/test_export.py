@@ -230,6 +230,14 @@ def test_the_command(tmp_path, capsys, repository):
     assert sorted(path.name for path in target.parent.iterdir()) == ["person.bin", "person.xml"]
 
 
+@pytest.mark.parametrize(
+    "option", [("--nms", "cross_class"), ("--nms-iou", "0.6"), ("--top-k", "50")], ids=str
+)
+def test_settings_of_a_stage_that_is_not_inside_are_refused(tmp_path, capsys, option):
+    assert main(["export", str(tmp_path / "net.onnx"), *option]) == 1
+    assert f"{' '.join(option)} is not allowed without --detection" in capsys.readouterr().err
+
+
 def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
     other = Segmenter(weights=exported("small", ".onnx", False), score_threshold=0.2, top_k=10)
     original = segmenters["small"]

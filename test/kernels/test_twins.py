@@ -23,6 +23,7 @@ from yolact_ros.detection.regions import (
     SmallMasks,
     pack,
     packed_sizes,
+    packs_by_kernel,
     pixel_rectangles,
 )
 from yolact_ros.engine.preprocess import normalise, preprocess, resize
@@ -274,6 +275,19 @@ def test_packing_stops_at_the_end_of_its_room(device):
     masks.pack(*tensors, beyond[:100])
     assert ends[-1] > 100 and torch.equal(part, whole[:100]) and torch.equal(beyond[:100], part)
     assert (beyond[100:] == 0x5A).all()
+
+
+def test_a_call_shows_which_way_masks_are_packed(device, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(kernels, "_refused", set())
+    with torch.enable_grad():  # as in the threads that ask for a graph
+        assert packs_by_kernel(device, torch.float16)
+        monkeypatch.setattr("yolact_ros.kernels.masks.pack", fail)
+        with pytest.warns(RuntimeWarning, match="pack is not used for float16 .*: Failed to find"):
+            assert not packs_by_kernel(device, torch.float16)
+        assert not packs_by_kernel(device, torch.float16)
 
 
 def crowd(batch: int, anchors: int, classes: int, seed: int) -> tuple[Predictions, torch.Tensor]:

@@ -97,8 +97,8 @@ class Report:
     models: tuple[ModelReport, ...]
     side_by_side: tuple[ContenderReport, ...]
     node: dict[str, dict[str, float]] | str | None
-    """Median and 99 % of the stages of a node with the first model, in milliseconds; None where they
-    were not asked for, a reason where they could not be measured."""
+    """Median and 99 % of the stages of a node with the first model, in milliseconds; None where it
+    was not asked for, a reason where it could not be measured."""
 
 
 def to_markdown(report: Report) -> str:

@@ -57,10 +57,18 @@ def run(arguments: Sequence[str]) -> None:
     group = parser.add_argument_group("detection stage")
     group.add_argument("--detection", action="store_true", help="include it, for other languages")
     methods = [name for name in typing.get_args(NmsMethod) if name != "standard"]
-    group.add_argument("--nms", default=defaults.nms_method, choices=methods)
-    group.add_argument("--nms-iou", type=float, default=defaults.nms_iou_threshold, metavar="IOU")
-    group.add_argument("--top-k", type=int, default=defaults.top_k, help="instances an image")
+    group.add_argument("--nms", choices=methods, help=f"default: {defaults.nms_method}")
+    group.add_argument(
+        "--nms-iou", type=float, metavar="IOU", help=f"default: {defaults.nms_iou_threshold}"
+    )
+    group.add_argument(
+        "--top-k", type=int, metavar="K", help=f"instances an image; default: {defaults.top_k}"
+    )
     options = parser.parse_args(arguments)
+    inside = {"--nms": options.nms, "--nms-iou": options.nms_iou, "--top-k": options.top_k}
+    for name, value in inside.items():
+        if value is not None and not options.detection:
+            raise ValueError(f"{name} {value} is not allowed without --detection, its stage")
     segmenter = Segmenter(
         options.model,
         options.weights,

@@ -156,6 +156,16 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
     pack_plain(values, extents, rectangles, ends, out)
 
 
+@torch.no_grad()
+def packs_by_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `pack` runs the kernel for masks of a type, which nothing but a call shows."""
+    values = torch.zeros((1, 1, 1), dtype=dtype, device=device)
+    pixel = torch.tensor([[0, 0, 1, 1]], device=device)
+    out = torch.empty(1, dtype=torch.uint8, device=device)
+    pack(values, pixel.float(), pixel, packed_sizes(pixel), out)
+    return kernels.usable(values, "pack")
+
+
 def pack_plain(
     values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor
 ) -> None:

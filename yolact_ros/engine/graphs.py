@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yolact_ros import kernels
 from yolact_ros.detection import Instances
+from yolact_ros.detection.regions import packs_by_kernel
 from yolact_ros.detection.results import Results
 from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.engine.failures import (
@@ -62,8 +62,9 @@ class Slot:
     def make_room(self, size: int) -> None:
         """For images of so many bytes, on the current stream, when nothing uses the slot."""
         if len(self.staged) < size:
-            images = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-            staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
+            with torch.inference_mode(False):  # else it could not be written to outside that mode
+                images = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+                staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
             self.images, self.staged = images, staged  # both, or as before where one does not fit
 
 
@@ -111,12 +112,12 @@ class Pending:
 
     def _read(self) -> list[Instances] | Unfinished:
         results, batch = self._results, self._batch
-        missing = results.missing_bytes()
-        if results.is_complete() and not missing:
+        missing, complete = results.missing_bytes(), results.is_complete()
+        if complete and not missing:
             return results.instances(batch.image_sizes, self._class_names)
         # The caller's memory may be another image's by now, and the slot's will be.
         images = [part.cpu() for part in batch.parts(self._slot.staged)]
-        return Unfinished(batch, images, len(results.bits) + missing if missing else 0)
+        return Unfinished(batch, images, len(results.bits) + missing if complete else 0)
 
 
 class Lane:
@@ -203,16 +204,16 @@ class GraphedPath:
             slot.uploaded.record()
 
 
-def first_room(plan: Plan, device: torch.device) -> int:
+def first_room(plan: Plan, runtime: Runtime) -> int:
     """Bytes of masks that a new graph has room for.
 
     Triton's kernel stops where the masks end; its twin fills all of the room each time, which is
     small to begin with, therefore.
     """
     size, area = ROOMY_SIZE, MASK_AREA
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            if not kernels.usable(torch.empty(0, device=device), "pack"):
+    if runtime.device.type == "cuda":
+        with torch.cuda.device(runtime.device):
+            if not packs_by_kernel(runtime.device, runtime.dtype):
                 size, area = SMALL_SIZE, SMALL_MASK_AREA
     batch = Batch((size,) * plan.images, plan.settings)
     return batch.mask_bytes(min(area, plan.settings.top_k))
@@ -263,7 +264,7 @@ class Graphs:
         if plan in self._graphs:
             self._graphs.move_to_end(plan)
         elif capture or plan.images in self._seen:
-            self._capture(plan, first_room(plan, self._runtime.device))
+            self._capture(plan, first_room(plan, self._runtime))
         self._seen.add(plan.images)
         return self._graphs.get(plan)
 

@@ -221,7 +221,8 @@ class Segmenter:
                 with self._lock, lost_devices_named(self.device):
                     self._graphs.of(Plan.of(count, self.settings), capture=True)
             images = [np.zeros((*image_size, 3), np.uint8)] * count
-            run_apart(partial(self, images))
+            for _ in range(1 if self._graphs is None else 2):  # a graph has memory for two
+                run_apart(partial(self, images))
 
     def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
         started = time.perf_counter()
@@ -255,6 +256,8 @@ class Segmenter:
         try:
             if self._thread is None:
                 return self._segment(images, settings)
+            if any(image.is_cuda for image in images):  # they may still be made, on any stream
+                torch.cuda.current_stream(self.device).synchronize()
             with whole_device(self.device):  # cuDNN may search
                 return self._thread.submit(self._segment, images, settings).result()
         except Exception as error:

@@ -82,8 +82,9 @@ def _resize_and_normalise(
     x = tl.maximum((pixel % width + 0.5) * x_step - 0.5, 0.0)
     top, left = y.to(tl.int32), x.to(tl.int32)
     below, right = y - top, x - left  # weights of the lower row and of the right column
-    top_row = images + image * image_stride + top * row_stride
-    bottom_row = images + image * image_stride + tl.minimum(top + 1, in_height - 1) * row_stride
+    bottom = tl.minimum(top + 1, in_height - 1)
+    top_row = images + image * image_stride + top.to(tl.int64) * row_stride
+    bottom_row = images + image * image_stride + bottom.to(tl.int64) * row_stride
     left_bytes, right_bytes = left * 3, tl.minimum(left + 1, in_width - 1) * 3
     target = out + (image * height * width + pixel) * 3
     for channel in tl.static_range(3):

@@ -60,7 +60,7 @@ def _openvino_gains(device: torch.device, precision: str, backbone: str) -> bool
         return False
     try:
         _check_precision(precision, "openvino", device)
-    except ValueError:
+    except (ValueError, ImportError):  # ImportError: what OpenVINO needs is missing
         return False
     return True
 
