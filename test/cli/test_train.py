@@ -28,11 +28,16 @@ def test_options_win_over_the_file(tmp_path):
     ]
     settings, resume = read_settings([*words, "--resume"])
     assert resume
+    assert (settings, resume) == read_settings([*words[2:], "--resume", *words[:2]])
     assert settings.train == ("a.json", "b.json:/pictures")
     assert (settings.schedule.iterations, settings.schedule.shape) == (7, "cosine")
     assert settings.network == {"image_size": 400}
     assert settings.losses.matching.crowd_overlap == 0.5
     assert settings.schedule.learning_rate == 1e-3, "the published default"
+    settings, _ = read_settings(["--network.num_prototypes=8", f"--config={path}"])
+    assert settings.network == {"image_size": 400, "num_prototypes": 8}
+    settings, _ = read_settings(["--network={num_prototypes: 8}", f"--config={path}"])
+    assert settings.network == {"num_prototypes": 8}
 
 
 def test_without_options_the_recipe_is_the_published_one():
@@ -77,8 +82,8 @@ def test_the_shipped_file_is_good(repository):
     [["--train=a.json"], ["--train", "a.json"], ["--train=[a.json]"], ["--train", "[a.json]"]],
 )
 def test_one_file_needs_no_brackets(words):
-    settings, _ = read_settings([*words, "--val", "b.json", "--skip-bad"])
-    assert (settings.train, settings.val, settings.skip_bad) == (("a.json",), ("b.json",), True)
+    settings, _ = read_settings([*words, "--val", "lr=1/b.json", "--skip-bad"])
+    assert (settings.train, settings.val) == (("a.json",), ("lr=1/b.json",)) and settings.skip_bad
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_ids_may_begin_at_0(tmp_path):
         ({"segmentation": []}, "annotation 1: it has no mask"),
         ({"segmentation": [10, 10, 40, 10, 40, 40]}, "has 10: a polygon is three or more"),
         ({"segmentation": [[10, 10]]}, "a polygon is three or more"),
+        ({"segmentation": [[10, 10, 20, 20]]}, "a polygon is three or more"),
         ({"segmentation": [["a", 1, 2, 3, 4, 5]]}, "'a', which is not a finite number"),
         ({"area": "900"}, "area '900' is not a number"),
         ({"segmentation": {"size": [9, 9], "counts": "1"}}, r"has the size \[9, 9\]"),
@@ -196,9 +197,22 @@ def test_what_is_of_no_use_for_training_can_be_counted(tmp_path):
     found = [{**results[0], "segmentation": square}]
     masks = scored(source, found, "segm", {"person": 0}).overall
     assert masks.ap == pytest.approx(51 / 101)  # one of two is found
-    source, results = some_objects(tmp_path, segmentation=[])
+    polygons = [[50, 50, 80, 50, 80, 80, 50, 80], [1, 1, 9, 9]]  # one of two points: no pixel
+    source, results = some_objects(tmp_path, segmentation=polygons)
+    read_countable(source, masks=True)
+    (square,) = coco_mask.frPyObjects(polygons[:1], 100, 100)
+    found = [{**results[1], "segmentation": square}]
+    assert scored(source, found, "segm", {"person": 0}).overall.ap == pytest.approx(51 / 101)
+
+
+@pytest.mark.parametrize("mask", [[], [[]], {"size": [100, 100], "counts": "?"}], ids=str)
+def test_without_masks_objects_are_as_large_as_their_boxes(tmp_path, mask):
+    source, results = some_objects(tmp_path, segmentation=mask)
     read_countable(source, masks=False)
-    assert scored(source, results, "bbox", {"person": 0}).overall.ap == pytest.approx(1)
+    truth = ground_truth(read_json(source.annotations), masks=False)
+    scores = score(truth, results, "bbox", {"person": 0}).overall
+    assert scores.ap == pytest.approx(1)
+    assert [annotation["area"] for annotation in truth.dataset["annotations"]] == [400, 900]
 
 
 def test_nothing_found_scores_nothing(source):

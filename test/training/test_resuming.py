@@ -120,6 +120,16 @@ def test_the_average_follows_the_weights_during_the_warm_up_and_lags_afterwards(
     assert torch.equal(saved["head.boxes.weight"], average)
 
 
+def test_an_average_that_begins_on_resuming_counts_the_iterations_before(settings, change_schedule):
+    settings = change_schedule(settings, iterations=3, warmup_iterations=5, ema=0.0)
+    train(settings)
+    train(change_schedule(settings, iterations=4, ema=0.9), resume=True)
+    state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
+    name = "net.head.boxes.weight"
+    assert not torch.equal(state["current_model_state"][name], state["state_dict"][name])
+    assert state["averaging_state"]["n_averaged"] == 8
+
+
 def test_an_earlier_run_is_not_overwritten(settings):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     settings = dataclasses.replace(settings, schedule=schedule)

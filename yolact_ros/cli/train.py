@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
 import signal
@@ -50,7 +51,8 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
     parser.add_argument("--config", action="config", help="YAML file with the settings below")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_class_arguments(TrainingSettings)
-    values = vars(parser.instantiate_classes(parser.parse_args(_spelled_out(arguments))))
+    words = _file_first(_spelled_out(arguments))
+    values = vars(parser.instantiate_classes(parser.parse_args(words)))
     values.pop("config")
     resume = values.pop("resume")
     return TrainingSettings(**values), resume
@@ -64,8 +66,9 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     lists = {f"--{field.name}" for field in known if str(field.type).startswith("tuple")}
     spelled: list[str] = []
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
+        name, equals, value = argument, "", ""
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
             name = "--" + name[2:].replace("-", "_")
         if name in lists and any(each.partition("=")[0] == name for each in spelled):
             raise ValueError(f"{name} is given twice: name all in one, {name}=[FILE, FILE]")
@@ -77,3 +80,11 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
             name = f"[{name}]"
         spelled.append(f"{name}{equals}{value}")
     return spelled
+
+
+def _file_first(arguments: Sequence[str]) -> list[str]:
+    """The parser takes files and options as they come: what comes later wins."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    files, others = parser.parse_known_args(arguments)
+    return [*(f"--config={path}" for path in files.config), *others]

@@ -174,8 +174,9 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if not segmentation:
         return _NO_MASK
     if isinstance(segmentation, list):
-        # As the library counts them: of four numbers it makes a box.
-        return _wrong_numbers(segmentation, least=4)
+        # As the library counts them: one of two points has no pixel, but as the first it is a box.
+        first, others = segmentation[:1], segmentation[1:]
+        return _wrong_numbers(first, least=6) or _wrong_numbers(others, least=4)
     return _wrong_rle(segmentation, *size)
 
 

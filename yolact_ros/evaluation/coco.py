@@ -170,7 +170,7 @@ def find(
 
 def summarise(content: dict[str, Any], findings: Findings) -> Evaluation:
     """Accuracy of what was found in all images of a data set whose file has the `content`."""
-    categories, truth = findings.categories, ground_truth(content)
+    categories, truth = findings.categories, ground_truth(content, findings.has_masks)
     masks = list(itertools.chain.from_iterable(findings.masks))
     boxes = list(itertools.chain.from_iterable(findings.boxes))
     return Evaluation(
@@ -229,8 +229,11 @@ def _encode(instances: Instances) -> list[dict[str, Any]]:
     return rles
 
 
-def ground_truth(content: dict[str, Any]) -> COCO:
-    """The content of a COCO-format file, with what the library needs and some files leave out."""
+def ground_truth(content: dict[str, Any], masks: bool = True) -> COCO:
+    """The content of a COCO-format file, with what the library needs and some files leave out.
+
+    Without `masks`, which nobody has checked then, objects are as large as their boxes.
+    """
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     annotations = []
     for number, given in enumerate(content["annotations"], start=1):
@@ -239,7 +242,8 @@ def ground_truth(content: dict[str, Any]) -> COCO:
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height
-            if segmentation := annotation.get("segmentation"):
+            segmentation = annotation.get("segmentation") if masks else None
+            if segmentation:
                 rle = as_rle(segmentation, *sizes[annotation["image_id"]])
                 annotation["area"] = int(coco_mask.area(rle))
         annotations.append(annotation)

@@ -104,11 +104,15 @@ def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tenso
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's, with the average where the weights are: it asks before they are moved there."""
+    """Lightning's, which also counts the iterations of a run that it was no part of so far."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device
-        super().setup(trainer, pl_module, stage)
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if "averaging_state" not in checkpoint:
+            assert self._average_model is not None
+            self._average_model.n_averaged.fill_(checkpoint["global_step"])
 
 
 class Checkpoints(pl.Callback):

@@ -99,7 +99,8 @@ class TrainingSettings:
     model: str = "yolact_base"
     """Configuration to start from, by name."""
     network: dict[str, Any] = field(default_factory=dict)
-    """Fields of the network configuration to change, such as `image_size: 400`."""
+    """Fields of the network configuration to change, such as `image_size: 400`. With a file,
+    `--network.image_size=400` changes one of those that it has, `--network={...}` all."""
     classes: tuple[str, ...] = ()
     """Classes to learn; none means all of the first training file."""
     start: str = "imagenet"

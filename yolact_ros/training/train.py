@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.backends.cpu import get_cpu_capability
 from torchvision.ops import box_convert
@@ -59,6 +60,17 @@ LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
 
 
+def is_first_process() -> bool:
+    """Whether this one speaks, of all that train together."""
+    return bool(rank_zero_only.rank == 0)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print, in the first process alone."""
+    print(text)
+
+
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
     """All pictures to learn from, and the names of the classes.
 
@@ -69,11 +81,11 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     classes, known = settings.classes, set[str]()
     for text in settings.train:
         source = DataSource.parse(text)
-        report = check(source, progress=True, masks=masks)
+        report = check(source, progress=is_first_process(), masks=masks)
         if settings.skip_bad:
             left_out = len(report.problems)
             if left_out:
-                print(f"{source.annotations}: {left_out} wrong entries are left out")
+                say(f"{source.annotations}: {left_out} wrong entries are left out")
         else:
             report.raise_if_bad()
         classes = classes or class_names(report.content)
@@ -83,14 +95,14 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         if not settings.classes:
             remarks.append(_left_out(report.content, classes))
         for remark in filter(None, remarks):
-            print(f"{source.annotations}: {remark}")
+            say(f"{source.annotations}: {remark}")
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
         source = DataSource.parse(text)
         # None is left out, since accuracy counts all entries.
-        report = check(source, progress=True, masks=masks, measure=True)
+        report = check(source, progress=is_first_process(), masks=masks, measure=True)
         report.raise_if_bad()
         if not _has_object(read_records(source, classes, report.content)):
             raise DataError(f"{source.annotations} has no object of the classes to measure")
@@ -182,7 +194,7 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     left_out = [name for name in own if name not in fitting]
     if left_out:
-        print(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")
+        say(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")
     net.load_state_dict(fitting, strict=False)
 
 
