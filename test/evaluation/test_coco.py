@@ -27,6 +27,9 @@ from yolact_ros.evaluation.report import draw_worst
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
+# pycocotools' own, for each mask.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def source(shared):
