@@ -1,5 +1,6 @@
 """`yolact train`: settings from a YAML file and the command line."""
 
+import dataclasses
 import re
 import shlex
 
@@ -8,6 +9,7 @@ import yaml
 
 from yolact_ros.cli import main
 from yolact_ros.cli.train import read_settings
+from yolact_ros.network import NetworkConfig
 from yolact_ros.training.settings import TrainingSettings
 from yolact_ros.training.train import network_config
 
@@ -128,6 +130,14 @@ def test_the_help_says_what_every_setting_means(capsys, monkeypatch):
     assert len(options) > 40
     for text in options:
         assert not re.match(r"\S+ \S+ \((type|default)", text), f"no meaning: {text}"
+
+
+def test_every_field_of_the_network_is_documented(repository):
+    text = (repository / "docs" / "training.md").read_text()
+    table = text.partition("| field of `network` | what |")[2].partition("\n\n")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    fields = {field.name for field in dataclasses.fields(NetworkConfig)}
+    assert set(named) == fields - {"class_names"}, "those are the setting `classes`"
 
 
 def test_the_documented_command_is_good(repository):

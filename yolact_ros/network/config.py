@@ -30,10 +30,12 @@ class NetworkConfig:
     """
 
     name: str = "yolact"
+    """Of the configuration; for people."""
     class_names: tuple[str, ...] = COCO_CLASSES
     """Object classes in the order of the class logits, without background."""
 
     backbone: Backbone = "resnet101"
+    """Gives the feature maps C3 to C5."""
     image_size: int = BASE_IMAGE_SIZE
     """Side of the square network input in pixels, 64 to 2048."""
 
@@ -43,7 +45,7 @@ class NetworkConfig:
     anchor_scales: tuple[float, ...] = (24, 48, 96, 192, 384)
     """Side of the anchors of P3 to P7, in pixels of a 550 pixel input; scaled to `image_size`."""
     anchor_ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
-    """Square of width over height, before `square_anchors`. The papers use 3 or 5 of them."""
+    """Width over height, before `square_anchors`. The papers use 3 or 5 of them."""
     anchor_octaves: int = 1
     """Anchor scales per level, a fraction of an octave apart: 1 (YOLACT) or 3 (YOLACT++)."""
     square_anchors: bool = False
