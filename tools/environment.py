@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import platform
-import random
 import shutil
 import socket
 import subprocess
@@ -325,12 +324,12 @@ def prefixed(path: str, folder: Path) -> str:
 
 
 def free_domain() -> int:
-    """A ROS domain that no process on this machine uses.
+    """A ROS domain that no process on this machine uses. Two processes that ask at once differ.
 
     The ports of DDS domain d begin at 7400 + 250 d; 10 above that, the first participant listens.
     Domains above 101 would reach into the ports that Linux hands out.
     """
-    for domain in random.sample(range(1, 102), 101):
+    for domain in ((os.getpid() + i) % 101 + 1 for i in range(101)):
         first = 7400 + 250 * domain
         if all(is_free(port) for port in (first, first + 10, first + 11)):
             return domain

@@ -20,4 +20,5 @@ def test_accuracy_is_the_documented_one(shared, repository):
     assert found.masks is not None
     masks, boxes = found.masks.overall, found.boxes.overall
     percent = [100 * each for each in (masks.ap, masks.ap50, masks.ap75, boxes.ap, boxes.ap50)]
+    assert percent[0] >= 50 and percent[1] >= 85, "the aims"
     assert percent == pytest.approx([float(each) for each in row[1].split("|")], abs=0.5)

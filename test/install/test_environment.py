@@ -223,7 +223,7 @@ def test_a_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     rclpy.init(context=context, domain_id=taken)
     try:
         occupant = rclpy.create_node("occupant", context=context)
-        monkeypatch.setattr(environment.random, "sample", lambda *_: [taken, free])
+        monkeypatch.setattr(environment.os, "getpid", lambda: taken - 1)
         assert environment.free_domain() == free
         occupant.destroy_node()
     finally:

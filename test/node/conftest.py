@@ -12,12 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from environment import free_domain
 
 # Other graphs on this machine and on the network are neither seen nor disturbed.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 if os.environ.get("ROS_DISTRO") == "humble":
     os.environ["ROS_LOCALHOST_ONLY"] = "1"  # the same there; later distributions warn about it
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.network import NetworkConfig, build, save_weights

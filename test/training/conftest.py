@@ -88,11 +88,11 @@ def change_schedule():
 
 @pytest.fixture(scope="session")
 def losses():
-    """The loss of each iteration, from the log files of all runs in a folder."""
+    """The loss of each iteration, from the log files of all runs in a folder, or of one."""
 
-    def read(output):
+    def read(output, runs="version_*/"):
         found = {}
-        for path in sorted(Path(output).glob("version_*/metrics.csv")):
+        for path in sorted(Path(output).glob(f"{runs}metrics.csv")):
             # Files of runs that were killed may end within a line.
             whole_lines = path.read_text().rpartition("\n")[0].splitlines()
             for row in csv.DictReader(whole_lines):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -38,7 +39,8 @@ def two_machines(command):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start = ["torchrun", "--nnodes=2", "--nproc-per-node=1", "--local-addr=127.0.0.1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    start = [*torchrun, "--nnodes=2", "--nproc-per-node=1", "--local-addr=127.0.0.1"]
     meet = ["--rdzv-backend=c10d", "--rdzv-id=yolact", f"--rdzv-endpoint=127.0.0.1:{port}"]
     return [[*start, *meet, "--no-python", "--", *command, "--num_nodes=2"]] * 2
 

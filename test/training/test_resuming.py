@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import time
@@ -45,10 +44,14 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(
             partial = checkpoint.with_name("last.partial.ckpt")
             while process.poll() is None and not partial.exists():
                 time.sleep(0.0005)
-        os.kill(process.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         status = process.wait()
         assert kill or status == 128 + signal.SIGTERM, "a queue takes 0 for the end of the work"
+    saved = torch.load(checkpoint, weights_only=True)["global_step"]
     resumed = train(broken, resume=True)
+    newest = max(Path(broken.output).glob("version_*"), key=lambda path: int(path.name[8:]))
+    if saved < settings.schedule.total_iterations:  # the kill came before the end
+        assert min(losses(newest, "")) >= saved > 0, "it goes on, and does not begin anew"
     assert losses(settings.output) | losses(broken.output) == losses(settings.output)
     theirs = safetensors.torch.load_file(whole)
     for name, value in safetensors.torch.load_file(resumed).items():

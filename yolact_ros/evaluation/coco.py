@@ -113,7 +113,7 @@ def evaluate_parallel(
 ) -> Evaluation:
     """The same with a process for each of `makers`, which make the segmenter there.
 
-    They are pickled. Processes on a CPU share its cores evenly.
+    They are pickled. Processes on a CPU share PyTorch's threads evenly.
     """
     count = len(makers)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:

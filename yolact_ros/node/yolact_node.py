@@ -86,7 +86,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._fixed_by_file: dict[str, Any] = {}
         self._loggers: dict[Camera, RcutilsLogger] = {}
         self._statistics = self._new_statistics()
-        self._give_up = self.create_guard_condition(self.trigger_deactivate, transitions)
+        self._give_up = self.create_guard_condition(self._deactivate, transitions)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Timers of the steady clock: simulated time may stand still.
@@ -263,6 +263,9 @@ class YolactNode(LifecycleNodeMixin, Node):
             return TransitionCallbackReturn.ERROR
         self._state = "inactive"
         return super().on_deactivate(state)
+
+    def _deactivate(self) -> None:
+        self.trigger_deactivate()
 
     def _on_device_lost(self, error: DeviceLostError) -> None:
         """Go to error processing; called in the network's thread, which that will wait for."""

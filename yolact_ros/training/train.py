@@ -62,7 +62,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 def is_first_process() -> bool:
     """Whether this one speaks, of all that train together."""
-    return bool(rank_zero_only.rank == 0)
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 @rank_zero_only
