@@ -20,9 +20,9 @@ ALLOWED = {
     "data": {"pictures", "extras"},
     "training": {"evaluation", "engine", "detection", "network", "data"},
     "evaluation": {"benchmark", "engine", "detection", "network", "data", "pictures"},
-    "benchmark": {"engine", "detection", "network", "pictures"},
-    "export": {"benchmark", "engine", "detection", "network", "pictures"},
-    "node": {"engine", "detection", "network", "masks", "msg", "pictures"},
+    "benchmark": {"engine", "detection", "network", "pictures", "extras"},
+    "export": {"benchmark", "engine", "detection", "network", "pictures", "extras"},
+    "node": {"engine", "detection", "network", "masks", "msg", "pictures", "extras"},
     "cli": {
         "training",
         "export",
