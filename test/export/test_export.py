@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from yolact_ros.cli import main
+from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import Header
 from yolact_ros.export import ExportError, check, export
@@ -147,6 +148,33 @@ def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path
     assert main([*words, "--nms", "cross_class", "--nms-iou", "0.3"]) == 0
     assert main([*words, "--nms-iou", "0.5"]) == 1
     assert "nms_iou_threshold=0.5 is not allowed: the exported" in capsys.readouterr().err
+
+
+def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path):
+    """Against half of what PyTorch finds, by `yolact eval`'s own function."""
+    pytest.importorskip("openvino")
+    coco = pytest.importorskip("yolact_ros.evaluation.coco", reason="needs the extra eval")
+    original = segmenters["small"]
+    categories = {name: i for i, name in enumerate(original.class_names, start=1)}
+    content = {"categories": [{"id": i, "name": n} for n, i in categories.items()]}
+    content |= {"images": [], "annotations": []}
+    for number, image in enumerate(pictures.values(), start=1):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+        height, width = image.shape[:2]
+        size = {"height": height, "width": width}
+        content["images"].append({"id": number, "file_name": f"{number}.png", **size})
+        masks, boxes = coco.to_results(number, original(image)[::2], categories)
+        for mask, box in zip(masks, boxes, strict=True):
+            found = {"id": len(content["annotations"]) + 1, "iscrowd": 0, "area": 100}
+            content["annotations"].append({**mask, **box, **found})
+    source = DataSource(tmp_path / "val.json", tmp_path)
+    source.annotations.write_text(json.dumps(content))
+    scores = []
+    for weights in (original, Segmenter(weights=exported("small", ".xml", False))):
+        weights.settings = dataclasses.replace(weights.settings, score_threshold=0.2, top_k=10)
+        scores.append(coco.evaluate(weights, source).masks.overall)
+    theirs, ours = scores
+    assert 0.2 < theirs.ap < 0.9 and ours.ap == pytest.approx(theirs.ap, abs=0.01)
 
 
 def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from yolact_ros.data import Annotation, DataError, ImageRecord
-from yolact_ros.network import WeightsError, load_network
+from yolact_ros.network import WeightsError, build, config_of, load_network, official_name
 from yolact_ros.training.augmentation import NO_AUGMENTATION
 from yolact_ros.training.callbacks import Checkpoints
 from yolact_ros.training.module import TrainingModule, learning_rate_factor
@@ -23,6 +23,7 @@ from yolact_ros.training.train import (
     make_network,
     remarks,
     share_with_anchors,
+    start_from,
     train,
     training_data,
 )
@@ -163,6 +164,35 @@ def test_boxes_alone_are_learned_from_boxes_alone(settings, tmp_path, change_sch
     assert {"boxes", "classes", "semantic"} <= set(columns) and "masks" not in columns
     (line,) = (weights.parent / "validation.jsonl").read_text().splitlines()
     assert 0 <= json.loads(line)["accuracy"] <= 1
+
+
+def test_what_else_the_loop_can_do(settings, change_schedule, capsys):
+    """Of the fc baseline, with a limit for gradients, a log for TensorBoard and a progress bar."""
+    settings = change_schedule(settings, iterations=1, gradient_clip=1.0)
+    network = settings.network | {"mask_branch": "fc"}
+    weights = train(dataclasses.replace(settings, network=network, tensorboard=True))
+    assert load_network(weights).config.mask_branch == "fc"
+    (folder,) = Path(settings.output).glob("version_*")
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert "masks" in (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    bar = "".join(capsys.readouterr())
+    assert re.search(r"2/2 .*<.*classes=\d.*masks=\d.*loss=\d", bar), "losses and time left"
+
+
+def test_it_starts_from_an_official_checkpoint_for_other_classes(tmp_path, capsys):
+    config = config_of("yolact_resnet50")
+    with torch.device("meta"):
+        wanted = build(config).state_dict()
+    path = tmp_path / "yolact_resnet50_54_800000.pth"
+    torch.save({official_name(n): torch.full(t.shape, 0.25) for n, t in wanted.items()}, path)
+    net = build(config.replace(class_names=("cat", "dog")))
+    start_from(net, path, config)
+    afresh = re.search(r"nothing that fits (.*): they start afresh", capsys.readouterr().out)
+    assert afresh
+    names = set(afresh[1].split(", "))
+    assert {name.partition(".")[0] for name in names} == {"head", "semantic"} and len(names) == 4
+    for name, tensor in net.named_parameters():
+        assert name in names or bool((tensor == 0.25).all()), name
 
 
 def test_mixed_precision(settings, losses):
