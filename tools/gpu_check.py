@@ -86,6 +86,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--reference", type=Path, help="checkout of github.com/dbolya/yolact")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="FILE.json in COCO's format, with people, for the accuracy in half precision",
+    )
     parser.add_argument("--output", type=Path, default=Path("gpu_check"), help="folder to write")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the tool")
     parser.add_argument("--quick", action="store_true", help="one small network, few rounds")
@@ -135,6 +140,7 @@ def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) 
         rounds=1 if quick else 50,
         seconds=1.0 if quick else 3.0,
         reference=options.reference,
+        data=options.data,
         folder=folder,
     )
 
@@ -148,9 +154,8 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     steps: dict[str, Callable[[], Iterable[Step]]] = {
         "models": lambda: model_steps(models, configs),
         "details": lambda: detail_steps(models, configs),
-        "precision": lambda: (
-            Step(("precision", each.name), partial(gpu_steps.precision, setup, each))
-            for each in ((plus, EMBEDDED) if quick else CONFIGS.values())
+        "precision": lambda: precision_steps(
+            setup, (plus, EMBEDDED) if quick else tuple(CONFIGS.values())
         ),
         "kernels": lambda: (
             Step(("kernels", name), partial(check_kernel, make, device, quick))
@@ -205,6 +210,14 @@ def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[
     yield Step(("ceilings",), lambda: models.ceilings)
     for name, config in configs.items():
         yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))
+
+
+def precision_steps(setup: Setup, configs: Sequence[NetworkConfig]) -> Iterator[Step]:
+    """What half precision changes."""
+    if setup.data is not None:
+        yield Step(("accuracy",), partial(gpu_steps.accuracy, setup))
+    for config in configs:
+        yield Step(("precision", config.name), partial(gpu_steps.precision, setup, config))
 
 
 def more_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:

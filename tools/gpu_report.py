@@ -62,6 +62,11 @@ def aims(report: Report) -> list[Row]:
     if "JPEG" in report:
         close = report["JPEG"]["close"]
         rows.append(_aim("JPEG: 99% of values within 4 levels", f"{close:.2%}", close >= 0.99))
+    if "accuracy" in report:
+        full, half = report["accuracy"]["float32"], report["accuracy"]["half"]
+        figure = f"{full:.2f} and {half:.2f}"
+        reached = abs(full - half) <= 0.1
+        rows.append(_aim("embedded model: mask AP in half precision within 0.1", figure, reached))
     for name, found in report.get("precision", {}).items():
         iou, matched = found["mean_mask_iou"], f"{found['matched']} of {found['instances']}"
         figure = f"{iou:.4f}, {matched}"

@@ -27,6 +27,7 @@ from yolact_ros.benchmark.stages import as_graph, fixed_stages_of, repeats_on
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
+from yolact_ros.data import DataSource
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.download import weights_file
@@ -64,6 +65,8 @@ class Setup:
     seconds: float
     """The most for one timing."""
     reference: Path | None
+    data: Path | None
+    """COCO-format file to measure accuracy on, with people."""
     folder: Path
     """For files that are not kept."""
 
@@ -261,6 +264,25 @@ def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
     settings = DetectionSettings(score_threshold=SCORE)
     found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
     return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}
+
+
+def accuracy(setup: Setup) -> dict[str, float]:
+    """Mask AP of the embedded model, in percent, in float32 and in half precision."""
+    from yolact_ros.evaluation.coco import evaluate  # which needs the extra eval
+
+    assert setup.data is not None
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("half", setup.dtype)):
+        segmenter = Segmenter(
+            device=str(setup.device),
+            precision=str(dtype).removeprefix("torch."),
+            backend="torch",
+            score_threshold=0,
+        )
+        masks = evaluate(segmenter, DataSource.parse(str(setup.data))).masks
+        assert masks is not None
+        found[name] = 100 * masks.overall.ap
+    return found
 
 
 def jpeg(setup: Setup) -> dict[str, Any]:

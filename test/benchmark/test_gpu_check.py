@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import gpu_check
 import gpu_kernels
 import gpu_report
@@ -70,6 +71,27 @@ def test_everything_but_what_fails(
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| yolact_plus_resnet50: under 2 ms an image |" in text
     assert "| models, yolact_plus_resnet50, side by side | FileNotFoundError: " in text
+
+
+def test_accuracy_in_both_precisions(tmp_path: Path, repository: Path):
+    pytest.importorskip("faster_coco_eval")
+    photo = repository / "yolact_ros" / "demo" / "photos" / "motorcycle.jpg"
+    height, width = cv2.imread(str(photo)).shape[:2]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, width, height], "iscrowd": 0}
+    corners = [0, 0, width, 0, width, height, 0, height]
+    data = tmp_path / "val.json"
+    content = {
+        "categories": [{"id": 1, "name": "person"}],
+        "images": [{"id": 1, "file_name": str(photo), "height": height, "width": width}],
+        "annotations": [box | {"area": height * width, "segmentation": [corners]}],
+    }
+    data.write_text(json.dumps(content))
+    arguments = ["--device", "cpu", "--quick", "--data", str(data)]
+    options = gpu_check.parse(arguments)
+    setup = gpu_check.make_setup(options, torch.device("cpu"), tmp_path)
+    steps = {step.name: step for step in gpu_check.steps_of(setup, options)}
+    found = steps["accuracy"].run()
+    assert found["float32"] == found["half"] >= 0
 
 
 def test_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -137,6 +159,7 @@ REPORT = {
     },
     "tiles": {"C3": {"16x16x16": {"1x4": 0.1}}},
     "kernels": {"preprocessing": {"twin": {"milliseconds": 0.1, "error": 0.001}}},
+    "accuracy": {"float32": 51.6, "half": 51.4},
 }
 
 
@@ -144,6 +167,7 @@ def test_aims_are_told_apart():
     reached = {aim: reached for aim, _, reached in gpu_report.aims(REPORT)}
     assert reached["yolact_plus_resnet50: under 2 ms an image"] == "yes"
     assert reached["yolact_plus_resnet50: 10 times the published rate"] == "no"
+    assert reached["embedded model: mask AP in half precision within 0.1"] == "no"
     assert reached["yolact_plus_resnet50: deformable convolution, 10% of the time at most"] == "no"
     assert reached["yolact_plus_resnet50: NMS, 5% of the time at most"] == "yes"
     assert reached["yolact_resnet50: over 1,500 images a second"] == "yes"
