@@ -82,7 +82,7 @@ def test_a_short_soak(weights, tmp_path):
 
 def test_the_cost_of_several_cameras_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra eval")
-    loads = [Load(n, 10.0, 10.0 / n, 100.0 * n, 150.0 * n) for n in (1, 2, 3)]
+    loads = [Load(n, 10.0, 10.0 / n, 1 / n, 100.0 * n, 150.0 * n) for n in (1, 2, 3)]
     plot(loads, "cameras", tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")).std() > 0
 

@@ -84,12 +84,15 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
 
 def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     loads: list[scaling.Load] = []
-    print(f"{'cameras':>8}{'answers/s':>11}{'least/s':>9}{'median ms':>11}{'99 % ms':>10}")
+    print(
+        f"{'cameras':>8}{'answers/s':>11}{'least/s':>9}{'answered':>10}{'median ms':>11}"
+        f"{'99 % ms':>10}"
+    )
     for each in scaling.scaling(settings, options.cameras, options.seconds, options.ros_args):
         loads.append(each)
         print(
-            f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.median:11.1f}"
-            f"{each.percentile_99:10.1f}",
+            f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.answered:10.0%}"
+            f"{each.median:11.1f}{each.percentile_99:10.1f}",
             flush=True,
         )
     if options.plot:

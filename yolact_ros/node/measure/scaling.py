@@ -21,6 +21,8 @@ class Load:
     """Answers a second, of all cameras together."""
     least_rate: float
     """Answers a second of the camera that got the fewest."""
+    answered: float
+    """Share of the images that the cameras show, 0 to 1: the rest was passed over, or lost."""
     median: float
     """Milliseconds from an image's stamp to the receipt of its answer."""
     percentile_99: float
@@ -41,6 +43,7 @@ def scaling(
             cameras=count,
             rate=len(answers) / seconds,
             least_rate=float(numbers.min()) / seconds,
+            answered=min(1.0, len(answers) / (count * settings.rate * seconds)),
             median=float(median),
             percentile_99=float(worst),
         )
