@@ -283,11 +283,11 @@ def test_a_call_shows_which_way_masks_are_packed(device, monkeypatch):
 
     monkeypatch.setattr(kernels, "_refused", set())
     with torch.enable_grad():  # as in the threads that ask for a graph
-        assert packs_by_kernel(device, torch.float16)
+        assert packs_by_kernel(device, torch.float16, 100)
         monkeypatch.setattr("yolact_ros.kernels.masks.pack", fail)
         with pytest.warns(RuntimeWarning, match="pack is not used for float16 .*: Failed to find"):
-            assert not packs_by_kernel(device, torch.float16)
-        assert not packs_by_kernel(device, torch.float16)
+            assert not packs_by_kernel(device, torch.float16, 100)
+        assert not packs_by_kernel(device, torch.float16, 100)
 
 
 def crowd(batch: int, anchors: int, classes: int, seed: int) -> tuple[Predictions, torch.Tensor]:

@@ -193,8 +193,9 @@ def as_graph(
     stream.wait_stream(torch.cuda.current_stream(device))
 
     def capture() -> list[object]:
-        with torch.no_grad(), torch.cuda.stream(stream), cudnn_benchmark():
-            call()
+        with torch.no_grad(), torch.cuda.stream(stream):
+            with cudnn_benchmark():
+                call()
             with torch.cuda.graph(graph, stream=stream):
                 return [call() for _ in range(copies)]
 

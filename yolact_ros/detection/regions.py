@@ -157,12 +157,13 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
 
 
 @torch.no_grad()
-def packs_by_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `pack` runs the kernel for masks of a type, which nothing but a call shows."""
-    values = torch.zeros((1, 1, 1), dtype=dtype, device=device)
-    pixel = torch.tensor([[0, 0, 1, 1]], device=device)
+def packs_by_kernel(device: torch.device, dtype: torch.dtype, masks: int) -> bool:
+    """Whether `pack` runs the kernel for so many masks of a type, which only a call shows."""
+    values = torch.zeros((masks, 1, 1), dtype=dtype, device=device)
+    rectangles = torch.ones((masks, 4), dtype=torch.int64, device=device)  # without a pixel
+    ends = packed_sizes(rectangles).cumsum(0)
     out = torch.empty(1, dtype=torch.uint8, device=device)
-    pack(values, pixel.float(), pixel, packed_sizes(pixel), out)
+    pack(values, rectangles.float(), rectangles, ends, out)
     return kernels.usable(values, "pack")
 
 

@@ -38,7 +38,8 @@ class Results:
 
     def on_host(self) -> Results:
         """The same room in the host's memory, pinned if this is a GPU's."""
-        memory = torch.empty(len(self.memory), dtype=torch.uint8, pin_memory=self.memory.is_cuda)
+        size, pinned = len(self.memory), self.memory.is_cuda
+        memory = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         return replace(self, memory=memory)
 
     def head(self, mask_bytes: int) -> Results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -43,16 +44,21 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return _PRECISIONS[name]
 
 
+_searching = threading.RLock()
+
+
 @contextlib.contextmanager
 def cudnn_benchmark() -> Iterator[None]:
-    """Within, cuDNN tries its kernels for each new shape and takes the fastest.
+    """Within, cuDNN tries its kernels for each new shape and takes the fastest. One thread at a
+    time: the flag is the whole process's.
 
     `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
     user has set of them.
     """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    with _searching:
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before

@@ -75,7 +75,8 @@ class Batch:
         """What a path has to know of a batch besides its pixels, float32 [B + 1, 4]: the
         `image_scales`, then the thresholds, padded."""
         scales = [row for (row,) in image_scales(self.image_sizes)]
-        return torch.tensor([*scales, (*Thresholds.of(self.settings), 0, 0)], dtype=torch.float32)
+        rows = [*scales, (*Thresholds.of(self.settings), 0, 0)]
+        return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """The images [H, W, 3] that lie in flat bytes, or in the first of them."""
@@ -101,7 +102,7 @@ class FixedPath:
         device, side = runtime.device, runtime.config.image_size
         self.inputs = torch.zeros((plan.images, 3, side, side), dtype=runtime.dtype, device=device)
         self.inputs = self.inputs.contiguous(memory_format=torch.channels_last)
-        self._numbers = torch.ones((plan.images + 1, 4), device=device)
+        self._numbers = torch.ones((plan.images + 1, 4), dtype=torch.float32, device=device)
         self.results = Results.allocate(self._place()[0], mask_bytes)
 
     @torch.no_grad()

@@ -49,11 +49,11 @@ class Slot:
     """Memory for one batch on its way: pinned on the host, and staged on the device."""
 
     def __init__(self, path: FixedPath) -> None:
-        self.images = torch.empty(0, dtype=torch.uint8, pin_memory=True)
-        self.staged = torch.empty(0, dtype=torch.uint8, device=path.runtime.device)
-        shape = (path.plan.images + 1, 4)
-        self.numbers = torch.empty(shape, pin_memory=True)
-        self.staged_numbers = torch.empty(shape, device=path.runtime.device)
+        device, shape = path.runtime.device, (path.plan.images + 1, 4)
+        self.images = torch.empty(0, dtype=torch.uint8, device="cpu", pin_memory=True)
+        self.staged = torch.empty(0, dtype=torch.uint8, device=device)
+        self.numbers = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=True)
+        self.staged_numbers = torch.empty(shape, dtype=torch.float32, device=device)
         self.results = path.results.on_host()
         self.uploaded, self.taken = torch.cuda.Event(), torch.cuda.Event()
         self.begun, self.done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -63,7 +63,7 @@ class Slot:
         """For images of so many bytes, on the current stream, when nothing uses the slot."""
         if len(self.staged) < size:
             with torch.inference_mode(False):  # else it could not be written to outside that mode
-                images = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+                images = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
                 staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
             self.images, self.staged = images, staged  # both, or as before where one does not fit
 
@@ -141,13 +141,14 @@ class GraphedPath:
         self.too_large = math.inf
         """Bytes of images that did not fit the memory."""
         self._compute, self._upload = lane.compute, lane.upload
-        # The sizes of all layers are fixed: it pays to search.
-        with torch.cuda.device(runtime.device), cudnn_benchmark():
+        with torch.cuda.device(runtime.device):
             self._compute.wait_stream(torch.cuda.current_stream())  # the weights come from there
             with torch.cuda.stream(self._compute):
-                self._path = FixedPath(runtime, plan, room)
-                for _ in range(WARM_UP_RUNS):
-                    self._path.run()
+                # The sizes of all layers are fixed: it pays to search, which a capture forbids.
+                with cudnn_benchmark():
+                    self._path = FixedPath(runtime, plan, room)
+                    for _ in range(WARM_UP_RUNS):
+                        self._path.run()
                 self._graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(
                     self._graph,
@@ -173,7 +174,7 @@ class GraphedPath:
             slot.pending.wait()
         self._begin_upload(slot, images, batch)
         results = slot.results.head(batch.mask_bytes(self.mask_area))
-        with torch.cuda.stream(self._compute):
+        with torch.cuda.device(path.runtime.device), torch.cuda.stream(self._compute):
             self._compute.wait_event(slot.uploaded)
             slot.begun.record()
             path.prepare(batch.views(slot.staged), slot.staged_numbers)
@@ -186,8 +187,9 @@ class GraphedPath:
 
     def _begin_upload(self, slot: Slot, images: Sequence[Tensor], batch: Batch) -> None:
         """Images on the host go by way of pinned memory; others, as nvJPEG makes them, do not."""
-        maker = torch.cuda.current_stream(slot.staged.device)
-        with torch.cuda.stream(self._upload):
+        device = slot.staged.device
+        maker = torch.cuda.current_stream(device)
+        with torch.cuda.device(device), torch.cuda.stream(self._upload):
             slot.make_room(batch.image_bytes)
             self._upload.wait_event(slot.taken)
             slot.numbers.copy_(batch.numbers())
@@ -213,7 +215,8 @@ def first_room(plan: Plan, runtime: Runtime) -> int:
     size, area = ROOMY_SIZE, MASK_AREA
     if runtime.device.type == "cuda":
         with torch.cuda.device(runtime.device):
-            if not packs_by_kernel(runtime.device, runtime.dtype):
+            masks = plan.images * plan.settings.top_k
+            if not packs_by_kernel(runtime.device, runtime.dtype, masks):
                 size, area = SMALL_SIZE, SMALL_MASK_AREA
     batch = Batch((size,) * plan.images, plan.settings)
     return batch.mask_bytes(min(area, plan.settings.top_k))
@@ -264,7 +267,7 @@ class Graphs:
         if plan in self._graphs:
             self._graphs.move_to_end(plan)
         elif capture or plan.images in self._seen:
-            self._capture(plan, first_room(plan, self._runtime))
+            self._capture(plan)
         self._seen.add(plan.images)
         return self._graphs.get(plan)
 
@@ -296,16 +299,18 @@ class Graphs:
         self._graphs.clear()
         self._renew_lane()
 
-    def _capture(self, plan: Plan, room: int) -> None:
-        """Where that fails all stays as it is: the plain path needs no graph.
+    def _capture(self, plan: Plan, room: int = 0) -> None:
+        """With room for so many bytes of masks; 0: as many as to begin with.
 
-        It is not tried again; but for want of memory it is, when that may have changed.
+        Where that fails all stays as it is: the plain path needs no graph. It is not tried again;
+        but for want of memory it is, when that may have changed.
         """
         if plan in self._refused | self._did_not_fit:
             return
         device = self._runtime.device
         before = allocated(device)
         try:
+            room = room or first_room(plan, self._runtime)
             # The future has no name: an error would keep it, and it the error, and so would all
             # that was allocated stay.
             with whole_device(device):
@@ -330,9 +335,9 @@ class Graphs:
                 self._graphs.popitem(last=False)
             return
         self._renew_lane()
+        masks = f" with {room / 2**20:.1f} MiB of masks" if room else ""
         warnings.warn(
-            f"no CUDA graph for batches of {plan.images} with {room / 2**20:.1f} MiB of masks, "
-            f"which takes them longer: {reason}",
+            f"no CUDA graph for batches of {plan.images}{masks}, which takes them longer: {reason}",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -130,7 +130,7 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "length", "height", "width"])
 def _pack(
     values,  # [n, h, w]
     extents,  # [n, 4]

@@ -30,6 +30,7 @@ from yolact_ros.engine.runtimes.files import (
 from yolact_ros.engine.runtimes.header import Detected, Header
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.engine.runtimes.shapes import check_outputs
+from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
 
@@ -48,10 +49,17 @@ def oldest_pytorch(device: torch.device) -> tuple[int, int]:
 def save(program: ExportedProgram, header: Header, path: Path) -> None:
     """Compile a graph for the device that it is on, and write the package `path` (.pt2).
 
-    Raises MissingExtraError where there is no compiler.
+    Raises MissingExtraError where there is no compiler, or for CUDA no toolkit.
     """
+    from torch.utils.cpp_extension import CUDA_HOME  # and much else, for this alone
+
     weight = next(iter(program.state_dict.values()))
     check_compiler(f"{path.name}, a compiled package,", weight.device)
+    if weight.device.type == "cuda" and CUDA_HOME is None:
+        raise MissingExtraError(
+            f"{path.name}, a compiled package for CUDA, needs the CUDA toolkit: install it, or "
+            "name its folder in the environment variable CUDA_HOME"
+        )
     options: dict[str, object] = {}
     if weight.device.type == "cpu":
         options = {
