@@ -39,11 +39,68 @@ def source(shared):
     return DataSource.parse(str(path))
 
 
+def encoded(mask):
+    """A compressed RLE, as JSON takes it."""
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    counts = rle["counts"]
+    text = counts.decode() if isinstance(counts, bytes) else counts
+    return {"size": list(mask.shape), "counts": text}
+
+
+def objects(generator, image_id, size):
+    """Ellipses of all sizes as polygons and as both kinds of RLE; now and then a crowd."""
+    height, width = size
+    for number in range(generator.integers(4, 9)):
+        crowd = bool(number == 0 and image_id % 4 == 0)
+        axes = (60, 50) if crowd else generator.integers(6, (20, 45, 90)[number % 3], 2)
+        centre = generator.integers((0, 0), (width, height))
+        ellipse = (centre.tolist(), tuple(int(2 * each) for each in axes), 0)
+        corners = np.clip(cv2.boxPoints(ellipse), 0, (width - 1, height - 1))
+        mask = np.zeros(size, np.uint8)
+        cv2.ellipse(mask, centre.tolist(), tuple(int(each) for each in axes), 0, 0, 360, 1, -1)
+        (low_x, low_y), (high_x, high_y) = corners.min(axis=0), corners.max(axis=0)
+        if crowd or number % 3 == 1:
+            runs = np.flatnonzero(np.diff(mask.ravel("F"), prepend=0, append=2)).tolist()
+            segmentation = {"size": list(size), "counts": np.diff([0, *runs]).tolist()}
+        elif number % 3 == 2:
+            segmentation = encoded(mask)
+        else:
+            outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            segmentation = [max(outlines, key=len).ravel().tolist()]
+        yield {
+            "image_id": image_id,
+            "category_id": 84 if number % 4 == 3 else 1,
+            "bbox": [float(each) for each in (low_x, low_y, high_x - low_x, high_y - low_y)],
+            "area": int(mask.sum()),
+            "iscrowd": int(crowd),
+            "segmentation": segmentation,
+        }
+
+
+@pytest.fixture(scope="module", params=["made", "coco-mini"])
+def annotated(request, tmp_path_factory):
+    """Annotations of many objects: made ones, without pictures, or those of real photographs."""
+    if request.param == "coco-mini":
+        return request.getfixturevalue("source")
+    generator, size = np.random.default_rng(0), (240, 320)
+    content = {
+        "categories": [{"id": 1, "name": "person"}, {"id": 84, "name": "book"}],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": size[0], "width": size[1]}
+            for i in range(1, 61)
+        ],
+    }
+    found = [each for i in range(1, 61) for each in objects(generator, i, size)]
+    content["annotations"] = [each | {"id": i} for i, each in enumerate(found, start=1)]
+    path = tmp_path_factory.mktemp("made") / "made.json"
+    path.write_text(json.dumps(content))
+    return DataSource(path)
+
+
 def detections(source, kind):
     """The truth, moved by a few pixels, some of it twice, some of it as another class."""
     generator = np.random.default_rng(0)
     content = read_json(source.annotations)
-    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
     ids = [c["id"] for c in content["categories"]]
     truth = COCO(str(source.annotations))
     results = []
@@ -62,11 +119,7 @@ def detections(source, kind):
                 results.append(common | {"bbox": [x + shift[0], y + shift[1], w, h]})
                 continue
             mask = np.roll(truth.annToMask(annotation), shift, (0, 1))
-            rle = coco_mask.encode(np.asfortranarray(mask))
-            counts = rle["counts"]
-            text = counts.decode() if isinstance(counts, bytes) else counts
-            size = list(sizes[annotation["image_id"]])
-            results.append(common | {"segmentation": {"size": size, "counts": text}})
+            results.append(common | {"segmentation": encoded(mask)})
     return results
 
 
@@ -76,8 +129,9 @@ def scored(source, results, kind, categories):
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 @pytest.mark.parametrize("classes", [["person"], COCO_CLASSES], ids=["people", "all"])
-def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classes):
+def test_average_precision_is_that_of_pycocotools(annotated, tmp_path, kind, classes):
     """With small, medium and large objects, and crowds with detections in them."""
+    source = annotated
     results = detections(source, kind)
     categories = category_ids(source, classes)
     ours = scored(source, results, kind, categories)
@@ -111,7 +165,8 @@ def test_average_precision_is_that_of_pycocotools(source, tmp_path, kind, classe
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
-def test_files_without_areas(source, tmp_path, kind):
+def test_files_without_areas(annotated, tmp_path, kind):
+    source = annotated
     results = detections(source, kind)
     categories = category_ids(source, ["person", "book"])
     expected = scored(source, results, kind, categories).overall
@@ -218,8 +273,8 @@ def test_without_masks_objects_are_as_large_as_their_boxes(tmp_path, mask):
     assert [annotation["area"] for annotation in truth.dataset["annotations"]] == [400, 900]
 
 
-def test_nothing_found_scores_nothing(source):
-    scores = scored(source, [], "segm", category_ids(source, ["person"]))
+def test_nothing_found_scores_nothing(annotated):
+    scores = scored(annotated, [], "segm", category_ids(annotated, ["person"]))
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0
 
 
