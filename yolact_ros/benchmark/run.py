@@ -24,6 +24,7 @@ from yolact_ros.benchmark.settings import Image, Settings
 from yolact_ros.benchmark.side_by_side import others_of, references_of, side_by_side
 from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.work import count_work, measure_ceilings
+from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import Runtime
 from yolact_ros.pictures import write_picture
 
@@ -38,6 +39,9 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
     Raises ValueError, WeightsError or FileNotFoundError for models and files that cannot be used,
     ModuleNotFoundError for what is not installed.
     """
+    device = choose_device(settings.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # others take the current one
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = prepare(settings, folder)
