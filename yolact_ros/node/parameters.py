@@ -37,15 +37,15 @@ class Parameters:
 
     weights: str = parameter(
         "",
-        "Weights to run: a file; or the name of a published model, which is downloaded once; or "
-        "'random', to measure speed. Empty: the published weights of `model`, or without a "
-        "`model` the embedded one, which finds people.",
+        "Weights to run: a file, the name of a published model (downloaded once), or 'random' "
+        "to measure speed. Empty: the published weights of `model`, or without `model` the "
+        "embedded one, which finds people.",
         "configure",
     )
     model: str = parameter(
         "",
-        "Network to build. Empty: the one that the weights are for, which only old .pth files "
-        "under another name do not say.",
+        "Network to build. Empty: the one that the weights are for; only old .pth files that "
+        "were renamed do not say which.",
         "configure",
         choices=("", *CONFIGS),
     )
@@ -63,23 +63,23 @@ class Parameters:
     )
     device: str = parameter(
         "auto",
-        "Where the network runs: cpu, cuda, cuda:0 and so on, or auto, which is CUDA where there "
-        "is a GPU.",
+        "Where the network runs: cpu, cuda, cuda:0 and so on; auto is CUDA if there is a GPU.",
         "configure",
     )
     precision: str = parameter(
         "auto",
-        "Numbers that the network computes in: auto is float16 on a GPU and float32 on a CPU, "
-        "which takes bfloat16 too (faster where it has instructions for it), not float16.",
+        "Number format of the network. auto is float16 on a GPU and float32 on a CPU, which "
+        "also takes bfloat16 (faster if it has instructions for it), but not float16.",
         "configure",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     backend: str = parameter(
         "auto",
-        "What runs the network; inductor is torch.compile, which needs g++ and up to minutes to "
-        "configure, openvino and onnxruntime are extras for a CPU. auto is PyTorch, but on a CPU "
-        "where it is installed OpenVINO for the backbone efficientnet_lite0, and in bfloat16 if "
-        "the processor computes in it. An exported file brings its own.",
+        "What runs the network. auto is PyTorch; on a CPU with OpenVINO installed it is "
+        "OpenVINO for the backbone efficientnet_lite0, and for bfloat16 if the processor "
+        "computes in it. inductor is torch.compile, which needs g++ and up to minutes to "
+        "configure; openvino and onnxruntime are extras for a CPU. An exported file brings its "
+        "own.",
         "configure",
         choices=BACKENDS,
     )
@@ -90,8 +90,8 @@ class Parameters:
     )
     image_topic: str | tuple[str, ...] = parameter(
         "image_raw",
-        "Topic of the camera's images (sensor_msgs/Image). For several cameras a list of topics, "
-        "or one string with commas.",
+        "Topic of the camera's images (sensor_msgs/Image); for several cameras a list of "
+        "topics, or one string separated by commas.",
         "configure",
         many=True,
     )
@@ -102,8 +102,8 @@ class Parameters:
     )
     max_batch: int = parameter(
         0,
-        "Images of several cameras that go through the network at once, at most. 0 is 4 on a GPU "
-        "and 1 on a CPU, which gains nothing by more.",
+        "Most images of several cameras that go through the network at once. 0 is 4 on a GPU "
+        "and 1 on a CPU, which gains nothing from more.",
         "configure",
         low=0,
         high=16,
@@ -111,15 +111,15 @@ class Parameters:
     qos_reliability: str = parameter(
         "best_effort",
         "Reliability of the subscriptions to images and depth. best_effort receives from every "
-        "publisher; reliable only from reliable ones.",
+        "publisher, reliable only from reliable ones.",
         "configure",
         name="qos.reliability",
         choices=("best_effort", "reliable"),
     )
     qos_depth: int = parameter(
         1,
-        "Images that the middleware keeps for the node. Only the newest is ever used; a "
-        "reliable subscription may need more.",
+        "Queue depth of these subscriptions. Only the newest image is ever used; a reliable "
+        "subscription may need more.",
         "configure",
         name="qos.depth",
         low=1,
@@ -127,22 +127,22 @@ class Parameters:
     )
     score_threshold: float = parameter(
         0.3,
-        "Instances that score no more are left out.",
+        "Instances must score more than this.",
         "at once",
         low=0.0,
         high=1.0,
     )
     mask_score_threshold: float = parameter(
         0.0,
-        "Instances whose mask_score is lower are left out: the score times the predicted IoU of "
-        "the mask, where the network re-scores masks.",
+        "Least mask_score of an instance: its score times the predicted IoU of its mask if the "
+        "network re-scores masks, else its score.",
         "at once",
         low=0.0,
         high=1.0,
     )
     nms_method: str = parameter(
         "fast",
-        "How overlapping boxes are thinned out: fast (Fast NMS within each class), cross_class "
+        "How overlapping boxes are suppressed: fast (Fast NMS within each class), cross_class "
         "(Fast NMS across classes), standard (sequential, slower).",
         "at once",
         name="nms.method",
@@ -150,7 +150,7 @@ class Parameters:
     )
     nms_iou_threshold: float = parameter(
         0.5,
-        "Boxes that overlap a better one by more (intersection over union) are left out.",
+        "Boxes that overlap a better one by more than this IoU are suppressed.",
         "at once",
         name="nms.iou_threshold",
         low=0.0,
@@ -158,7 +158,8 @@ class Parameters:
     )
     nms_top_k: int = parameter(
         200,
-        "Best candidates of each class that Fast NMS looks at (cross_class: of all classes).",
+        "Best candidates of each class that Fast NMS looks at (cross_class: of all classes "
+        "together).",
         "at once",
         name="nms.top_k",
         low=1,
@@ -166,7 +167,7 @@ class Parameters:
     )
     top_k: int = parameter(
         100,
-        "Instances an image, at most.",
+        "Most instances of an image.",
         "at once",
         low=1,
         high=1000,
@@ -185,13 +186,13 @@ class Parameters:
     )
     overlay_enabled: bool = parameter(
         True,
-        "Publish overlays. They are drawn only while somebody subscribes.",
+        "Publish overlays; they are drawn only while somebody subscribes.",
         "at once",
         name="overlay.enabled",
     )
     overlay_alpha: float = parameter(
         0.45,
-        "How much of a mask's pixels in the overlay is its colour.",
+        "Opacity of the masks on the overlay.",
         "at once",
         name="overlay.alpha",
         low=0.0,
@@ -213,8 +214,8 @@ class Parameters:
     )
     image_timeout: float = parameter(
         5.0,
-        "Seconds without an image after which /diagnostics warns, and without an answer to one "
-        "after which it tells of an error.",
+        "Seconds without an image after which /diagnostics reports a warning, and seconds "
+        "without an answer to one after which it reports an error.",
         "at once",
         low=0.1,
         high=3600.0,
@@ -228,12 +229,12 @@ class Parameters:
     camera_info_topic: str = parameter(
         "",
         "Topic of the calibration (sensor_msgs/CameraInfo) that depth is projected with. Empty: "
-        "camera_info beside depth_topic.",
+        "camera_info next to depth_topic.",
         "configure",
     )
     depth_max_offset: float = parameter(
         0.05,
-        "Seconds that the stamps of an image and its depth may differ.",
+        "Largest difference in seconds between the stamps of an image and its depth.",
         "at once",
         name="depth.max_offset",
         low=0.0,
