@@ -260,6 +260,16 @@ def test_to_another_device():
     for name in ("boxes", "scores", "mask_scores", "class_ids"):
         assert getattr(moved, name).is_meta
     assert moved.stored_masks.values.is_meta
+    with pytest.raises(IndexError):  # by the host: a GPU would be lost to the process
+        moved[3]
+
+
+def test_masks_are_counted_from_the_end_too():
+    regions = blobs(3, 40, 50).regions()
+    for i in range(3):
+        assert torch.equal(regions.mask(i - 3), regions.mask(i))
+    with pytest.raises(IndexError):
+        regions.mask(3)
     assert torch.equal(instances.to("cpu").masks, instances.masks)
 
 

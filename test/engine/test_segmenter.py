@@ -138,6 +138,10 @@ def test_what_is_no_image_is_refused(small_segmenter, image, message):
 
 def test_settings_change_between_calls(small_segmenter, picture):
     many = small_segmenter(picture)
+    before = small_segmenter.settings
+    with pytest.raises(ValueError, match=r"class_ids=\(3,\) is not allowed: .* classes 0 to 2"):
+        small_segmenter.settings = replace(before, class_ids=(3,))
+    assert small_segmenter.settings == before
     small_segmenter.settings = replace(small_segmenter.settings, top_k=3)
     assert_same(small_segmenter(picture), many[:3])
     small_segmenter.settings = replace(small_segmenter.settings, score_threshold=1.0)

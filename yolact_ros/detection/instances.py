@@ -39,9 +39,9 @@ class Instances:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Instances:
-        """Some of the instances, chosen by an index, indices, a slice or a bool tensor."""
+        """Some of the instances, chosen by an index, indices, a slice (a view) or a bool tensor."""
         if isinstance(index, Integral):  # NumPy's, too
-            index = [int(index)]
+            index = [range(len(self))[int(index)]]  # IndexError on every device
         elif isinstance(index, Tensor):
             index = index.reshape(-1)  # one without dimensions is an index
         chosen = {
@@ -86,7 +86,8 @@ class Instances:
         return result
 
     def regions(self) -> MaskRegions:
-        """Masks in source pixels, only where they are; made when first asked for.
+        """Masks in source pixels, only where they are; made when first asked for, and kept: do not
+        write to them.
 
         Raises ValueError for boxes only.
         """
@@ -99,11 +100,15 @@ class Instances:
         return self.stored_masks.regions(*self.image_size)
 
     def integer_boxes(self) -> Tensor:
-        """Boxes in whole pixels, cut as in the published implementation, int64 [n, 4]."""
+        """Boxes in whole pixels, cut as in the published implementation, int64 [n, 4].
+
+        x2 and y2 lie outside; small boxes may have no pixel.
+        """
         return self.boxes.long()
 
     def label_image(self) -> Tensor:
-        """int32 [height, width]: 0 for background, i + 1 for instance i; the best score wins."""
+        """int32 [height, width]: 0 for background, i + 1 for instance i. Where masks overlap the
+        first wins, which is the best as long as nobody has changed the order."""
         regions = self.regions()
         labels = regions.pixels.new_zeros(self.image_size, dtype=torch.int32)
         for i in reversed(range(len(self))):

@@ -30,7 +30,8 @@ class MaskRegions:
         return len(self.rectangles)
 
     def mask(self, i: int) -> Tensor:
-        """Mask i in its rectangle, bool [y2 - y1, x2 - x1]."""
+        """Mask i in its rectangle, bool [y2 - y1, x2 - x1], a view."""
+        i = range(len(self))[i]
         x1, y1, x2, y2 = self.rectangles[i].tolist()
         return self.pixels[self.offsets[i] : self.offsets[i + 1]].view(y2 - y1, x2 - x1)
 

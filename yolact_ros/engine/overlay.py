@@ -59,7 +59,7 @@ def draw_overlay(
     boxes: bool = True,
     labels: bool = True,
 ) -> Image:
-    """A copy of the BGR image [H, W, 3] with the instances drawn on it.
+    """A copy of the BGR image [H, W, 3] with the instances, which are on the CPU, drawn on it.
 
     `alpha` is how much of a mask's pixels is its colour, 0 to 1; outlines are opaque.
     Raises ValueError for an image of another size than that of the instances.

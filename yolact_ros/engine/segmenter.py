@@ -96,8 +96,9 @@ class Segmenter:
                 computes in it.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
-            score_threshold, nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is
-                what an exported detection stage has inside, else the default there.
+            score_threshold: Instances score more.
+            nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is what an exported
+                detection stage has inside, else the default there.
 
         Raises:
             ValueError: For a name or a value that is not allowed.
@@ -143,12 +144,19 @@ class Segmenter:
     def settings(self) -> DetectionSettings:
         """How raw predictions become instances.
 
-        Setting it raises ValueError for what an exported detection stage cannot follow.
+        Setting it raises ValueError for classes that the model has not, and for what an exported
+        detection stage cannot follow.
         """
         return self._settings
 
     @settings.setter
     def settings(self, settings: DetectionSettings) -> None:
+        count = len(self.class_names)
+        if any(class_id >= count for class_id in settings.class_ids):
+            raise ValueError(
+                f"class_ids={settings.class_ids} is not allowed: the model has the classes 0 to "
+                f"{count - 1}"
+            )
         self.runtime.header.check_settings(settings)
         self._settings = settings
 

@@ -109,7 +109,7 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
     `dtype` converts floating-point tensors, for example to torch.float16 for half the size.
     The file appears whole or not at all. Raises ValueError unless it is called *.safetensors.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is not allowed: own weight files are called *.safetensors")
     tensors = {
@@ -191,7 +191,10 @@ def _existing(path: str | Path) -> Path:
         raise WeightsError(f"there is no weight file {path}{names}")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty")
-    _check_kind(path)
+    try:
+        _check_kind(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
     return path
 
 
