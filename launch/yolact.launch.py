@@ -17,8 +17,8 @@ from yolact_ros.node.cameras import cameras_of
 
 # Launch argument: (parameter of the node, its type, what it is).
 PARAMETERS = {
-    "image_topic": ("image_topic", str, "topic of the images; several with commas"),
-    "max_batch": ("max_batch", int, "most images of several cameras in the network at once"),
+    "image_topic": ("image_topic", str, "image topic; separate several with commas"),
+    "max_batch": ("max_batch", int, "maximum number of images from several cameras per batch"),
     "compressed": ("compressed", bool, "take IMAGE_TOPIC/compressed instead: true or false"),
     "weights": ("weights", str, "file, or published model such as yolact_plus_resnet50"),
     "model": ("model", str, "network, where the weights do not say which one they are for"),
@@ -27,19 +27,19 @@ PARAMETERS = {
     "device": ("device", str, "auto, cpu, cuda, cuda:1 ..."),
     "precision": ("precision", str, "auto, float32, float16 or bfloat16"),
     "backend": ("backend", str, "auto, torch, inductor, openvino or onnxruntime"),
-    "score_threshold": ("score_threshold", float, "least score of an instance, 0.0 to 1.0"),
+    "score_threshold": ("score_threshold", float, "minimum score of an instance, 0.0 to 1.0"),
     "mask_score_threshold": (
         "mask_score_threshold",
         float,
-        "least score of an instance with its mask, 0.0 to 1.0",
+        "minimum mask_score of an instance, 0.0 to 1.0",
     ),
-    "top_k": ("top_k", int, "most instances an image"),
+    "top_k": ("top_k", int, "maximum number of instances per image"),
     "nms_method": ("nms.method", str, "fast, cross_class or standard"),
-    "nms_iou_threshold": ("nms.iou_threshold", float, "largest overlap of boxes, 0.0 to 1.0"),
+    "nms_iou_threshold": ("nms.iou_threshold", float, "maximum IoU of boxes, 0.0 to 1.0"),
     "classes": ("classes", str, "classes to report, separated by commas"),
     "mask_encoding": ("mask.encoding", str, "rle, bits or mono8"),
     "overlay": ("overlay.enabled", bool, "publish overlays: true or false"),
-    "qos_reliability": ("qos.reliability", str, "of images and depth: best_effort or reliable"),
+    "qos_reliability": ("qos.reliability", str, "for images and depth: best_effort or reliable"),
     "depth_topic": ("depth_topic", str, "depth images registered to the colour images"),
     "camera_info_topic": ("camera_info_topic", str, "calibration that belongs to the depth images"),
     "autostart": ("autostart", bool, "configure and activate by itself: true or false"),
@@ -74,9 +74,9 @@ def generate_launch_description() -> LaunchDescription:
             "rviz",
             default_value="false",
             choices=["true", "false"],
-            description="show image, overlay and markers in RViz, of the first camera in "
-            "image_topic as given here (params_file is not looked into); the panel Image stays "
-            "empty where the camera sends compressed images alone; needs the package rviz2",
+            description="show image, overlay and markers in RViz, for the first camera in "
+            "image_topic as given here (params_file is ignored for this); the panel Image stays "
+            "empty if the camera sends only compressed images; needs the package rviz2",
         ),
         DeclareLaunchArgument(
             "fixed_frame", default_value="", description="RViz: frame that everything is shown in"

@@ -96,7 +96,7 @@ def sourced_ros() -> tuple[Environment, Python] | None:
             return Environment(distro, sourced=True), python
     say(
         f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy "
-        "(python3 -c 'import rclpy' tells why): going on with ROS 2 from wheels."
+        "(python3 -c 'import rclpy' shows why): using ROS 2 from wheels instead."
     )
     return None
 
@@ -136,7 +136,7 @@ def check_build_tools() -> None:
     if missing:
         names = ", ".join(name for name, _ in missing)
         raise SetupError(
-            f"the messages are compiled here, and this machine lacks: {names}.\n"
+            f"the ROS messages are compiled on this machine, which lacks: {names}.\n"
             f"Install what is missing and run the command again:\n"
             f"    apt-get install {' '.join(package for _, package in missing)}"
         )
@@ -399,4 +399,4 @@ if __name__ == "__main__":
     except (SetupError, subprocess.CalledProcessError) as error:
         sys.exit(f"[setup] {error}")
     except KeyboardInterrupt:
-        sys.exit("[setup] interrupted; the next run needs no second download of what has come")
+        sys.exit("[setup] interrupted; the next run reuses what has been downloaded")

@@ -3,8 +3,8 @@
     python tools/gpu_check.py --reference CHECKOUT --output FOLDER
     python tools/gpu_check.py --estimate
 
-CHECKOUT is one of github.com/dbolya/yolact; with it, figures have the published implementation's
-beside them. What was measured is in FOLDER after each step, and what fails costs no other step.
+CHECKOUT is one of github.com/dbolya/yolact; with it, the published implementation is measured
+alongside. Results are written to FOLDER after each step; a failed step does not stop the others.
 Exits with 1 if anything was not measured or a kernel is wrong, and with 3 where there is no CUDA
 device.
 """
@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=420.0, help="after so many nothing more is measured"
+        "--seconds", type=float, default=420.0, help="time limit; nothing is measured after it"
     )
     parser.add_argument("--estimate", action="store_true", help="from data sheets; no GPU needed")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -110,7 +110,7 @@ def print_estimates() -> None:
         print(estimates(MODELS, batch))
         print()
     print(
-        f"Milliseconds an image that the layers take at least; in brackets images a second if "
+        f"Minimum milliseconds per image for the layers; in parentheses images per second if "
         f"{REACHED:.0%} of that is reached, which is an assumption.\n"
     )
     for board in BOARDS:

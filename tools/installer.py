@@ -86,7 +86,7 @@ def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
         say("getting uv, which installs faster than pip")
         command = [*pip, "install", "-qq", "--target", str(folder), "uv"]
         if subprocess.run(command, check=False).returncode != 0:
-            say("uv cannot be had: going on with pip")
+            say("uv could not be installed: using pip instead")
     return Uv(uv, settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
 
 

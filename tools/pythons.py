@@ -101,7 +101,7 @@ def advice(versions: Sequence[tuple[int, int]]) -> str:
             install = f"apt-get install {' '.join(missing.values())}"
             lines[install] = f"    {python.path} lacks {' and '.join(missing)}: {install}"
     return (
-        f"ROS 2 comes as wheels for {' or '.join(names)}, and none is here that can be used.\n"
+        f"ROS 2's wheels need {' or '.join(names)}, and no usable one was found.\n"
         "Install one and run the command again:\n"
         + "\n".join(
             lines.values() or [f"    apt-get install {names[0]} {names[0]}-dev {names[0]}-venv"]

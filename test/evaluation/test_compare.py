@@ -150,4 +150,4 @@ def test_the_command(tmp_path, capsys):
     assert [row["weights"] for row in rows] == ["", "", "random", "random"]
     assert rows[2]["milliseconds"] > 0
     assert main(["table", "8", *arguments[1:], "--data", absent]) == 0
-    assert capsys.readouterr().out.startswith("no AP: this table is of times alone")
+    assert capsys.readouterr().out.startswith("no AP: this table has only times")

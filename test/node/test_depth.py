@@ -246,7 +246,7 @@ def test_missing_depth_is_told(graph, weights, picture, image_message):
 def test_positions_need_masks(graph, boxes_only_weights):
     lines = graph.collect(Log, "/rosout")
     graph.start(weights=boxes_only_weights, depth_topic="/depth/image")
-    told = "No positions: they are those of masks, the model has none"
+    told = "No positions: they need masks, which this model lacks"
     graph.wait_until(lambda: [line for line in lines if line.msg == told], "a warning")
     assert not graph.client.get_subscriptions_info_by_topic("/depth/image")
 
@@ -284,7 +284,7 @@ def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message
     graph.wait_until(refused, "depth of another size to be refused")
 
     def told():
-        found = [s for m in diagnostics for s in m.status if "of no use" in s.message]
+        found = [s for m in diagnostics for s in m.status if "unusable" in s.message]
         return found[-1] if found else None
 
     status = graph.wait_until(told, "a warning")

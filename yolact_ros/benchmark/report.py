@@ -153,7 +153,7 @@ def _model_table(model: ModelReport) -> list[str]:
     rows = [[name, *(v for b in batches for v in _pair(b.stages.get(name)))] for name in names]
     rows.append(["end to end", *(v for b in batches for v in _pair(b.total))])
     rows.append(["frames a second", *(v for b in batches for v in (_ms(b.frames_per_second), ""))])
-    best = "; batch 1 is the best that was tried" if len(batches) == 1 else ""
+    best = "; batch 1 had the highest throughput of those tried" if len(batches) == 1 else ""
     return [
         f"**{model.description}**: {model.instances} instances, {model.single.total.rounds} rounds"
         f"{best}",
@@ -191,10 +191,10 @@ def _limit_table(models: Sequence[ModelReport]) -> list[str]:
         *_table(header, rows),
         *failed,
         "",
-        "Limit: plain convolutions, layer by layer, at PyTorch's rate of a large matrix product "
-        "and of a large copy, in the numbers that the model computes in; for 8 bits it is not "
-        "measured. The machine may do better: a backend whose kernels beat PyTorch's matrix "
-        "product, or need fewer multiplications (Winograd), goes below it.",
+        "Limit: time for plain convolutions, layer by layer, at PyTorch's rates for a large matrix "
+        "product and a large copy, in the model's precision; not measured for 8 bits. It can be "
+        "beaten: a backend whose kernels are faster than PyTorch's matrix product, or need fewer "
+        "multiplications (Winograd), goes below it.",
     ]
 
 
@@ -209,7 +209,7 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
         ]
         for each in contenders
     ]
-    lines = [f"Side by side, in turns, {contenders[0].timing.rounds} rounds", ""]
+    lines = [f"Side by side, interleaved, {contenders[0].timing.rounds} rounds", ""]
     lines += _table(header, rows)
     for each in contenders:
         if each.agreement is not None:

@@ -17,9 +17,9 @@ _COMMANDS = {
     "download": "download published weights",
     "explain": "show how the masks of one picture come about",
     "stability": "measure how steady masks are in a video",
-    "bench": "measure speed and memory, alone and beside others",
+    "bench": "measure speed and memory, alone and side by side with others",
     "export": "write a network for ONNX Runtime, OpenVINO or as compiled PyTorch",
-    "table": "print a table of the papers beside what is measured here",
+    "table": "print a table from the papers next to values measured here",
 }
 # What a subcommand needs beside the plain installation.
 _EXTRAS = {

@@ -42,19 +42,20 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
     parser.add_argument("--backends", nargs="+", default=["auto"], help=", ".join(BACKENDS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4], metavar="N")
-    parser.add_argument("--score", type=float, default=0.0, help="least score of an instance")
-    parser.add_argument("--rounds", type=int, default=20, help="how often each thing is timed")
-    parser.add_argument("--seconds", type=float, default=60, help="the most for one comparison")
+    parser.add_argument("--score", type=float, default=0.0, help="minimum score of an instance")
+    parser.add_argument("--rounds", type=int, default=20, help="how often each item is timed")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit for one comparison")
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="count the time that the processor works, which other programs change little; run it "
-        "on one core (taskset -c 0), since threads that wait for each other work too",
+        help="measure CPU time, which other programs affect little; run it on one core "
+        "(taskset -c 0), since threads that wait for each other use CPU time too",
     )
     parser.add_argument(
         "--keep-weights",
         action="store_true",
-        help="keep random weights in the output folder, to export them; those there are used again",
+        help="keep random weights in the output folder, to export them; those already there are "
+        "reused",
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--no-node", action="store_true", help="do not measure the ROS node")
@@ -62,7 +63,9 @@ def run(arguments: Sequence[str]) -> None:
     group.add_argument(
         "--reference", type=Path, metavar="FOLDER", help="checkout of github.com/dbolya/yolact"
     )
-    group.add_argument("--mask-rcnn", action="store_true", help="torchvision's, with both NMS")
+    group.add_argument(
+        "--mask-rcnn", action="store_true", help="torchvision's, with standard and with Fast NMS"
+    )
     group.add_argument(
         "--ultralytics", nargs="+", default=[], metavar="MODEL", help="for example yolo11n-seg"
     )

@@ -25,27 +25,27 @@ def run(arguments: Sequence[str]) -> None:
     checking = commands.add_parser(
         "check",
         help="say what is wrong with COCO-format data",
-        description="Look at every entry and every picture. Ends with status 1 if one is bad.",
+        description="Check every entry and every picture. Exits with status 1 if any is bad.",
     )
     checking.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
     checking.add_argument(
-        "--boxes", action="store_true", help="objects need no masks: for mask_branch none"
+        "--boxes", action="store_true", help="accept objects without masks: for mask_branch none"
     )
     checking.add_argument("--samples", metavar="PNG", type=Path, help="draw a page of samples")
     splitting = commands.add_parser(
         "split",
-        help="keep pictures of one file back to measure with",
+        help="hold back some pictures of a file for validation",
         description="Write FILE-train.json and FILE-val.json beside a COCO-format file.",
     )
     splitting.add_argument("file", help="FILE.json or FILE.json:FOLDER")
     splitting.add_argument(
-        "--share", type=float, default=0.2, help="of the pictures to keep back; default: 0.2"
+        "--share", type=float, default=0.2, help="fraction of pictures to hold back; default: 0.2"
     )
-    splitting.add_argument("--seed", type=int, default=0, help="which ones; default: 0")
+    splitting.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     splitting.add_argument(
         "--last",
         action="store_true",
-        help="keep the last pictures of the file back, not any: for those of a video, which "
+        help="hold back the last pictures of the file, not random ones: for video frames, which "
         "resemble their neighbours",
     )
     converting = commands.add_parser(

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for results (COCO server's format) and pictures"
     )
-    parser.add_argument("--worst", type=int, default=20, metavar="N", help="pictures of N images")
+    parser.add_argument("--worst", type=int, default=20, metavar="N", help="draw N worst images")
     parser.add_argument(
         "--score", type=float, default=0.3, help="least score of what the pictures show, 0 to 1"
     )

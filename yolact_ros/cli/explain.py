@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="yolact explain", description=run.__doc__)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--output", type=Path, default=Path("explanation"), help="folder to write")
-    parser.add_argument("--score", type=float, default=0.3, help="least score, 0 to 1")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score, 0 to 1")
     add_model_options(parser)
     options = parser.parse_args(arguments)
     image = read_picture(options.picture)

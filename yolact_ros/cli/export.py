@@ -27,14 +27,19 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="yolact export", description=run.__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--weights", default="", help="a file or a published model's name")
-    parser.add_argument("--model", default="", help=f"as the weights say, or {', '.join(CONFIGS)}")
     parser.add_argument(
-        "--images", nargs="+", type=Path, help="to check with; default: the package's photographs"
+        "--model", default="", help=f"default: that of the weights; names: {', '.join(CONFIGS)}"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        help="pictures to check with; default: the package's photographs",
     )
     parser.add_argument(
         "--keep-anyway",
         action="store_true",
-        help="keep a file that finds something else, for example to time random weights",
+        help="keep a file whose results differ, for example to time random weights",
     )
     parser.add_argument("--device", default="cpu", help="that a .pt2 is for: cpu or cuda")
     group = parser.add_argument_group("precision")
@@ -43,8 +48,8 @@ def run(arguments: Sequence[str]) -> None:
         default="float32",
         choices=PRECISIONS,
         help=f"float16, bfloat16: in a .pt2; int8: convolutions in 8 bits, in an .xml; kept if "
-        f"{INT8.matched:.0%}% of the instances that score {INT8.confident} are found and their "
-        f"masks' mean IoU is {INT8.mask_iou}",
+        f"at least {INT8.matched:.0%}% of the instances that score {INT8.confident} or more are "
+        f"found and their masks' mean IoU is at least {INT8.mask_iou}",
     )
     group.add_argument(
         "--calibrate",
@@ -55,14 +60,16 @@ def run(arguments: Sequence[str]) -> None:
         help="pictures or folders for int8, of what the network will see; 100 to 300 are best",
     )
     group = parser.add_argument_group("detection stage")
-    group.add_argument("--detection", action="store_true", help="include it, for other languages")
+    group.add_argument(
+        "--detection", action="store_true", help="include it, for use from other languages"
+    )
     methods = [name for name in typing.get_args(NmsMethod) if name != "standard"]
     group.add_argument("--nms", choices=methods, help=f"default: {defaults.nms_method}")
     group.add_argument(
         "--nms-iou", type=float, metavar="IOU", help=f"default: {defaults.nms_iou_threshold}"
     )
     group.add_argument(
-        "--top-k", type=int, metavar="K", help=f"instances an image; default: {defaults.top_k}"
+        "--top-k", type=int, metavar="K", help=f"most per image; default: {defaults.top_k}"
     )
     options = parser.parse_args(arguments)
     inside = {"--nms": options.nms, "--nms-iou": options.nms_iou, "--top-k": options.top_k}

@@ -15,7 +15,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose a network and how it detects."""
     defaults = DetectionSettings()
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="", help=f"as the weights say, or {', '.join(CONFIGS)}")
+    group.add_argument(
+        "--model", default="", help=f"default: that of the weights; names: {', '.join(CONFIGS)}"
+    )
     group.add_argument(
         "--weights",
         default="",
@@ -27,15 +29,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--nms",
         choices=typing.get_args(NmsMethod),
-        help=f"default: as an exported file has it inside, else {defaults.nms_method}",
+        help=f"default: what an exported file has built in, else {defaults.nms_method}",
     )
     group.add_argument(
         "--nms-iou",
         type=float,
         metavar="IOU",
-        help=f"the same; else {defaults.nms_iou_threshold}",
+        help=f"default: likewise, else {defaults.nms_iou_threshold}",
     )
-    group.add_argument("--top-k", type=int, help=f"instances an image; else {defaults.top_k}")
+    group.add_argument(
+        "--top-k",
+        type=int,
+        help=f"most instances per image; default: likewise, else {defaults.top_k}",
+    )
 
 
 def make_segmenter(options: argparse.Namespace, score_threshold: float) -> Segmenter:

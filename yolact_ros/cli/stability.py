@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="yolact stability", description=run.__doc__)
     parser.add_argument("path", type=Path, help="a video, or a folder of frames in order of name")
     parser.add_argument("--output", type=Path, help="folder for stability.json and stability.png")
-    parser.add_argument("--score", type=float, default=0.3, help="least score, 0 to 1")
+    parser.add_argument("--score", type=float, default=0.3, help="minimum score, 0 to 1")
     add_model_options(parser)
     options = parser.parse_args(arguments)
     segmenter = make_segmenter(options, options.score)

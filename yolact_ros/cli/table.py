@@ -26,7 +26,7 @@ PHOTO = "crossing.jpg"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print a table of the papers beside what is measured here."""
+    """Print a table from the papers next to values measured here."""
     parser = argparse.ArgumentParser(
         prog="yolact table",
         description=run.__doc__,
@@ -42,7 +42,8 @@ def run(arguments: Sequence[str]) -> None:
         action="append",
         default=[],
         metavar="[ROW=]WEIGHTS",
-        help="a file or a published model's name, for the rows that it fits or for one; repeatable",
+        help="a file or a published model's name, for all rows that it fits or for ROW alone; "
+        "repeatable",
     )
     parser.add_argument("--model", default="", help=f"instead of the paper's: {', '.join(CONFIGS)}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -90,14 +91,14 @@ def run(arguments: Sequence[str]) -> None:
 def _source(text: str | None, has_ap: bool) -> tuple[DataSource | None, str]:
     """The data to measure AP on, if there is some, and what to say of it. Raises DataError."""
     if not has_ap:
-        return None, "no AP: this table is of times alone"
+        return None, "no AP: this table has only times"
     if text is None:
         return None, "no AP: no data was given (--data; the papers use COCO val2017)"
     source = DataSource.parse(text)
     if not source.annotations.exists():
         return None, f"no AP: {source.annotations} is not there"
     read_json(source.annotations)
-    return source, f"AP: {source.annotations}, in percent; without weights there is none"
+    return source, f"AP: {source.annotations}, in percent; none for random weights"
 
 
 _COLUMNS = {
@@ -130,15 +131,15 @@ def _remarks(comparison: Comparison, setup: Setup, rows: Sequence[Measured]) -> 
     if any(row.paper_milliseconds is not None for row in rows):
         remarks = [f"paper: mask AP on {comparison.data}, milliseconds an image on a Titan Xp"]
     else:
-        remarks = ["paper: its figures are not here, since they could not be checked"]
+        remarks = ["paper: figures left out, since they could not be verified"]
     remarks.append(
         f"here: {choose_device(setup.device)}, {setup.backend}; milliseconds from one image of "
-        f"{width} x {height} pixels to full-size masks, median of {setup.rounds} rounds in turns"
+        f"{width} x {height} pixels to full-size masks, median of {setup.rounds} interleaved rounds"
     )
     if any(row.detection is not None for row in rows):
         remarks.append("detection: NMS and small masks, a part of the time")
     if choose_device(setup.device).type == "cuda" and any(row.name == "standard" for row in rows):
-        remarks.append("standard NMS runs without a CUDA graph: more than NMS differs")
+        remarks.append("standard NMS runs without a CUDA graph: the times differ by more than NMS")
     if any(row.weights == RANDOM for row in rows):
-        remarks.append("random weights: so made that as much is found as is kept at most")
+        remarks.append("random weights: made so that the maximum number of instances is found")
     return remarks

@@ -156,18 +156,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Segment the shipped photographs on a ROS graph.")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="overlay folder")
     parser.add_argument(
-        "--timeout", type=float, default=120, help="seconds to wait, while no model is being loaded"
+        "--timeout", type=float, default=120, help="seconds to wait, not counting model loading"
     )
     parser.add_argument(
         "--namespace",
         default="/yolact_demo",
-        help="of all nodes and topics; its own, for nobody to take the photographs for a camera's",
+        help="of all nodes and topics; keeps others from mistaking the photographs for a camera's",
     )
     parser.add_argument(
         "--ros-args",
         nargs=argparse.REMAINDER,
         default=[],
-        help="the rest is for the node, for example: --ros-args -p weights:=yolact_plus_resnet50",
+        help="the rest goes to the node, for example: --ros-args -p weights:=yolact_plus_resnet50",
     )
     options = parser.parse_args(arguments)
     rclpy.init(args=[])

@@ -59,7 +59,7 @@ def why_silent(published: Iterable[str], wanted: str) -> str:
         return "nothing publishes it"
     if wanted not in types:
         return f"it is published as {', '.join(types)}, not as {wanted} (parameter `compressed`)"
-    return "its publisher sends none, or none that the quality of service lets through"
+    return "it has a publisher, which sends nothing or whose QoS is incompatible"
 
 
 def diagnostic_array(
@@ -112,13 +112,13 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
         level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
     elif frames.refused_lately:
         level = DiagnosticStatus.WARN
-        text = f"{frames.refused_lately} malformed images lately; see the log"
+        text = f"{frames.refused_lately} malformed images recently; see the log"
     elif frames.depth_refused_lately:
         level = DiagnosticStatus.WARN
-        text = f"{frames.depth_refused_lately} depth images of no use lately; see the log"
+        text = f"{frames.depth_refused_lately} unusable depth images recently; see the log"
     elif frames.without_depth_lately:
         level = DiagnosticStatus.WARN
-        text = f"{frames.without_depth_lately} images without depth lately; see the log"
+        text = f"{frames.without_depth_lately} images without depth recently; see the log"
     values = {
         "topic": camera.topic,
         "rate in (Hz)": f"{frames.rate_in:.2f}",

@@ -46,7 +46,7 @@ class Inputs:
         self._subscriptions: list[Subscription] = []
         self._depth_topics = configured.depth_topics(partial(resolved, node))
         if all(self._depth_topics) and segmenter.config.mask_branch == "none":
-            node.get_logger().warning("No positions: they are those of masks, the model has none")
+            node.get_logger().warning("No positions: they need masks, which this model lacks")
             self._depth_topics = "", ""
         names = [resolved(node, topic) for topic in self._depth_topics if topic]
         self._depth = DepthImages(*names) if names else None

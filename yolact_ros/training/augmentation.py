@@ -35,9 +35,8 @@ class AugmentationSettings:
     mirror: bool = True
     """Half of the pictures are flipped left to right."""
     smallest_box: float = 4.0
-    """Objects whose box is narrower or lower than this many pixels afterwards are left out. The
-    published code has this limit too, but compares pixels with a share of the picture: it leaves
-    out none."""
+    """Objects whose box ends up less than this many pixels wide or high are dropped. The published
+    code has this limit too, but compares pixels with a fraction of the picture: it drops none."""
     copy_paste: float = 0.0
     """Share of pictures, 0 to 1, onto which objects of another one are pasted
     (Ghiasi et al., Simple Copy-Paste, 2021); not in the papers."""

@@ -28,17 +28,17 @@ class LossSettings:
 
     matching: MatchSettings = field(default_factory=MatchSettings)
     class_weight: float = 1.0
-    """Of the classes' softmax cross entropy."""
+    """Weight of the class loss (softmax cross entropy)."""
     box_weight: float = 1.5
-    """Of the boxes' smooth L1."""
+    """Weight of the box loss (smooth L1)."""
     mask_weight: float = 6.125
-    """Of the masks' binary cross entropy."""
+    """Weight of the mask loss (binary cross entropy)."""
     fc_mask_weight: float = 30.625
-    """Of the fc-mask baseline's masks, in the place of `mask_weight`."""
+    """Weight of the mask loss of the fc-mask baseline, instead of `mask_weight`."""
     semantic_weight: float = 1.0
-    """Of the semantic segmentation's binary cross entropy."""
+    """Weight of the semantic segmentation loss (binary cross entropy)."""
     mask_iou_weight: float = 25.0
-    """Of the predicted mask IoU's smooth L1."""
+    """Weight of the mask IoU loss (smooth L1)."""
     negatives_per_positive: int = 3
     """Background anchors in the class loss for each positive one, the hardest first (OHEM)."""
     negatives_without_objects: int = 0

@@ -31,25 +31,25 @@ class ScheduleSettings:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The papers have SGD."""
     learning_rate: float = 1e-3
-    """After the warm-up, at batch size 8."""
+    """Learning rate after the warm-up, at batch size 8."""
     momentum: float = 0.9
-    """Of SGD; AdamW takes it as its first beta."""
+    """Momentum of SGD; AdamW uses it as beta1."""
     weight_decay: float = 5e-4
-    """Of all parameters."""
+    """Weight decay, applied to all parameters."""
     warmup_iterations: int = 500
-    """At any batch size."""
+    """Length of the warm-up, at any batch size."""
     warmup_learning_rate: float = 1e-4
     """Learning rate of the first iteration, at any batch size; it changes linearly during the
     warm-up."""
     shape: Literal["steps", "cosine"] = "steps"
-    """`steps`: a tenth at each of `steps`; `cosine`: falls to zero along half a cosine wave."""
+    """`steps`: divided by 10 at each of `steps`; `cosine`: cosine decay to zero."""
     steps: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
-    """Shares of the training: 280k, 600k, 700k and 750k of 800k iterations."""
+    """Fractions of the training: 280k, 600k, 700k and 750k of 800k iterations."""
     ema: float = 0.0
     """Decay per iteration of the moving average of the weights, which is what is saved; 0 turns it
     off. It begins after the warm-up; until then it is the weights themselves."""
     gradient_clip: float | None = None
-    """Largest norm of the gradient of all parameters together; none: no limit."""
+    """Clip the global gradient norm to this value; none: no clipping."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -100,53 +100,54 @@ class TrainingSettings:
     """Configuration to start from, by name."""
     network: dict[str, Any] = field(default_factory=dict)
     """Fields of the network configuration to change, such as `image_size: 400`. With a file,
-    `--network.image_size=400` changes one of those that it has, `--network={...}` all."""
+    `--network.image_size=400` changes one that it sets, `--network={...}` replaces all."""
     classes: tuple[str, ...] = ()
     """Classes to learn; none means all of the first training file."""
     start: str = "imagenet"
-    """`imagenet` (backbone weights), `nothing`, or a weights file or published model; of a file,
-    layers whose shape does not fit the number of classes start afresh."""
+    """`imagenet` (backbone weights), `nothing`, or a weights file or published model; layers of a
+    file whose shape does not fit the number of classes are initialised anew."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     plain_from: float = 1.0
-    """Share of the training, 0 to 1, after which pictures are no longer expanded or pasted onto
+    """Fraction of the training, 0 to 1, after which `expand` and `copy_paste` are turned off
     (Ge et al., YOLOX, 2021); not in the papers."""
     losses: LossSettings = field(default_factory=LossSettings)
     freeze_batch_norm: bool | None = None
-    """Keep batch norm as it starts; none: below 6 images a device, as published."""
+    """Freeze batch norm; none: with fewer than 6 images per device, as published, but never when it
+    starts from nothing."""
     freeze: tuple[str, ...] = ()
     """Parameters whose names begin with one of these keep their values, such as `backbone.stem`; so
     do the statistics of batch norm there."""
     negatives: bool = False
     """Also train on pictures without any object; as published, they are left out."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    """Numbers to compute in; mixed: layers that gain by it in 16 bits."""
+    """Numeric precision; mixed: 16 bits in the layers that benefit from it."""
     accelerator: str = "auto"
     """Kind of device, as Lightning names them: `cpu`, `gpu`; `auto`: a GPU where there is one."""
     devices: int | str = "auto"
-    """How many on each machine; `auto`: all GPUs, or one process on the CPU."""
+    """Number of devices on each machine; `auto`: all GPUs, or one process on the CPU."""
     num_nodes: int = 1
     """Machines."""
     workers: int | None = None
     """Processes that load and augment pictures, for each device; none: the machine's processor
     cores, shared by its devices."""
     seed: int = 0
-    """Of all that is random."""
+    """Random seed."""
     save_every: int = 1000
     """Iterations between checkpoints."""
     validate_every: int | None = None
-    """Iterations between measurements on `val`, each of a new checkpoint; none: at the end."""
+    """Iterations between evaluations on `val`, each of newly saved weights; none: at the end."""
     patience: int | None = None
-    """Stop when so many measurements in a row have not been better; none: never. It needs `val` and
+    """Stop after this many evaluations in a row without improvement; none: never. Needs `val` and
     `validate_every`."""
     log_every: int = 20
     """Iterations between lines of the log."""
     tensorboard: bool = False
     """Log for TensorBoard too, beside the CSV file."""
     skip_bad: bool = False
-    """Train without pictures and annotations that are wrong, instead of stopping. Of `val` none is
-    left out, or the accuracy would be that of another data set; there, boxes and masks without a
-    pixel are counted, as COCO does."""
+    """Leave out bad pictures and annotations instead of stopping. Nothing is left out of `val`, or
+    the accuracy would be that of another data set; boxes and masks without a pixel count there, as
+    in COCO."""
 
     def __post_init__(self) -> None:
         if not self.train:

@@ -171,19 +171,21 @@ def _parser() -> argparse.ArgumentParser:
         default = "" if name in ("model", "weights") else "auto"
         one.add_argument(f"--{name}", default=default, help="as the node's parameter")
 
-    way = command("transport", _transport, "From a camera's stamp to another process.", 15)
+    way = command("transport", _transport, "Latency from camera stamp to another process.", 15)
     way.add_argument("--frames", type=count, default=100, help="images to measure")
 
     several = [
-        command("soak", _soak, "Full rate for a while; fails when memory or latency grow.", 60),
+        command("soak", _soak, "Full rate for a while; fails if memory or latency grows.", 60),
         command("cameras", _cameras, "Answers a second and latency by the number of cameras.", 30),
     ]
     several[0].add_argument("--cameras", type=count, default=1)
     several[0].add_argument("--seconds", type=amount, default=600, help="how long")
-    several[0].add_argument("--interval", type=amount, default=60, help="seconds a line")
-    several[0].add_argument("--max-growth", type=float, default=20, help="MiB")
-    several[0].add_argument("--max-drift", type=float, default=0.2, help="share of the latency")
-    several[1].add_argument("--cameras", type=count, default=4, help="from one to so many")
+    several[0].add_argument("--interval", type=amount, default=60, help="seconds per line")
+    several[0].add_argument("--max-growth", type=float, default=20, help="of memory, in MiB")
+    several[0].add_argument(
+        "--max-drift", type=float, default=0.2, help="rise in latency, as a fraction"
+    )
+    several[1].add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
     several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
     several[1].add_argument("--plot", type=_new_picture, help="picture to draw; needs matplotlib")
     for each in several:
@@ -191,6 +193,6 @@ def _parser() -> argparse.ArgumentParser:
             "--ros-args",
             nargs=argparse.REMAINDER,
             default=[],
-            help="the rest is for the node, for example: --ros-args -p weights:=yolact_base",
+            help="the rest goes to the node, for example: --ros-args -p weights:=yolact_base",
         )
     return parser
