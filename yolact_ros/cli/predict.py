@@ -28,9 +28,7 @@ def run(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="yolact predict", description=run.__doc__)
     parser.add_argument("path", nargs="+", type=Path, help="a picture, a folder or a video")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder to write")
-    parser.add_argument(
-        "--score", type=float, default=0.3, help="instances score more, 0 to 1"
-    )
+    parser.add_argument("--score", type=float, default=0.3, help="instances score more, 0 to 1")
     parser.add_argument("--no-overlay", action="store_true", help="write JSON alone")
     add_model_options(parser)
     options = parser.parse_args(arguments)
