@@ -174,7 +174,8 @@ def made(environment: Environment, wanted: dict[str, str]) -> str | None:
     return present if whole and made_for == wanted else None
 
 
-def stamp(environment: Environment, made_for: dict[str, str], present: str) -> None:
+def write_stamp(environment: Environment, made_for: dict[str, str], present: str) -> None:
+    """Say, in one step, what a complete virtual environment is for and what it holds."""
     temporary = environment.stamp.with_suffix(".tmp")
     temporary.write_text(json.dumps({"origin": made_for, "contents": present}))
     temporary.replace(environment.stamp)
@@ -203,11 +204,11 @@ def make_venv(environment: Environment, python: Python | None) -> None:
         tool.install(environment.venv, environment.requirements, constraints)
     except SetupError:
         if present is not None:  # all is downloaded before anything is changed
-            stamp(environment, wanted, present)
+            write_stamp(environment, wanted, present)
         raise
     if not environment.sourced:
         installer.call([environment.python, MEND])
-    stamp(environment, wanted, contents(environment))
+    write_stamp(environment, wanted, contents(environment))
 
 
 def wheel_python(tool: installer.Uv | installer.Pip) -> Python:

@@ -157,7 +157,7 @@ def test_an_update_that_fails_leaves_what_works(
     wanted = environment.origin(ours, None)
     ours.folder.mkdir()
     ours.venv.symlink_to(sys.prefix)
-    environment.stamp(ours, wanted, "of older requirements")
+    environment.write_stamp(ours, wanted, "of older requirements")
     if environment.made(ours, wanted) is None:
         pytest.skip("these tests do not run in an environment of make's")
     with pytest.raises(pythons.SetupError, match="there is no network"):
