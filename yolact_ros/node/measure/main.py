@@ -14,7 +14,7 @@ from typing import Any
 
 from rclpy.executors import ExternalShutdownException
 
-from yolact_ros.extras import MissingExtraError, check_installed, how_to_install
+from yolact_ros.extras import check_installed, how_to_install
 from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
 from yolact_ros.node.measure import camera, scaling, soak, stages, transport
 
@@ -83,6 +83,8 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
 
 
 def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    if options.plot:  # told now, not when all is measured
+        check_installed("matplotlib", "--plot", how_to_install("eval"))
     loads: list[scaling.Load] = []
     print(
         f"{'cameras':>8}{'answers/s':>11}{'least/s':>9}{'answered':>10}{'median ms':>11}"
@@ -135,14 +137,6 @@ def _new_file(text: str) -> Path:
     return path
 
 
-def _new_picture(text: str) -> Path:
-    try:
-        check_installed("matplotlib", "a picture", how_to_install("eval"))
-    except MissingExtraError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return _new_file(text)
-
-
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
@@ -187,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     several[1].add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
     several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
-    several[1].add_argument("--plot", type=_new_picture, help="picture to draw; needs matplotlib")
+    several[1].add_argument("--plot", type=_new_file, help="picture to draw; needs matplotlib")
     for each in several:
         each.add_argument(
             "--ros-args",

@@ -22,7 +22,8 @@ class Load:
     least_rate: float
     """Answers a second of the camera that got the fewest."""
     answered: float
-    """Share of the images that the cameras show, 0 to 1: the rest was passed over, or lost."""
+    """Answers by images at the cameras' nominal rate, 0 to 1: the rest was passed over, lost, or
+    never shown."""
     median: float
     """Milliseconds from an image's stamp to the receipt of its answer."""
     percentile_99: float
