@@ -80,6 +80,24 @@ def test_a_short_soak(weights, tmp_path):
     assert "steady" in result.stdout
 
 
+def test_cameras_from_one_on(weights, tmp_path):
+    results = tmp_path / "cameras.json"
+    # fmt: off
+    result = run(
+        "cameras", "--cameras", "2", "--seconds", "2", "--rate", "10", "--size", "160x120",
+        "--json", str(results),
+        "--ros-args", "-p", f"weights:={weights}", "-p", "backend:=torch",
+    )
+    # fmt: on
+    assert result.returncode == 0, result.stdout + result.stderr
+    one, two = json.loads(results.read_text())["results"]
+    assert (one["cameras"], two["cameras"]) == (1, 2)
+    for each in (one, two):
+        assert 0 < each["least_rate"] <= each["rate"] / each["cameras"]
+        assert each["answered"] == pytest.approx(min(1, each["rate"] / each["cameras"] / 10))
+        assert 0 < each["median"] <= each["percentile_99"]
+
+
 def test_the_cost_of_several_cameras_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra eval")
     loads = [Load(n, 10.0, 10.0 / n, 1 / n, 100.0 * n, 150.0 * n) for n in (1, 2, 3)]
