@@ -136,6 +136,34 @@ def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, pict
     assert any("[WARN]" in line and "memory is short" in line for line in process.log)
 
 
+ANOTHER_THREAD_IS_GIVEN_THE_SIGNAL = """
+import signal, threading
+from yolact_ros.node import main
+from yolact_ros.node.pipeline import Pipeline
+begin = Pipeline._begin
+def end(*arguments):
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    return begin(*arguments)
+Pipeline._begin = end
+main.main()
+"""
+
+
+def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture, image_message):
+    """A main thread that waits for a lock does not learn of it."""
+    program = ANOTHER_THREAD_IS_GIVEN_THE_SIGNAL
+    process = start(f"weights:={weights}", "backend:=torch", program=program)
+    graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
+    camera = graph.camera()
+
+    def ends():
+        camera(image_message(picture))
+        return process.process.poll() is not None
+
+    graph.wait_until(ends, "the end")
+    assert process.end() == 0, process.text()
+
+
 def test_spinning_ends_with_the_executor(graph):
     """As in a program that shuts its executor down and waits for the thread that spins it."""
     node = rclpy.create_node("spun", context=graph.context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -43,14 +44,17 @@ def main(args: list[str] | None = None) -> int:
     Returns, with the exit status 1, only when the node cannot be made. A node that does not end
     within `SHUTDOWN_LIMIT` is ended with status 1.
     """
-    stop = threading.Event()
     running = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if not running:  # still importing: nothing to tidy up
             os._exit(0)
-        stop.set()
 
+    # A signal writes a byte whichever thread the system gives it to: it wakes the main thread,
+    # and cannot be missed by coming just before that waits.
+    ended, end = socket.socketpair()
+    end.setblocking(False)
+    signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
 
@@ -85,13 +89,13 @@ def main(args: list[str] | None = None) -> int:
 
     def work() -> None:
         spin(executor, node, stopped)
-        stop.set()
+        end.send(b"\0")
 
     # The main thread only waits, so that it takes signals at once.
     spinner = threading.Thread(target=work, name="executor")
     spinner.start()
     running = True
-    stop.wait()
+    ended.recv(1)
     # By a thread that needs no lock of Python's; it says where all others hang.
     faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
     if not node.is_configuring:  # a download may take minutes; the next one goes on where it ends
