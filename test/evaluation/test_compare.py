@@ -14,6 +14,7 @@ from yolact_ros.data import DataError, DataSource
 from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
 from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
+from yolact_ros.network.anchors import make_anchors
 
 TINY = EMBEDDED.replace(name="tiny", image_size=96, fpn_channels=16, mask_rescoring=False)
 TINY_RESNET = NetworkConfig(
@@ -46,6 +47,23 @@ def test_every_row_is_a_network_of_its_own(number):
     ]
     assert len(set(configs)) == len(configs) > 1 or number == "8"
     assert len({row.name for row in comparison.rows}) == len(comparison.rows)
+
+
+def test_the_additions_lead_from_yolact_to_its_successor():
+    base = config_of(COMPARISONS["6"].base)
+    first, *_, last = (base.replace(**row.changes) for row in COMPARISONS["6"].rows)
+    assert first == base
+    assert last.replace(name="yolact_plus_base") == config_of("yolact_plus_base")
+
+
+def test_anchors_of_other_ratios_have_other_shapes():
+    """The anchors of YOLACT's own weights are square, a bug that YOLACT++ does not have."""
+    base = config_of(COMPARISONS["3"].base)
+    for row in COMPARISONS["3"].rows:
+        config = base.replace(**row.changes)
+        sizes = make_anchors(config)[:, 2:]
+        shapes = {round(float(ratio), 2) for ratio in (sizes[:, 0] / sizes[:, 1]).unique()}
+        assert len(shapes) == len(config.anchor_ratios)
 
 
 def test_a_table_without_weights_has_times_alone(image):

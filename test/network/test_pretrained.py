@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from yolact_ros.network import EMBEDDED, build
-from yolact_ros.network.pretrained import load_imagenet
+from yolact_ros.network import EMBEDDED, WeightsError, build, official_name
+from yolact_ros.network.pretrained import is_of_backbone, load_backbone, load_imagenet
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
@@ -20,8 +20,9 @@ def test_resnets_are_torchvisions(name):
                 module.running_mean.normal_(std=0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.2, 0.6)
-    ours = build("yolact_base", backbone=name, image_size=64).backbone
-    ours.load_imagenet(theirs.state_dict())
+    net = build("yolact_base", backbone=name, image_size=64)
+    load_backbone(net, theirs.state_dict())
+    ours = net.backbone
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         c3, c4, c5 = ours(x)
@@ -36,16 +37,36 @@ def test_resnets_are_torchvisions(name):
 def test_deformable_convolutions_take_the_plain_ones_weights():
     theirs = torchvision.models.resnet50(weights=None)
     net = build("yolact_plus_resnet50")
-    net.backbone.load_imagenet(theirs.state_dict())
+    load_backbone(net, theirs.state_dict())
     conv = net.backbone.layers[1][0].conv2
     assert torch.equal(conv.weight, theirs.layer2[0].conv2.weight)
     assert not conv.offsets.weight.any()
 
 
-def test_weights_of_another_resnet_are_refused():
-    theirs = torchvision.models.resnet101(weights=None).state_dict()
-    with pytest.raises(ValueError, match=r"not the weights of this ResNet.*layers\.2\.10"):
-        build("yolact_resnet50").backbone.load_imagenet(theirs)
+@pytest.mark.parametrize("given, built", [("resnet101", "resnet50"), ("resnet50", "resnet101")])
+def test_weights_of_another_resnet_are_refused(given, built):
+    theirs = torchvision.models.get_model(given, weights=None).state_dict()
+    net = build("yolact_base", backbone=built)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(
+        WeightsError, match=rf"no weights of a {built}: layers\.2\.10.* more are missing"
+    ):
+        load_backbone(net, theirs)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_darknet_takes_the_published_file():
+    net = build("yolact_darknet53")
+    prefix = "backbone."
+    state = {
+        official_name(prefix + name).removeprefix(prefix): torch.full_like(value, 0.25)
+        for name, value in net.backbone.state_dict().items()
+    }
+    assert "_preconv.0.weight" in state and is_of_backbone(state)
+    load_backbone(net, state | {"fc.weight": torch.zeros(1)})
+    for name, value in net.backbone.state_dict().items():
+        assert name.endswith("num_batches_tracked") or bool((value == 0.25).all()), name
+    assert not is_of_backbone(net.state_dict())
 
 
 def test_efficientnet_lite0_takes_all_weights_of_its_package():
@@ -63,5 +84,5 @@ def test_efficientnet_lite0_takes_all_weights_of_its_package():
 
 
 def test_darknet_has_no_such_weights():
-    with pytest.raises(ValueError, match="no ImageNet weights for darknet53"):
+    with pytest.raises(ValueError, match="no ImageNet weights for darknet53 to start from by name"):
         load_imagenet(build("yolact_darknet53"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from yolact_ros.data import Annotation, DataError, ImageRecord
@@ -193,6 +194,17 @@ def test_it_starts_from_an_official_checkpoint_for_other_classes(tmp_path, capsy
     assert {name.partition(".")[0] for name in names} == {"head", "semantic"} and len(names) == 4
     for name, tensor in net.named_parameters():
         assert name in names or bool((tensor == 0.25).all()), name
+
+
+def test_it_starts_from_a_file_of_the_backbone_alone(tmp_path):
+    """As torchvision's ImageNet weights are, downloaded by hand."""
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    path = tmp_path / "resnet50-0676ba61.pth"
+    torch.save(state, path)
+    config = config_of("yolact_resnet50")
+    net = build(config)
+    start_from(net, path, config)
+    assert torch.equal(net.backbone.layers[3][2].conv3.weight, state["layer4.2.conv3.weight"])
 
 
 def test_mixed_precision(settings, losses):

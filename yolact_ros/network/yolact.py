@@ -124,7 +124,7 @@ class Yolact(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config)
-        self.fpn = FeaturePyramid(self.backbone.channels, config.fpn_channels)  # type: ignore[arg-type]
+        self.fpn = FeaturePyramid(self.backbone.channels, config.fpn_channels)
         self.protonet: ProtoNet | None = None
         if config.mask_branch == "prototypes":
             self.protonet = ProtoNet(config.fpn_channels, config.num_prototypes)

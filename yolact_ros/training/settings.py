@@ -105,7 +105,8 @@ class TrainingSettings:
     """Classes to learn; none means all of the first training file."""
     start: str = "imagenet"
     """`imagenet` (backbone weights), `nothing`, or a weights file or published model; layers of a
-    file whose shape does not fit the number of classes are initialised anew."""
+    file whose shape does not fit the number of classes are initialised anew. The file may be of
+    the backbone alone."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     plain_from: float = 1.0

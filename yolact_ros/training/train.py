@@ -41,7 +41,8 @@ from yolact_ros.network import (
     config_of_file,
     load_network,
 )
-from yolact_ros.network.pretrained import load_imagenet
+from yolact_ros.network.pretrained import is_of_backbone, load_backbone, load_imagenet
+from yolact_ros.network.weights import read_state
 from yolact_ros.training.callbacks import (
     AtomicCheckpoints,
     AveragedWeights,
@@ -184,11 +185,14 @@ def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> No
 
 
 def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
-    """Fill `net` with the weights of another network of its kind.
+    """Fill `net` with the weights of another network of its kind, or of its backbone alone.
 
     `config` says what the file is for if the file does not. Layers of another shape, which are
     those that depend on the number of classes, stay as they are.
     """
+    backbone = read_state(path)
+    if is_of_backbone(backbone):
+        return load_backbone(net, backbone, str(path))
     donor = load_network(path, config_of_file(path) or config)
     state, own = donor.state_dict(), net.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from yolact_ros.network.backbones.darknet import DarkNet
 from yolact_ros.network.backbones.efficientnet_lite import EfficientNetLite
 from yolact_ros.network.backbones.resnet import ResNet
 from yolact_ros.network.config import NetworkConfig
 
 
-def build_backbone(config: NetworkConfig) -> nn.Module:
+def build_backbone(config: NetworkConfig) -> ResNet | DarkNet | EfficientNetLite:
     """The backbone of a configuration; its `channels` are those of C3, C4 and C5."""
     if config.backbone == "darknet53":
         return DarkNet(blocks=(1, 2, 8, 8, 4))

@@ -48,3 +48,10 @@ class DarkNet(nn.Module):
         c3 = self.layers[2](x)
         c4 = self.layers[3](c3)
         return c3, c4, self.layers[4](c4)
+
+    @staticmethod
+    def name_of_imagenet(name: str) -> str | None:
+        """Ours of one of the names in the published `darknet53.pth`; None for the classifier."""
+        if not name.startswith(("_preconv.", "layers.")):
+            return None
+        return name.replace("_preconv.", "stem.")

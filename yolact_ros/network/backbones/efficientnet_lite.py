@@ -125,26 +125,26 @@ class EfficientNetLite(nn.Module):
                 features.append(x)
         return features[0], features[1], features[2]
 
-    def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Copy ImageNet weights that carry the names of TensorFlow's model."""
-        own = self.state_dict()
-        with torch.no_grad():
-            for name, value in state.items():
-                if not name.startswith(("_conv_head", "_bn1", "_fc")):
-                    own[_own_name(name)].copy_(value)
+    @staticmethod
+    def name_of_imagenet(name: str) -> str | None:
+        """Ours of one of TensorFlow's names; None for the classifier.
+
+        '_blocks.3._bn1.bias' -> 'blocks.3.depthwise.1.bias', and so on.
+        """
+        if name.startswith(("_conv_head", "_bn1", "_fc")):
+            return None
+        for pattern, own in _NAMES:
+            name = re.sub(pattern, own, name)
+        return name
 
 
-def _own_name(name: str) -> str:
-    """'_blocks.3._bn1.bias' -> 'blocks.3.depthwise.1.bias', and so on."""
-    for pattern, own in (
-        (r"^_conv_stem\.", "stem.0."),
-        (r"^_bn0\.", "stem.1."),
-        (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.0."),
-        (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.1."),
-        (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.0."),
-        (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.1."),
-        (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
-        (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
-    ):
-        name = re.sub(pattern, own, name)
-    return name
+_NAMES = (
+    (r"^_conv_stem\.", "stem.0."),
+    (r"^_bn0\.", "stem.1."),
+    (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.0."),
+    (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.1."),
+    (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.0."),
+    (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.1."),
+    (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
+    (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
+)

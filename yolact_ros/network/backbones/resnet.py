@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from yolact_ros.network.config import DcnVariant
@@ -91,17 +90,9 @@ class ResNet(nn.Module):
         c4 = self.layers[2](c3)
         return c3, c4, self.layers[3](c4)
 
-    def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Copy torchvision's ImageNet weights; deformable offsets keep their own start values."""
-        own = self.state_dict()
-        renamed = {
-            f"layers.{int(name[5]) - 1}{name[6:]}" if name.startswith("layer") else name: value
-            for name, value in state.items()
-            if not name.startswith("fc.")
-        }
-        unknown = renamed.keys() - own.keys()
-        if unknown:
-            raise ValueError(f"not the weights of this ResNet: it has no {sorted(unknown)[:3]}")
-        with torch.no_grad():
-            for name, value in renamed.items():
-                own[name].copy_(value)
+    @staticmethod
+    def name_of_imagenet(name: str) -> str | None:
+        """Ours of one of torchvision's names; None for the classifier."""
+        if name.startswith("fc."):
+            return None
+        return f"layers.{int(name[5]) - 1}{name[6:]}" if name.startswith("layer") else name
