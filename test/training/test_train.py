@@ -329,6 +329,12 @@ def test_published_schedule():
     rate = [double.scaled_learning_rate * learning_rate_factor(double)(i) for i in (0, 250, 500)]
     assert rate == pytest.approx([1e-4, 1.05e-3, 2e-3]), "the warm-up is not scaled"
     assert learning_rate_factor(double)(140_000) == pytest.approx(0.1)
+    twelve = dataclasses.replace(schedule, batch_size=12)  # cut to whole iterations, as published
+    assert twelve.total_iterations == 533_333
+    assert [learning_rate_factor(twelve)(i) for i in (186_665, 186_666)] == pytest.approx([1, 0.1])
+    pascal = dataclasses.replace(schedule, iterations=120_000, steps=(0.5, 0.833333))
+    factors = [learning_rate_factor(pascal)(i) for i in (99_999, 100_000)]
+    assert factors == pytest.approx([0.1, 0.01])
     cosine = learning_rate_factor(dataclasses.replace(schedule, shape="cosine"))
     halfway = (500 + 800_000) // 2
     assert [cosine(i) for i in (250, 500, halfway, 800_000)] == pytest.approx(

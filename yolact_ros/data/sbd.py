@@ -82,6 +82,7 @@ def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
 
 
 def _annotate(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Boxes hold all of the mask's pixels; the published conversion leaves out the last ones."""
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     counts = rle["counts"]
     return {

@@ -1,4 +1,4 @@
-"""Masks at the resolution of the prototypes: assembly, crop and re-scoring (section 3.3)."""
+"""Masks at the resolution of the prototypes: assembly, crop (YOLACT, section 3.3), re-scoring."""
 
 from __future__ import annotations
 
@@ -95,6 +95,6 @@ def crop(masks: Tensor, rectangles: Tensor) -> Tensor:
 
 
 def rescore(mask_iou: nn.Module, masks: Tensor, class_ids: Tensor, scores: Tensor) -> Tensor:
-    """Scores [B, K] times the predicted IoU of cropped masks [B, K, Hp, Wp] (YOLACT++, 7.2.1)."""
+    """Scores [B, K] times the predicted IoU of cropped masks [B, K, Hp, Wp] (YOLACT++)."""
     predicted = mask_iou(masks.flatten(0, 1).unsqueeze(1)).float()  # [B * K, C]
     return scores * predicted.gather(1, class_ids.reshape(-1, 1)).view_as(scores)

@@ -18,7 +18,7 @@ Kept = tuple[Tensor, Tensor, Tensor]
 
 
 def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
-    """Fast NMS in each class (YOLACT, section 4.2): boxes already removed may suppress others."""
+    """Fast NMS in each class (YOLACT, section 5): boxes already removed may suppress others."""
     batch, classes, candidates = scores.shape
     top, index = scores.topk(min(settings.nms_top_k, candidates))  # [B, C, T]
     top = suppress(boxes, index, top, settings.nms_iou_threshold)
@@ -35,7 +35,10 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
 
 
 def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
-    """Greedy NMS in each class (torchvision's), on class scores above the thresholds."""
+    """Greedy NMS in each class (torchvision's), on class scores above the thresholds.
+
+    The published one counts a pixel more on each side of a box: small boxes overlap more there.
+    """
     from torchvision.ops import batched_nms  # more than a second to import, and rarely needed
 
     threshold = max(settings.confidence_threshold, settings.score_threshold)

@@ -18,7 +18,7 @@ class DetectionSettings:
     confidence_threshold: float = 0.05
     """Anchors whose best class scores no more are not considered at all, 0 to 1."""
     nms_method: NmsMethod = "fast"
-    """Fast NMS (YOLACT, section 4.2), the same across classes, or standard NMS for each class."""
+    """Fast NMS (YOLACT, section 5), the same across classes, or standard NMS for each class."""
     nms_iou_threshold: float = 0.5
     """Boxes that overlap a better one by more are suppressed, 0 to 1."""
     nms_top_k: int = 200

@@ -1,4 +1,4 @@
-"""Fast NMS (YOLACT, section 4.2) without sorting: from logits and offsets to detections.
+"""Fast NMS (YOLACT, section 5) without sorting: from logits and offsets to detections.
 
 Few anchors pass the threshold, and few of their classes. These are listed, in whatever order the
 programs come to them; places among them are found by counting who is better, so that no order of

@@ -52,7 +52,7 @@ class NetworkConfig:
     """Height = width whatever the ratio: a bug of the first release that its weights depend on."""
 
     dcn_variant: DcnVariant = "none"
-    """Which 3x3 convolutions of C3 to C5 are deformable (YOLACT++, section 7.2.2 and table 7)."""
+    """Which 3x3 convolutions of C3 to C5 are deformable (YOLACT++, table 7)."""
     dcn_version: Literal[1, 2] = 2
     """1: plain; 2: modulated, as in the released YOLACT++ weights."""
 
@@ -61,7 +61,7 @@ class NetworkConfig:
     num_prototypes: int = 32
     """Prototypes k, 8 to 256."""
     mask_rescoring: bool = False
-    """Predict the IoU of each mask and re-score with it (YOLACT++, section 7.2.1)."""
+    """Predict the IoU of each mask and re-score with it (YOLACT++)."""
 
     def __post_init__(self) -> None:
         _check_choice("backbone", self.backbone, Backbone)

@@ -1,4 +1,4 @@
-"""The network (YOLACT, figure 2; YOLACT++, section 7)."""
+"""The network (YOLACT, figure 2) with what YOLACT++ adds."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _per_anchor(conv: nn.Conv2d, levels: list[Tensor], values: int) -> Tensor:
 
 
 class MaskIoUNet(nn.Module):
-    """Predicts the IoU of a mask with the object, for each class (YOLACT++, section 7.2.1)."""
+    """Predicts the IoU of a mask with the object, for each class (YOLACT++)."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

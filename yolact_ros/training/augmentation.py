@@ -211,7 +211,8 @@ def paste(sample: Sample, donor: Sample) -> Sample:
 def _change_colours(sample: Sample) -> Sample:
     """SSD's changes, each for half of the pictures; as published the channels are not shuffled.
 
-    What SSD calls contrast is a gain, and its brightness an offset.
+    What SSD calls contrast is a gain, and its brightness an offset. Each step ends in 8 bits, as
+    torchvision's do; the published code goes on with values out of 0 to 255.
     """
     changes = (
         v2.Lambda(_offset, tv_tensors.Image),

@@ -1,4 +1,4 @@
-"""The losses of YOLACT (section 3) and YOLACT++ (section 7.2.1), as published.
+"""The losses of YOLACT (sections 3.3, 4 and 5) and of YOLACT++'s mask re-scoring, as published.
 
 Class, box, mask and mask IoU losses are sums over the positive anchors, divided by the number of
 positive anchors of the whole batch; the semantic loss is divided by the number of images.
@@ -43,7 +43,7 @@ class LossSettings:
     """Background anchors in the class loss for each positive one, the hardest first (OHEM)."""
     negatives_without_objects: int = 0
     """Background anchors in the class loss of an image without any object. 0, as published, means
-    that such images teach nothing but the semantic layer."""
+    that such images have the semantic loss alone."""
     masks_per_image: int | None = None
     """Positive anchors in the mask loss of one image, drawn at random if there are more. None means
     100, or 300 for inputs of 700 pixels and more."""

@@ -1,4 +1,4 @@
-"""Which anchor learns which object (YOLACT, section 3; the rules are SSD's and RetinaNet's)."""
+"""Which anchor learns which object (YOLACT, section 4; the rules are the published code's)."""
 
 from __future__ import annotations
 

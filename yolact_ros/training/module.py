@@ -205,6 +205,7 @@ def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
     """A function from the iteration to the share of the full learning rate."""
     total, warmup = schedule.total_iterations, schedule.warmup_iterations
     low = schedule.warmup_learning_rate / schedule.scaled_learning_rate
+    steps = [int(round(step * schedule.iterations) / schedule.scale) for step in schedule.steps]
 
     def factor(iteration: int) -> float:
         if iteration < warmup:
@@ -212,6 +213,6 @@ def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
         if schedule.shape == "cosine":
             done = (iteration - warmup) / max(1, total - warmup)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return 0.1 ** sum(iteration >= step * total for step in schedule.steps)
+        return 0.1 ** sum(iteration >= step for step in steps)
 
     return factor

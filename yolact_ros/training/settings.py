@@ -82,7 +82,7 @@ class ScheduleSettings:
     @property
     def total_iterations(self) -> int:
         """Iterations at our batch size."""
-        return max(1, round(self.iterations / self.scale))
+        return max(1, int(self.iterations / self.scale))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 class Target:
     """Ground truth of one network input of S x S pixels.
 
-    Crowd regions (COCO's `iscrowd`) are boxes alone: they teach nothing, they only keep the anchors
-    inside them from being taught that there is background.
+    Crowd regions (COCO's `iscrowd`) are boxes alone, which keep the anchors inside them from being
+    taught that there is background. The semantic loss takes their pixels for background.
     """
 
     boxes: Tensor

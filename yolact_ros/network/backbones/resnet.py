@@ -13,7 +13,7 @@ _INTERVAL = {"all": 1, "interval3": 3, "interval4": 4}
 
 
 def deformable_blocks(blocks: tuple[int, ...], variant: DcnVariant) -> set[tuple[int, int]]:
-    """Which (stage, block) have a deformable 3x3 convolution (YOLACT++, section 7.2.2).
+    """Which (stage, block) have a deformable 3x3 convolution (YOLACT++, intervals).
 
     Stage 0 is C2 and never has one. An interval starts anew in each stage, at its first block.
     """
