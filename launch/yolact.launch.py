@@ -19,6 +19,7 @@ from yolact_ros.node.cameras import cameras_of
 PARAMETERS = {
     "image_topic": ("image_topic", str, "image topic; separate several with commas"),
     "max_batch": ("max_batch", int, "maximum number of images from several cameras per batch"),
+    "max_rate": ("max_rate", float, "maximum number of images per camera and second, 0.0: all"),
     "compressed": ("compressed", bool, "take IMAGE_TOPIC/compressed instead: true or false"),
     "weights": ("weights", str, "file, or published model such as yolact_plus_resnet50"),
     "model": ("model", str, "network, where the weights do not say which one they are for"),
@@ -73,10 +74,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "rviz",
             default_value="false",
-            choices=["true", "false"],
-            description="show image, overlay and markers in RViz, for the first camera in "
-            "image_topic as given here (params_file is ignored for this); the panel Image stays "
-            "empty if the camera sends only compressed images; needs the package rviz2",
+            description="true or false: show image, overlay and markers in RViz, for the first "
+            "camera in image_topic as given here (params_file is ignored for this); the panel "
+            "Image stays empty if the camera sends only compressed images; needs the package rviz2",
         ),
         DeclareLaunchArgument(
             "fixed_frame", default_value="", description="RViz: frame that everything is shown in"

@@ -7,6 +7,7 @@ import weakref
 import cv2
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
@@ -19,6 +20,8 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 from yolact_ros.msg import InstanceArray
 
+from yolact_ros.detection import Instances
+from yolact_ros.detection.regions import SmallMasks
 from yolact_ros.node.depth import (
     STALLED,
     DepthImages,
@@ -43,7 +46,7 @@ def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
     expected = locate(instances, depth, info)
     info.k = [2 * value for value in info.k]
     info.p = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
-    np.testing.assert_array_equal(locate(instances, depth, info).medians, expected.medians)
+    np.testing.assert_array_equal(locate(instances, depth, info).points, expected.points)
 
 
 def test_depth_in_millimetres_and_metres(image_message):
@@ -76,11 +79,35 @@ def test_calibrations_of_binned_images_and_of_parts(segmenter, picture):
         roi=RegionOfInterest(x_offset=10, y_offset=30, width=320, height=240),
     )
     found = locate(instances, depth, whole)
-    np.testing.assert_allclose(found.medians, expected.medians, rtol=1e-5)
+    np.testing.assert_allclose(found.points, expected.points, rtol=1e-5)
     np.testing.assert_allclose(found.sizes, expected.sizes, rtol=1e-5)
     whole.binning_x = whole.binning_y = 1
     with pytest.raises(ImageError, match=r"camera_info is for 320 x 240 .* depth has 160 x 120"):
         locate(instances, depth, whole)
+
+
+def test_the_position_of_a_ring_is_on_the_ring():
+    """Not in its middle, through which a wall is seen."""
+    y, x = torch.meshgrid(torch.arange(30.0) - 14.5, torch.arange(40.0) - 19.5, indexing="ij")
+    radius = torch.hypot(x, y)
+    ring = ((radius > 7) & (radius < 11)).float()[None]
+    instances = Instances(
+        boxes=torch.tensor([[34.0, 14, 126, 106]]),
+        scores=torch.ones(1),
+        mask_scores=torch.ones(1),
+        class_ids=torch.zeros(1, dtype=torch.int64),
+        image_size=(120, 160),
+        class_names=("tyre",),
+        stored_masks=SmallMasks(
+            ring, torch.tensor([[0.0, 0, 160, 120]]), torch.tensor([[0, 0, 40, 30]])
+        ),
+    )
+    mask = instances.masks[0].numpy()
+    assert mask.any() and not mask[60, 80]
+    depth = np.where(mask, 1.0, 3.0).astype(np.float32)
+    x, y, z = locate(instances, depth, calibration()).points[0].tolist()
+    column, row = round(x / z * FX + CX), round(y / z * FY + CY)
+    assert mask[row, column] and z == pytest.approx(1)
 
 
 def test_malformed_depth_is_refused(image_message):
@@ -114,7 +141,8 @@ def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
             continue
         z = depth[surface]
         points = np.stack(((x[surface] - CX) * z / FX, (y[surface] - CY) * z / FY, z), axis=1)
-        np.testing.assert_allclose(positions.medians[i], np.median(points, axis=0), rtol=1e-5)
+        away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+        np.testing.assert_allclose(positions.points[i], points[away.argmin()], rtol=1e-5)
         np.testing.assert_allclose(positions.sizes[i], np.ptp(points, axis=0), rtol=1e-5)
         middle = (points.max(axis=0) + points.min(axis=0)) / 2
         np.testing.assert_allclose(positions.middles[i], middle, rtol=1e-4, atol=1e-5)

@@ -241,6 +241,29 @@ def test_frames_that_a_slow_network_cannot_take_are_counted(graph, weights, imag
     )
 
 
+def test_the_rate_is_limited(graph, weights, image_message):
+    graph.start(weights=weights, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances", 100)
+    camera = graph.camera()
+    small = image_message(np.zeros((48, 64, 3), np.uint8))
+    graph.see(camera, small, received)
+    assert "max_rate out of range" in graph.set(max_rate=-1.0)
+    assert graph.set(max_rate=10.0) == ""
+    before, start = graph.summary(), time.monotonic()
+    for _ in range(50):
+        camera(small)
+        time.sleep(0.02)
+    graph.wait_until(lambda: graph.summary().received >= before.received + 50, "the images")
+    elapsed = time.monotonic() - start
+    graph.wait_until(
+        lambda: (s := graph.summary()).received == s.processed + s.passed_over,
+        "all images to be accounted for",
+    )
+    assert 2 <= graph.summary().processed - before.processed <= 10 * elapsed + 1
+    assert graph.set(max_rate=0.0) == ""
+    graph.see(camera, small, received, count=3)
+
+
 def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, image_message):
     node = graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")

@@ -164,6 +164,57 @@ def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture,
     assert process.end() == 0, process.text()
 
 
+class CountedFuture(Future):
+    """Counts what is to be called when it is done."""
+
+    callbacks = 0
+
+    def add_done_callback(self, callback):
+        self.callbacks += 1
+        super().add_done_callback(callback)
+
+
+def test_spinning_keeps_nothing_of_what_was_called(graph):
+    """Some versions of rclpy keep a function for each callback of the node."""
+    node, stopped = rclpy.create_node("spun", context=graph.context), CountedFuture()
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(node)
+    called = []
+    node.create_timer(0.005, lambda: called.append(stopped.callbacks))
+    thread = threading.Thread(target=spin, args=(executor, node, stopped), daemon=True)
+    thread.start()
+    graph.wait_until(lambda: len(called) > 50, "50 callbacks")
+    assert called[-1] == called[0]
+    stopped.set_result(None)
+    thread.join(10)
+    assert not thread.is_alive()
+    executor.shutdown()
+    node.destroy_node()
+
+
+def test_spinning_goes_on_after_an_error_and_says_where_it_was(graph, capfd):
+    node, stopped = rclpy.create_node("spun", context=graph.context), Future()
+    executor = SingleThreadedExecutor(context=graph.context)
+    executor.add_node(node)
+    called = []
+
+    def stumble():
+        called.append(1)
+        raise RuntimeError("of a callback")
+
+    node.create_timer(0.01, stumble)
+    thread = threading.Thread(target=spin, args=(executor, node, stopped), daemon=True)
+    thread.start()
+    graph.wait_until(lambda: len(called) > 2, "more callbacks")
+    stopped.set_result(None)
+    thread.join(10)
+    assert not thread.is_alive()
+    told = capfd.readouterr().err
+    assert "A callback failed" in told and "in stumble" in told
+    executor.shutdown()
+    node.destroy_node()
+
+
 def test_spinning_ends_with_the_executor(graph):
     """As in a program that shuts its executor down and waits for the thread that spins it."""
     node = rclpy.create_node("spun", context=graph.context)
@@ -197,6 +248,14 @@ def test_a_node_in_a_program_of_its_users_ends_with_it(weights, destroyed, backe
     command = [sys.executable, "-c", program, "--ros-args", *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0 and "done" in ended.stdout, ended.stderr
+
+
+def test_an_environment_that_was_not_activated_is_asked_for():
+    hidden = "import sys; sys.modules['torch'] = None; " + PROGRAM
+    process = Process(program=hidden)
+    assert process.end() == 1
+    assert "torch" in process.text() and "virtual environment activated" in process.text()
+    assert "Traceback" not in process.text()
 
 
 def test_a_bad_value_at_the_start_is_explained(start):

@@ -55,8 +55,9 @@ class Positions:
 
     valid: NDArray[np.bool_]
     """[n]; false where an instance has no depth."""
-    medians: Array
-    """[n, 3]: median of the surface points."""
+    points: Array
+    """[n, 3]: the surface point nearest to their median along each axis, which may lie beside an
+    object with a hole."""
     sizes: Array
     """[n, 3]: extent of the surface points along the axes."""
     middles: Array
@@ -121,7 +122,8 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
         x, y, z = columns[near] + x1, rows[near] + y1, z[near]
         points = np.stack(((x - cx) * z / fx, (y - cy) * z / fy, z), axis=1)
         positions.valid[i] = True
-        positions.medians[i] = np.median(points, axis=0)
+        away = points - np.median(points, axis=0)
+        positions.points[i] = points[np.argmin((away * away).sum(axis=1))]
         low, high = points.min(axis=0), points.max(axis=0)
         positions.sizes[i], positions.middles[i] = high - low, (low + high) / 2
     return positions

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,28 +21,43 @@ if TYPE_CHECKING:
 SPIN_THREADS = 3
 """Lifecycle transitions may take long; parameters, images and diagnostics go on beside them."""
 
-SHUTDOWN_LIMIT = 15.0
-"""Seconds after which a node that was told to end does so although its network does not answer."""
+SHUTDOWN_LIMIT = 8.0
+"""Seconds after which a node that was told to end does so although its network does not answer.
+
+`ros2 launch` and Docker kill after 10.
+"""
+
+
+_ENVIRONMENT = "Is the virtual environment activated that README's Install made?"
 
 
 def spin(executor: Executor, node: Node, stopped: Future) -> None:
-    """Run the callbacks of a node until `stopped` or a shutdown, whatever they raise."""
+    """Run the callbacks of a node, whatever they raise.
+
+    Returns when `stopped` has a result, and after a shutdown of rclpy or of the executor.
+    """
     from rclpy.exceptions import InvalidHandle
     from rclpy.executors import ExternalShutdownException
 
-    while True:
-        try:  # it returns when there is no more to do, at once then
-            return executor.spin_until_future_complete(stopped)
+    def wake(_: Future) -> None:
+        executor.create_task(lambda: None)  # spin_once returns from it
+
+    stopped.add_done_callback(wake)
+    # An executor that was shut down has no nodes. Not spin_until_future_complete: rclpy 7.1.6, of
+    # Jazzy, adds a function to the future with each callback of the node.
+    while executor.context.ok() and executor.get_nodes() and not stopped.done():
+        try:
+            executor.spin_once()
         except (InvalidHandle, ExternalShutdownException):
             continue  # rclpy looked at a subscription just when it was destroyed, or is shut down
-        except Exception as error:  # of a callback: the node goes on
-            node.get_logger().error(f"A callback failed: {error!r}")
+        except Exception:  # of a callback: the node goes on
+            node.get_logger().error(f"A callback failed: {traceback.format_exc()}")
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until a signal ends the process, with status 0.
 
-    Returns, with the exit status 1, only when the node cannot be made. A node that does not end
+    Returns, with the exit status 1, only when the node cannot be made. One that does not end
     within `SHUTDOWN_LIMIT` is ended with status 1.
     """
     running = False
@@ -64,8 +80,11 @@ def main(args: list[str] | None = None) -> int:
     from rclpy.signals import SignalHandlerOptions
     from rclpy.task import Future
 
-    from yolact_ros.node.yolact_node import YolactNode
-
+    try:
+        from yolact_ros.node.yolact_node import YolactNode
+    except ModuleNotFoundError as error:
+        print(f"The node cannot start: {error}. {_ENVIRONMENT}", file=sys.stderr)
+        return 1
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # of arguments or a parameter file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -14,6 +15,8 @@ LEAST_SIDE = 0.01
 """Metres: RViz refuses boxes without thickness."""
 TEXT_HEIGHT = 0.1
 BOX_OPACITY = 0.4
+LIFETIME = Duration(sec=5)
+"""After which RViz takes markers away by itself: no images come any more, or no node is there."""
 
 
 def no_markers(header: Header) -> MarkerArray:
@@ -38,6 +41,7 @@ def markers(header: Header, instances: Instances, positions: Positions) -> Marke
                 header=header,
                 ns="boxes",
                 id=i,
+                lifetime=LIFETIME,
                 type=Marker.CUBE,
                 pose=Pose(position=Point(x=x, y=y, z=z), orientation=upright),
                 scale=Vector3(x=size[0], y=size[1], z=size[2]),
@@ -47,6 +51,7 @@ def markers(header: Header, instances: Instances, positions: Positions) -> Marke
                 header=header,
                 ns="texts",
                 id=i,
+                lifetime=LIFETIME,
                 type=Marker.TEXT_VIEW_FACING,
                 pose=Pose(position=text_at, orientation=upright),
                 scale=Vector3(z=TEXT_HEIGHT),

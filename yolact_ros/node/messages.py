@@ -49,7 +49,7 @@ def instance_array(
 def _add_positions(found: list[Instance], positions: Positions) -> None:
     for i in positions.valid.nonzero()[0].tolist():
         found[i].position_valid = True
-        x, y, z = positions.medians[i].tolist()
+        x, y, z = positions.points[i].tolist()
         found[i].position = Point(x=x, y=y, z=z)
         x, y, z = positions.sizes[i].tolist()
         found[i].size = Vector3(x=x, y=y, z=z)

@@ -108,6 +108,14 @@ class Parameters:
         low=0,
         high=16,
     )
+    max_rate: float = parameter(
+        0.0,
+        "Most images of each camera that are segmented in a second, to leave time for other "
+        "programs; the rest is passed over. 0 is no limit.",
+        "at once",
+        low=0.0,
+        high=1000.0,
+    )
     qos_reliability: str = parameter(
         "best_effort",
         "Reliability of the subscriptions to images and depth. best_effort receives from every "

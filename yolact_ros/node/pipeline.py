@@ -129,6 +129,7 @@ class Pipeline:
         self._current = current
         self._on_lost = on_lost
         self._compressed = configured.compressed
+        self._due: dict[Camera, float] = {}
         self._worker: Worker[Camera, Frame] = Worker(
             self._begin,
             [feed.camera for feed in feeds],
@@ -151,10 +152,25 @@ class Pipeline:
         except ImageError as error:
             self._refuse(feed, error)
             return
+        if self._comes_too_early(feed.camera, arrived):
+            feed.statistics.passed_over()
+            return
         feed.statistics.accepted()
         depth = None if self._depth is None else self._depth.nearest(image.header.stamp)
         if self._worker.put(feed.camera, Frame(feed, image, arrived, depth)) is not None:
             feed.statistics.passed_over()
+
+    def _comes_too_early(self, camera: Camera, arrived: float) -> bool:
+        """Whether `max_rate` passes an image over."""
+        if self._current().max_rate == 0:
+            return False
+        interval = 1 / self._current().max_rate
+        due = self._due.get(camera, arrived)
+        if arrived < due:
+            return True
+        # Not counted from this image, which may come late: the rate would be lower than wanted.
+        self._due[camera] = max(due, arrived - interval) + interval
+        return False
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
         """Take a serialized depth image of a camera, whatever it holds."""
