@@ -40,7 +40,6 @@ ALLOWED = {
 }
 ROS_MODULES = {
     "ament_index_python",
-    "cv_bridge",
     "diagnostic_msgs",
     "geometry_msgs",
     "launch",

@@ -1,13 +1,11 @@
 """Image messages as BGR uint8 arrays [H, W, 3], a view of the message where its encoding allows.
 
-Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields. The
-common encodings are read here, alike on every machine and without a copy of `bgr8`; an encoding
-that is not in the table is left to cv_bridge where that is installed.
+Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields. Not by
+cv_bridge, which copies `bgr8` too, and knows no colour encoding that is not in the table here.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from dataclasses import dataclass, replace
@@ -132,10 +130,7 @@ ENCODINGS = tuple(_LAYOUTS)
 
 def check(image: ImageMessage) -> None:
     """Raises ImageError for a message that `bgr_of` would refuse, without touching its pixels."""
-    if image.encoding in _LAYOUTS:
-        _checked_rows(image, _LAYOUTS[image.encoding])
-    elif _cv_bridge() is None:
-        raise _unknown(image)
+    _checked_rows(image, _layout(image))
 
 
 def bgr_of(image: ImageMessage) -> Picture:
@@ -144,15 +139,22 @@ def bgr_of(image: ImageMessage) -> Picture:
     bgr8 and 8UC3 give a view of the message, whose rows may be padded (strides). 16-bit values are
     scaled to 8 bits; 4:2:0 and 4:2:2 encodings are read as BT.601 video range. Raises ImageError.
     """
-    layout = _LAYOUTS.get(image.encoding)
-    if layout is None:
-        return _with_cv_bridge(image)
+    layout = _layout(image)
     rows = _checked_rows(image, layout)
     if image.encoding == "nv24":
         return _from_full_planes(rows, image.height, image.width)
     if layout.colour_rows:
         return _from_planes(rows, image.height, image.width, layout)
     return _from_rows(rows, bool(image.is_bigendian), image.width, layout)
+
+
+def _layout(image: ImageMessage) -> Layout:
+    try:
+        return _LAYOUTS[image.encoding]
+    except KeyError:
+        raise ImageError(
+            "encoding", f"unknown encoding {image.encoding!r}; known are {', '.join(ENCODINGS)}"
+        ) from None
 
 
 def _checked_rows(image: ImageMessage, layout: Layout) -> Picture:
@@ -226,31 +228,6 @@ def _too_small(encoding: str, height: int, width: int, least: int) -> ImageError
     return ImageError(
         "size",
         f"a {encoding} image of {width} x {height} pixels; it needs at least {least} x {least}",
-    )
-
-
-@functools.cache
-def _cv_bridge() -> Any:
-    """A CvBridge, None where it is not installed or does not work."""
-    try:
-        from cv_bridge import CvBridge
-    except (ImportError, AttributeError):  # AttributeError: built for another NumPy
-        return None
-    return CvBridge()
-
-
-def _with_cv_bridge(image: ImageMessage) -> Picture:
-    if _cv_bridge() is None:
-        raise _unknown(image)
-    try:
-        return np.asarray(_cv_bridge().imgmsg_to_cv2(image, "bgr8"), np.uint8)
-    except Exception as error:  # its errors have no common base
-        raise _unknown(image) from error
-
-
-def _unknown(image: ImageMessage) -> ImageError:
-    return ImageError(
-        "encoding", f"unknown encoding {image.encoding!r}; known are {', '.join(ENCODINGS)}"
     )
 
 
