@@ -9,10 +9,10 @@ from pathlib import Path
 
 from yolact_ros.cli.files import short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
-from yolact_ros.data import DataSource, read_json
+from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
-from yolact_ros.evaluation.coco import Evaluation, evaluate, evaluate_parallel, read_source
+from yolact_ros.evaluation.coco import evaluate, evaluate_parallel, read_source
 from yolact_ros.evaluation.report import (
     draw_mistakes,
     found_above,
@@ -54,40 +54,28 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = make_segmenter(options, score_threshold=0)
     print(segmenter.description)
     sources = [DataSource.parse(text) for text in options.file]
-    for source in sources:
-        read_source(segmenter, source)  # what is wrong with one is told before any is measured
+    # What is wrong with one is told before any is measured.
+    contents = [read_source(segmenter, source) for source in sources]
     names = short_names([source.annotations for source in sources])
-    for source, name in zip(sources, names, strict=True):
+    for source, content, name in zip(sources, contents, names, strict=True):
         if options.devices > 1:
             makers = _makers(options, segmenter)
-            result = evaluate_parallel(makers, source, progress=True)
+            result = evaluate_parallel(makers, source, content, progress=True)
         else:
-            result = evaluate(segmenter, source, progress=True)
+            result = evaluate(segmenter, source, progress=True, content=content)
         print(f"\n{source.annotations}, {len(result.image_ids)} images, in percent")
         print(table(result, options.classes))
-        is_annotated = bool(read_json(source.annotations)["annotations"])
-        if not is_annotated:
+        if not content["annotations"]:
             print("no accuracy: the file has no annotations; --output writes what was found")
         if options.output is None:
             continue
         folder = options.output / name if len(sources) > 1 else options.output
         write_results(result, folder)
-        if is_annotated:
-            _draw(result, segmenter, source, folder, options)
+        if content["annotations"]:
+            plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
+            found = found_above(result, options.score)
+            draw_mistakes(segmenter, source, content, found, folder, options.worst, options.score)
         print(f"results: {folder}")
-
-
-def _draw(
-    result: Evaluation,
-    segmenter: Segmenter,
-    source: DataSource,
-    folder: Path,
-    options: argparse.Namespace,
-) -> None:
-    """Pictures of where a model errs."""
-    plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
-    found = found_above(result, options.score)
-    draw_mistakes(segmenter, source, found, folder, options.worst, options.score)
 
 
 def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:

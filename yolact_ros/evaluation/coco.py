@@ -23,7 +23,6 @@ from yolact_ros.data import (
     category_ids,
     read_countable,
     read_image,
-    read_json,
 )
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
@@ -99,17 +98,26 @@ def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
     return content
 
 
-def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
+def evaluate(
+    segmenter: Segmenter,
+    source: DataSource,
+    progress: bool = False,
+    content: dict[str, Any] | None = None,
+) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    Raises DataError as `read_source` does, and for a picture that cannot be read.
+    `content` is what `read_source` has read, if it has. Raises DataError as that does, and for a
+    picture that cannot be read.
     """
-    content = read_source(segmenter, source)
+    content = content or read_source(segmenter, source)
     return summarise(content, find(segmenter, source, content, progress))
 
 
 def evaluate_parallel(
-    makers: Sequence[Callable[[], Segmenter]], source: DataSource, progress: bool = False
+    makers: Sequence[Callable[[], Segmenter]],
+    source: DataSource,
+    content: dict[str, Any],
+    progress: bool = False,
 ) -> Evaluation:
     """The same with a process for each of `makers`, which make the segmenter there.
 
@@ -122,7 +130,7 @@ def evaluate_parallel(
             for i, maker in enumerate(makers)
         ]
         shares = [job.result() for job in jobs]
-    return summarise(read_json(source.annotations), _interleave(shares))
+    return summarise(content, _interleave(shares))
 
 
 def _find_share(

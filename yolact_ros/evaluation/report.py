@@ -17,7 +17,6 @@ from yolact_ros.data import (
     ImageRecord,
     category_ids,
     decode_mask,
-    read_json,
     read_records,
 )
 from yolact_ros.engine import Segmenter, draw_overlay
@@ -108,6 +107,7 @@ def found_above(evaluation: Evaluation, score: float) -> dict[int, list[Result]]
 def draw_mistakes(
     segmenter: Segmenter,
     source: DataSource,
+    content: dict[str, Any],
     found: Mapping[int, Sequence[Result]],
     folder: Path,
     worst: int,
@@ -115,9 +115,10 @@ def draw_mistakes(
 ) -> None:
     """Write confusion.png, which objects were found as what, and the `worst` images, at IoU 0.5.
 
-    `found` are the results above `score` of each image id.
+    `content` is that of the file of `source`, `found` are the results above `score` of each image
+    id.
     """
-    content, names = read_json(source.annotations), segmenter.class_names
+    names = segmenter.class_names
     labels = {id_: names.index(n) for n, id_ in category_ids(source, names, content).items()}
     records = read_records(source, names, content)
     images = [match(record, found[record.id]) for record in records]
