@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter, StageTimes
+from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter
 from yolact_ros.engine.failures import (
     MemoryNeed,
     answers,
@@ -167,15 +167,3 @@ def test_a_submitted_batch_that_is_too_large_comes_in_parts(small_segmenter, pic
     with pytest.raises(DeviceMemoryError, match="image_size"):
         limit_batches(small_segmenter, most=0)
         small_segmenter.submit(pictures[:1])
-
-
-def test_stages_belong_to_their_batch(small_segmenter, pictures):
-    """However many were submitted since; a call's own are kept."""
-    submitted = small_segmenter.submit(pictures[:1])
-    assert small_segmenter.stages == StageTimes(0, 0, 0)
-    small_segmenter(pictures[1])
-    called = small_segmenter.stages
-    assert called.network > 0
-    stages = submitted.result().stages
-    assert stages.network > 0 and stages != called
-    assert small_segmenter.stages == called

@@ -47,7 +47,9 @@ def test_one_image(small_segmenter, picture):
     assert found.image_size == (60, 90) and found.masks.shape == (10, 60, 90)
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
     assert set(found.names) <= {"cat", "dog", "person"}
-    assert small_segmenter.stages.network > 0 and small_segmenter.stages.detection > 0
+    (again,), stages = small_segmenter.submit([picture]).result()
+    assert torch.equal(again.boxes, found.boxes)
+    assert min(stages.preprocess, stages.network, stages.detection) > 0
 
 
 def test_threads_take_turns(small_segmenter, picture):

@@ -13,7 +13,7 @@ from yolact_ros.network.config import NetworkConfig
 
 # Mean and standard deviation of the channels in BGR order, as each backbone was trained.
 _IMAGENET_BGR = ((103.94, 116.78, 123.68), (57.38, 57.12, 58.40))
-_NORMALISATION = {
+NORMALISATION = {
     "resnet50": _IMAGENET_BGR,
     "resnet101": _IMAGENET_BGR,
     "darknet53": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
@@ -42,7 +42,7 @@ def preprocess(
                 where, order = images[0].device, torch.channels_last
                 out = torch.empty(shape, dtype=dtype, device=where, memory_format=order)
             for batch, part in zip(batches, out.split(len(batches[0])), strict=True):
-                resize_and_normalise(batch, part, *_NORMALISATION[config.backbone])
+                resize_and_normalise(batch, part, *NORMALISATION[config.backbone])
             return out
     plain = normalise(resize(images, config.image_size), config)
     return plain.to(dtype) if out is None else out.copy_(plain)
@@ -66,6 +66,6 @@ def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:
 def normalise(images: Tensor, config: NetworkConfig) -> Tensor:
     """Float BGR images [B, 3, S, S] in 0..255 to the network's normalised RGB input."""
     result = torch.empty_like(images, memory_format=torch.channels_last)
-    for channel, (mean, std) in enumerate(zip(*_NORMALISATION[config.backbone], strict=True)):
+    for channel, (mean, std) in enumerate(zip(*NORMALISATION[config.backbone], strict=True)):
         torch.div(images[:, channel] - mean, std, out=result[:, 2 - channel])
     return result

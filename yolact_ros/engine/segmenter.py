@@ -129,8 +129,6 @@ class Segmenter:
 
             self.runtime = run_apart(make)
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
-        self.stages = StageTimes(0, 0, 0)
-        """Of the last call; those of a batch that was submitted come with its instances."""
         # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
         # cuDNN remembers by thread which kernels it chose, and does not search in one that chose
@@ -187,15 +185,14 @@ class Segmenter:
     @overload
     def __call__(self, images: Sequence[Image | Tensor]) -> list[Instances]: ...
     def __call__(self, images: Any) -> Instances | list[Instances]:
-        """Segment one image or several.
+        """Segment one image or several; `submit` tells the time of each stage, too.
 
         A batch that does not fit the device's memory is segmented in parts. Raises ValueError for
         what is no image, DeviceMemoryError where not even one fits, and DeviceLostError.
         """
         if not isinstance(images, list | tuple):
             return self([images])[0]
-        instances, self.stages = self.submit(images).result()
-        return instances
+        return self.submit(images).result().instances
 
     def submit(self, images: Sequence[Image | Tensor]) -> Submitted:
         """Begin with a batch.

@@ -168,11 +168,12 @@ def find(
     findings = Findings(categories, _has_masks(segmenter), [], [], [])
     for image in tqdm(content["images"], "images", disable=not progress):
         size = image["height"], image["width"]
-        instances = segmenter(read_image(folder / image["file_name"], size))
+        picture = read_image(folder / image["file_name"], size)
+        (instances,), stages = segmenter.submit([picture]).result()
         masks, boxes = to_results(image["id"], instances, categories)
         findings.masks.append(masks)
         findings.boxes.append(boxes)
-        findings.times.append(segmenter.stages)
+        findings.times.append(stages)
     return findings
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import Detections, DetectionSettings
-from yolact_ros.engine.preprocess import normalise
+from yolact_ros.engine.preprocess import NORMALISATION
 from yolact_ros.network import NetworkConfig, Predictions, WeightsError, Yolact
 from yolact_ros.network.yolact import MaskIoUNet
 
@@ -175,11 +175,8 @@ class Header:
 
 def _input(config: NetworkConfig) -> dict[str, object]:
     """What an image must become: mean and standard deviation are those of R, G and B in 0..255."""
-    levels = torch.tensor([0.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    zero, one = normalise(levels, config).flatten(1)  # what it does is x / std - mean / std
-    std = 1 / (one - zero)
-    mean, std = ([round(value, 6) for value in row.tolist()] for row in (-zero * std + 0.0, std))
-    return {"size": config.image_size, "channels": "RGB", "mean": mean, "std": std}
+    mean, std = NORMALISATION[config.backbone]
+    return {"size": config.image_size, "channels": "RGB", "mean": mean[::-1], "std": std[::-1]}
 
 
 def _settings(values: dict[str, object]) -> DetectionSettings:

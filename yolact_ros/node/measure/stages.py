@@ -87,7 +87,7 @@ def measure(
                 clock.append(time.perf_counter())
                 picture = picture_of(message, segmenter.device)
                 clock.append(time.perf_counter())
-                found = segmenter(picture)
+                (found,), network = segmenter.submit([picture]).result()
                 if len(found) != instances:
                     raise MeasureError(f"the model finds {len(found)} instances, not {instances}")
                 clock.append(time.perf_counter())
@@ -96,7 +96,6 @@ def measure(
                 if frame < 0:
                     continue
                 spent = 1e3 * np.diff(clock)
-                network = segmenter.stages
                 for name, value in zip(
                     (*OWN, *NETWORK),
                     (*spent[:3], spent[4], network.preprocess, network.network, network.detection),
