@@ -32,8 +32,8 @@ from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import compiled
-from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.pytorch import run_network
+from yolact_ros.engine.runtimes.tracing import trace
 from yolact_ros.network import (
     EMBEDDED,
     NetworkConfig,
@@ -105,9 +105,7 @@ class Models:
     def weights(self, config: NetworkConfig) -> Path:
         path = self.setup.folder / f"{config.name}-{config.dcn_variant}.safetensors"
         if not path.exists():
-            new = path.with_name(f"new-{path.name}")  # whole or not there, if this is broken off
-            save_weights(random_network(config, preprocess([self.setup.image], config)), new)
-            new.replace(path)
+            save_weights(random_network(config, preprocess([self.setup.image], config)), path)
         return path
 
     def network(self, config: NetworkConfig) -> Yolact:

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # the repository, installed or not
 
 from yolact_ros.engine.runtimes import Header  # noqa: E402
-from yolact_ros.engine.runtimes.graph import INPUT  # noqa: E402
+from yolact_ros.engine.runtimes.tracing import INPUT  # noqa: E402
 from yolact_ros.network import WeightsError  # noqa: E402
 
 ON_JETSON = "/usr/src/tensorrt/bin/trtexec"

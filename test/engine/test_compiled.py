@@ -19,8 +19,8 @@ from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.runtimes import choose, compiled, inductor, read, run
-from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.engine.runtimes.tracing import trace
 from yolact_ros.export import export
 from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import WeightsError, build

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from yolact_ros.benchmark.work import Ceilings, Work, count_work, layers_of
+from yolact_ros.detection import DetectionSettings
 from yolact_ros.engine.fixed import CANDIDATES
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.network import config_of
@@ -89,7 +90,7 @@ def estimates(models: Sequence[str], batch: int = 1) -> str:
     return "\n".join(lines)
 
 
-def parts(model: str, board: Board, image_size: tuple[int, int], detections: int = 100) -> str:
+def parts(model: str, board: Board, image_size: tuple[int, int]) -> str:
     """A Markdown table: least microseconds of the parts of one image on a board, in float16.
 
     What is not counted: launches, and that small layers do not fill the chip.
@@ -100,6 +101,7 @@ def parts(model: str, board: Board, image_size: tuple[int, int], detections: int
     anchors = cells * config.anchors_per_cell
     side = 2 * feature_sizes(config.image_size)[0]
     height, width = image_size
+    detections = DetectionSettings().top_k
     with torch.device("meta"):
         layers = layers_of(MaskIoUNet(config.num_classes), torch.empty(detections, 1, side, side))
     rescoring = Work(tuple(layers), 2)

@@ -24,16 +24,14 @@ from yolact_ros.detection import DetectionSettings
 from yolact_ros.detection.boxes import iou
 
 
-def mask_rcnn(
-    device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: bool, seed: int = 0
-) -> Contender:
+def mask_rcnn(device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: bool) -> Contender:
     """torchvision's Mask R-CNN with a ResNet-50, of random weights, at its default input size.
 
     Its score threshold is set so that what it reports for `image`, 100 instances, is all that
     passes. `fast_nms` replaces the non-maximum suppression of its last stage (YOLACT, table 2a).
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         net = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, box_score_thresh=0.0)
     net = net.eval().requires_grad_(False).to(device)
     heads = net.roi_heads
@@ -83,7 +81,7 @@ def _fast_postprocess(
 
 
 def ultralytics(
-    device: torch.device, image: npt.NDArray[np.uint8], model: str, score: float, seed: int = 0
+    device: torch.device, image: npt.NDArray[np.uint8], model: str, score: float
 ) -> Contender:
     """A segmentation model of Ultralytics, such as "yolo11n-seg", of random weights.
 
@@ -104,7 +102,7 @@ def ultralytics(
         with mock.patch.dict(os.environ, quiet):  # read when the package is imported
             from ultralytics import YOLO
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         net: Any = YOLO(f"{model}.yaml", verbose=False)
     with torch.no_grad():  # before the first call, which folds batch norm away
         pixels = torch.from_numpy(image).flip(2).permute(2, 0, 1)[None].float() / 255

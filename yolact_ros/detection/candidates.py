@@ -22,7 +22,8 @@ class Candidates:
     scores: Tensor
     """[B, C, N] of all classes but background; -1 for padding."""
     rest: Tensor | None
-    """[B]: what no other anchor's best class scores more than; None where no others matter."""
+    """[B]: the highest score among the anchors that were left out; None where these score too
+    little to matter."""
 
 
 def find_candidates(

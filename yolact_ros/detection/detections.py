@@ -38,7 +38,7 @@ class Detections:
     valid: Tensor
     """[B, K] bool; the other fields say nothing where it is False."""
     complete: Tensor | None = None
-    """[B] bool: whether these are what all anchors would have given; None: they are."""
+    """[B] bool: whether detection on all anchors gives the same; None: it does."""
 
     def trimmed(self) -> Detections:
         """Without the columns that are valid in no image; reads a number from the device."""

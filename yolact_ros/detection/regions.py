@@ -159,7 +159,7 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
 
 @torch.no_grad()
 def packs_by_kernel(device: torch.device, dtype: torch.dtype, masks: int) -> bool:
-    """Whether `pack` runs the kernel for so many masks of a type, which only a call shows."""
+    """Whether `pack` would use the kernel for so many masks of a type; tries it with empty ones."""
     values = torch.zeros((masks, 1, 1), dtype=dtype, device=device)
     rectangles = torch.ones((masks, 4), dtype=torch.int64, device=device)  # without a pixel
     ends = packed_sizes(rectangles).cumsum(0)

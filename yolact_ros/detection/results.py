@@ -65,7 +65,7 @@ class Results:
         return self.memory[4 * images * count * _COLUMNS :]
 
     def write(self, placed: Placed, scales: Tensor, complete: Tensor | None = None) -> None:
-        """Take what was placed with `scales` [B, 1, 4]; nothing of it is read by the host.
+        """Fill the memory with what was placed with `scales` [B, 1, 4], without a synchronisation.
 
         `complete` [B] bool says of each image whether that is all that there is; None: of all.
         """

@@ -222,11 +222,14 @@ def first_room(plan: Plan, runtime: Runtime) -> int:
     return batch.mask_bytes(min(area, plan.settings.top_k))
 
 
-class Graphs:
-    """Graphs of one runtime, all captured in one thread: at most `limit`, those used last."""
+_MOST_GRAPHS = 16
 
-    def __init__(self, runtime: Runtime, limit: int = 16) -> None:
-        self._runtime, self._limit = runtime, limit
+
+class Graphs:
+    """Graphs of one runtime, all captured in one thread; of many those that were used last."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._thread = ThreadPoolExecutor(1, "yolact-graphs")
         self._lane = Lane(runtime.device)
         self._graphs: OrderedDict[Plan, GraphedPath] = OrderedDict()
@@ -331,7 +334,7 @@ class Graphs:
             with whole_device(device):
                 torch.cuda.synchronize(device)  # nothing may be using those that go
             self._graphs[plan] = graph
-            while len(self._graphs) > self._limit:
+            while len(self._graphs) > _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
             return
         self._renew_lane()

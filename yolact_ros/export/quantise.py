@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yolact_ros.engine import preprocess
-from yolact_ros.engine.runtimes.graph import INPUT
+from yolact_ros.engine.runtimes.tracing import INPUT
 from yolact_ros.extras import missing
 from yolact_ros.network import NetworkConfig
 from yolact_ros.pictures import read_picture

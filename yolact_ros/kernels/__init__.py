@@ -47,7 +47,7 @@ def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
         kernel: Its name in the table above, without the module.
         dtype: What it computes in; that of `x`, if None.
     """
-    if recorded() or x.device.type not in ("cuda", "cpu") or not _is_installed():
+    if is_recording() or x.device.type not in ("cuda", "cpu") or not _is_installed():
         return False
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         return False
@@ -58,12 +58,12 @@ def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
 
 @contextlib.contextmanager
 def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Within, a kernel that is `usable` is called; after it, for where that failed, its twin.
+    """Run a kernel that is `usable`; if it fails, warn once and go on behind the block.
 
-    Triton compiles when a kernel is called, for every kind of arguments anew, and needs a C
-    compiler and a device that has what the kernel takes of it. Whatever it lacks, a warning says
-    so once, and the kernel is not usable again. What is raised says nothing of the kernel: too
-    little memory, and warnings that are errors.
+    That is where its twin is called. Triton compiles when a kernel is called, for every kind of
+    arguments anew, and needs a C compiler and a device that has what the kernel takes of it. After
+    a failure the kernel is not usable again. What is raised says nothing of the kernel: too little
+    memory, and warnings that are errors.
     """
     dtype = dtype or x.dtype
     try:
@@ -89,8 +89,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def recorded() -> bool:
-    """Whether PyTorch writes down what is called, for gradients or as a graph."""
+def is_recording() -> bool:
+    """Whether PyTorch records what is called, for gradients or as a graph."""
     return torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 

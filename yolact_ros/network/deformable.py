@@ -64,7 +64,7 @@ class DeformableConv2d(nn.Module):
 
 
 def _operator(x: Tensor) -> Callable[..., Tensor]:
-    if x.device.type == "cpu" and not kernels.recorded():
+    if x.device.type == "cpu" and not kernels.is_recording():
         return _gather_and_convolve
     from torchvision.ops import deform_conv2d  # more than a second to import, and rarely needed
 

@@ -29,7 +29,7 @@ def convolve_relu(
     x: Tensor, conv: nn.Module, norm: nn.Module | None = None, shortcut: Tensor | None = None
 ) -> Tensor:
     """relu(norm(conv(x)) + shortcut): by cuDNN in one step where `fuse_convolutions` chose that."""
-    if isinstance(conv, FusedConv2d) and not kernels.recorded():
+    if isinstance(conv, FusedConv2d) and not kernels.is_recording():
         return conv.convolve_relu(x, shortcut)
     x = conv(x)
     if norm is not None:

@@ -278,8 +278,8 @@ def _check_fit(net: Yolact, state: Mapping[str, Tensor], where: str) -> None:
         raise WeightsError(f"{where} has values that are not finite in {_some(bad)}")
 
 
-def _some(names: list[str], count: int = 4) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _hint(config: NetworkConfig, state: Mapping[str, Tensor]) -> str:

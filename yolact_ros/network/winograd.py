@@ -66,7 +66,7 @@ class WinogradConv2d(SameConv2d):
         self._transformed: Tensor | None = None  # four times the weight: only where it is used
 
     def forward(self, x: Tensor) -> Tensor:
-        if kernels.recorded() or not self._gains(*x.shape[2:]):
+        if kernels.is_recording() or not self._gains(*x.shape[2:]):
             return super().forward(x)
         if self._transformed is None:
             self._transformed = transform_weight(self.weight)

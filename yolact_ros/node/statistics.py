@@ -48,7 +48,7 @@ class Summary:
     silence: float
     """Seconds since the last image arrived, or since the start when none has."""
     unanswered: float
-    """Seconds that an image has waited for the network, or been in it, without any end of one."""
+    """Seconds since an image arrived, the first one after the last answer; 0 if none has."""
     refused_lately: int
     """Images refused within the window of the rates."""
     failed_lately: int

@@ -81,7 +81,7 @@ def run(net: Yolact, backend: str, device: torch.device, precision: str = "auto"
     saying what to install, where the backend, or what it needs, is missing.
     """
     from yolact_ros.engine.runtimes import inductor, onnx, openvino, pytorch
-    from yolact_ros.engine.runtimes.graph import trace
+    from yolact_ros.engine.runtimes.tracing import trace
 
     if backend in ("torch", "inductor"):
         runtime = pytorch.run_network(net, device, choose_precision(precision, device))

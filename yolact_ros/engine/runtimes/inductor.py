@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from yolact_ros.engine.runtimes.files import check_compiler
-from yolact_ros.engine.runtimes.graph import trace
 from yolact_ros.engine.runtimes.header import Detected
 from yolact_ros.engine.runtimes.runtime import Runtime
+from yolact_ros.engine.runtimes.tracing import trace
 from yolact_ros.network import Predictions, Yolact
 
 

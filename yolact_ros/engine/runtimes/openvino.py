@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from yolact_ros.engine.runtimes.files import check_file, check_precision, unreadable
-from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.engine.runtimes.header import Header
 from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
 from yolact_ros.engine.runtimes.shapes import Shape, check_inputs, check_outputs
+from yolact_ros.engine.runtimes.tracing import INPUT
 from yolact_ros.extras import missing
 from yolact_ros.network import WeightsError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from yolact_ros.engine.runtimes.graph import INPUT
 from yolact_ros.engine.runtimes.header import Header
+from yolact_ros.engine.runtimes.tracing import INPUT
 from yolact_ros.network import WeightsError
 from yolact_ros.network.anchors import feature_sizes
 
