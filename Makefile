@@ -23,6 +23,7 @@ in_two = --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 test: lint
 	$(run) sh -c 'pytest --ignore=test/node $(in_two); \
 		others=$$?; \
+		if [ -e /dev/nvidia0 ]; then pytest -m cuda || others=$$?; fi; \
 		pytest test/node $(in_two) && exit $$others'
 
 lint:

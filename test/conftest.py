@@ -30,9 +30,20 @@ LONG = (
 """Modules that take half a minute and more."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m cuda` there is no GPU: tests of what runs anywhere run on the CPU."""
+    if "cuda" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first: of two workers neither is left with one in the end."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device, and pytest -m cuda")
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

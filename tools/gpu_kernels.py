@@ -239,12 +239,13 @@ def sweep_tiles(device: torch.device, shape: tuple[int, int, int], size: str) ->
 
     pixels, outputs, inputs = map(int, size.split("x"))
     tensors, on_gpu = _layer(device, *shape), device.type == "cuda"
+    copies = COPIES if on_gpu else 1
     found: dict[str, float] = {}
     problem: Exception | None = None
     for splits, warps in itertools.product((1, 3, 9), (4, 8) if on_gpu else (8,)):
         tiles = Tiles(pixels, outputs, inputs, splits, warps)
         try:
-            call = as_graph(partial(_kernel, *tensors, tiles=tiles), device)
+            call = as_graph(partial(_kernel, *tensors, tiles=tiles), device, copies)
             rounds, repeats = 10 if on_gpu else 1, repeats_on(device)
             times = measure(
                 {"": call}, rounds=rounds, warm_up=1, repeats=repeats, seconds=0.5, device=device
@@ -252,7 +253,7 @@ def sweep_tiles(device: torch.device, shape: tuple[int, int, int], size: str) ->
         except Exception as error:  # some do not fit every GPU, and must not cost the others
             problem = error
             continue
-        found[f"{splits}x{warps}"] = times[""].median
+        found[f"{splits}x{warps}"] = times[""].median / copies
     if problem is not None and not found:
         raise problem
     return found

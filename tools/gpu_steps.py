@@ -18,7 +18,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from yolact_ros.benchmark.agreement import compare
+from yolact_ros.benchmark.agreement import Agreement, compare
 from yolact_ros.benchmark.contender import Found
 from yolact_ros.benchmark.memory import measure_memory
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless
@@ -164,10 +164,32 @@ def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
             "published, masks left on the device": lambda: theirs(image),
         }
     )
-    found = segmenter(image)
+    return {"milliseconds": times, "agreement": dataclasses.asdict(agreement(setup, config))}
+
+
+def agreement(setup: Setup, config: NetworkConfig) -> Agreement:
+    """Of ours with the published implementation.
+
+    Not with the random weights that are timed: these make much of rounding errors.
+    """
+    assert setup.reference is not None
+    net, path = filled_network(config), setup.folder / f"filled-{config.name}.safetensors"
+    save_weights(net, path)
+    image = setup.image.numpy()
+    found = Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)(image)
     ours = Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
-    agreement = compare(ours, to_host(theirs(image)))
-    return {"milliseconds": times, "agreement": dataclasses.asdict(agreement)}
+    theirs = load(setup.reference, net, setup.device, SCORE)(image)
+    return compare(ours, Found(*(each.cpu() for each in theirs)))
+
+
+@torch.no_grad()
+def filled_network(config: NetworkConfig) -> Yolact:
+    """With the weights of the tests."""
+    net = build(config)
+    fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
+    for name, tensor in net.state_dict().items():
+        tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
+    return net
 
 
 def throughput(models: Models, config: NetworkConfig, size: int) -> float:
@@ -252,13 +274,8 @@ def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
     The benchmark's random weights multiply rounding errors from layer to layer; trained ones do
     not, nor do those that the tests compare implementations with.
     """
-    if config == EMBEDDED:
-        net = load_network(weights_file(config.name))
-    else:
-        net = build(config)
-        fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
-        for name, tensor in net.state_dict().items():
-            tensor.copy_(torch.from_numpy(fill(official_name(name), tuple(tensor.shape))))
+    shipped = config == EMBEDDED
+    net = load_network(weights_file(config.name)) if shipped else filled_network(config)
     settings = DetectionSettings(score_threshold=SCORE)
     found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
     return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}
@@ -277,7 +294,8 @@ def accuracy(setup: Setup) -> dict[str, float]:
             backend="torch",
             score_threshold=0,
         )
-        masks = evaluate(segmenter, DataSource.parse(str(setup.data))).masks
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            masks = evaluate(segmenter, DataSource.parse(str(setup.data))).masks
         assert masks is not None
         found[name] = 100 * masks.overall.ap
     return found

@@ -195,7 +195,7 @@ def test_files_that_run_on_a_cpu_alone(tmp_path, ending):
         Segmenter(weights=tmp_path / f"net{ending}", device="cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("kind", ["inductor", "package"])
 def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, pictures, kind):
     options = {"device": "cuda", "score_threshold": 0.2, "top_k": 10}

@@ -241,7 +241,7 @@ def test_two_batches_on_their_way(small_segmenter, pictures, device_at_once, mon
             assert_same(found, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_graphs_on_cuda(photos, precision):
     segmenter = Segmenter(device="cuda", precision=precision, score_threshold=0.05, top_k=20)

@@ -58,7 +58,7 @@ def test_auto_is_pytorch_where_openvino_does_not_work(monkeypatch):
         choose("openvino", "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_auto_on_cuda_is_pytorch():
     assert choose("auto", "auto") == ("torch", torch.device("cuda:0"))
     assert choose("openvino", "auto") == ("openvino", torch.device("cpu"))

@@ -183,13 +183,15 @@ def test_precisions_that_a_cpu_cannot_do(small_config, precision):
 
 
 PRECISIONS = ("float32", "float16", "bfloat16")
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize("variant", ["none", "all"])
 @pytest.mark.parametrize(
     "device, precision",
-    [("cpu", "bfloat16"), *(pytest.param("cuda", each, marks=CUDA) for each in PRECISIONS)],
+    [
+        ("cpu", "bfloat16"),
+        *(pytest.param("cuda", each, marks=pytest.mark.cuda) for each in PRECISIONS),
+    ],
 )
 def test_devices_and_precisions_find_the_same(
     small_config, reference_weights, picture, tmp_path, device, precision, variant

@@ -30,6 +30,7 @@ from yolact_ros.engine.preprocess import normalise, preprocess, resize
 from yolact_ros.network import Predictions, config_of
 
 ON_CPU = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = [] if ON_CPU else [pytest.mark.cuda]
 HALF_ERROR = 1e-3
 
 
@@ -44,8 +45,6 @@ def device():
     if ON_CPU:
         pytest.importorskip("triton")
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device, or Triton's interpreter (test_interpreter.py)")
     if not kernels.usable(torch.zeros(1, device="cuda"), "pack"):
         pytest.skip("needs Triton")
     return torch.device("cuda")
