@@ -27,6 +27,36 @@ _LARGEST_SIDE = 8192
 
 def run(arguments: Sequence[str]) -> None:
     """Measure how fast models are, stage by stage and beside others."""
+    options = _parser().parse_args(arguments)
+    settings = Settings(
+        models=tuple(options.model),
+        image=_read_image(options.image, options.size),
+        device=options.device,
+        precision=options.precision,
+        backends=tuple(options.backends),
+        batches=tuple(options.batches),
+        score_threshold=options.score,
+        reference=options.reference,
+        mask_rcnn=options.mask_rcnn,
+        ultralytics=tuple(options.ultralytics),
+        memory=not options.no_memory,
+        node=not options.no_node,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        keep=options.output if options.keep_weights else None,
+        clock=time.process_time if options.processor_time else time.perf_counter,
+    )
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
+    table = to_markdown(report)
+    print(table)
+    (options.output / "benchmark.md").write_text(table + "\n")
+    write_json(report, options.output / "benchmark.json")
+    plot(report, options.output / "benchmark.png")
+    _say(f"written to {options.output}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolact bench", description=run.__doc__)
     parser.add_argument(
         "model",
@@ -69,33 +99,7 @@ def run(arguments: Sequence[str]) -> None:
     group.add_argument(
         "--ultralytics", nargs="+", default=[], metavar="MODEL", help="for example yolo11n-seg"
     )
-    options = parser.parse_args(arguments)
-    settings = Settings(
-        models=tuple(options.model),
-        image=_read_image(options.image, options.size),
-        device=options.device,
-        precision=options.precision,
-        backends=tuple(options.backends),
-        batches=tuple(options.batches),
-        score_threshold=options.score,
-        reference=options.reference,
-        mask_rcnn=options.mask_rcnn,
-        ultralytics=tuple(options.ultralytics),
-        memory=not options.no_memory,
-        node=not options.no_node,
-        rounds=options.rounds,
-        seconds=options.seconds,
-        keep=options.output if options.keep_weights else None,
-        clock=time.process_time if options.processor_time else time.perf_counter,
-    )
-    options.output.mkdir(parents=True, exist_ok=True)
-    report = run_benchmark(settings, shlex.join(["yolact", "bench", *arguments]), _say)
-    table = to_markdown(report)
-    print(table)
-    (options.output / "benchmark.md").write_text(table + "\n")
-    write_json(report, options.output / "benchmark.json")
-    plot(report, options.output / "benchmark.png")
-    _say(f"written to {options.output}")
+    return parser
 
 
 def _say(text: str) -> None:

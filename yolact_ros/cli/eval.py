@@ -24,25 +24,7 @@ from yolact_ros.evaluation.report import (
 
 def run(arguments: Sequence[str]) -> None:
     """Measure COCO's average precision of masks and boxes on COCO-format data."""
-    parser = argparse.ArgumentParser(prog="yolact eval", description=run.__doc__)
-    parser.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
-    parser.add_argument("--classes", action="store_true", help="a line for each class too")
-    parser.add_argument(
-        "--output", type=Path, help="folder for results (COCO server's format) and pictures"
-    )
-    parser.add_argument("--worst", type=int, default=20, metavar="N", help="draw N worst images")
-    parser.add_argument(
-        "--score", type=float, default=0.3, help="least score of what the pictures show, 0 to 1"
-    )
-    parser.add_argument(
-        "--devices",
-        type=int,
-        default=1,
-        metavar="N",
-        help="use N GPUs, or N processes on the CPU; the numbers are the same",
-    )
-    add_model_options(parser)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if options.devices < 1:
         raise ValueError(f"devices={options.devices} is not allowed: it must be at least 1")
     if not 0 <= options.score <= 1:
@@ -76,6 +58,28 @@ def run(arguments: Sequence[str]) -> None:
             found = found_above(result, options.score)
             draw_mistakes(segmenter, source, content, found, folder, options.worst, options.score)
         print(f"results: {folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="yolact eval", description=run.__doc__)
+    parser.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
+    parser.add_argument("--classes", action="store_true", help="a line for each class too")
+    parser.add_argument(
+        "--output", type=Path, help="folder for results (COCO server's format) and pictures"
+    )
+    parser.add_argument("--worst", type=int, default=20, metavar="N", help="draw N worst images")
+    parser.add_argument(
+        "--score", type=float, default=0.3, help="least score of what the pictures show, 0 to 1"
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="use N GPUs, or N processes on the CPU; the numbers are the same",
+    )
+    add_model_options(parser)
+    return parser
 
 
 def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:

@@ -23,6 +23,39 @@ def run(arguments: Sequence[str]) -> None:
     with --device cuda for this kind of GPU).
     Give it as the weights of any other command, of the node or of a Segmenter.
     """
+    options = _parser().parse_args(arguments)
+    inside = {"--nms": options.nms, "--nms-iou": options.nms_iou, "--top-k": options.top_k}
+    for name, value in inside.items():
+        if value is not None and not options.detection:
+            raise ValueError(f"{name} {value} is not allowed without --detection, its stage")
+    segmenter = Segmenter(
+        options.model,
+        options.weights,
+        device=options.device,
+        precision="float32" if options.precision == "int8" else options.precision,
+        backend="torch",
+        nms_method=options.nms,
+        nms_iou_threshold=options.nms_iou,
+        top_k=options.top_k,
+    )
+    print(segmenter.description)
+    checked = export(
+        segmenter,
+        options.file,
+        _Pictures(options.images or [PHOTOS]),
+        detection=options.detection,
+        precision=options.precision,
+        calibration=[file for path in options.calibrate for file in find_pictures(path)],
+        keep_anyway=options.keep_anyway,
+    )
+    print(f"{checked.table()}\n{checked.summary()}")
+    if checked.problems:
+        print(f"{options.file} is kept, but: {'; '.join(checked.problems)}")
+    else:
+        print(f"{options.file} finds what PyTorch finds")
+
+
+def _parser() -> argparse.ArgumentParser:
     defaults = DetectionSettings()
     parser = argparse.ArgumentParser(prog="yolact export", description=run.__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
@@ -71,36 +104,7 @@ def run(arguments: Sequence[str]) -> None:
     group.add_argument(
         "--top-k", type=int, metavar="K", help=f"most per image; default: {defaults.top_k}"
     )
-    options = parser.parse_args(arguments)
-    inside = {"--nms": options.nms, "--nms-iou": options.nms_iou, "--top-k": options.top_k}
-    for name, value in inside.items():
-        if value is not None and not options.detection:
-            raise ValueError(f"{name} {value} is not allowed without --detection, its stage")
-    segmenter = Segmenter(
-        options.model,
-        options.weights,
-        device=options.device,
-        precision="float32" if options.precision == "int8" else options.precision,
-        backend="torch",
-        nms_method=options.nms,
-        nms_iou_threshold=options.nms_iou,
-        top_k=options.top_k,
-    )
-    print(segmenter.description)
-    checked = export(
-        segmenter,
-        options.file,
-        _Pictures(options.images or [PHOTOS]),
-        detection=options.detection,
-        precision=options.precision,
-        calibration=[file for path in options.calibrate for file in find_pictures(path)],
-        keep_anyway=options.keep_anyway,
-    )
-    print(f"{checked.table()}\n{checked.summary()}")
-    if checked.problems:
-        print(f"{options.file} is kept, but: {'; '.join(checked.problems)}")
-    else:
-        print(f"{options.file} finds what PyTorch finds")
+    return parser
 
 
 class _Pictures(Mapping[str, Image]):

@@ -27,32 +27,7 @@ PHOTO = "crossing.jpg"
 
 def run(arguments: Sequence[str]) -> None:
     """Print a table from the papers next to values measured here."""
-    parser = argparse.ArgumentParser(
-        prog="yolact table",
-        description=run.__doc__,
-        epilog="tables:\n" + "\n".join(f"  {n:3} {c.title}" for n, c in COMPARISONS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", choices=COMPARISONS, metavar="TABLE", help=", ".join(COMPARISONS))
-    parser.add_argument(
-        "--data", metavar="FILE.json[:FOLDER]", help="measure AP on it; the papers: COCO val2017"
-    )
-    parser.add_argument(
-        "--weights",
-        action="append",
-        default=[],
-        metavar="[ROW=]WEIGHTS",
-        help="a file or a published model's name, for all rows that it fits or for ROW alone; "
-        "repeatable",
-    )
-    parser.add_argument("--model", default="", help=f"instead of the paper's: {', '.join(CONFIGS)}")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
-    parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs a network")
-    parser.add_argument("--image", type=Path, help="the picture to time; default: a shipped one")
-    parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)  # not after all the work
     comparison = COMPARISONS[options.table]
@@ -86,6 +61,35 @@ def run(arguments: Sequence[str]) -> None:
             "rows": [dataclasses.asdict(row) for row in rows],
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="yolact table",
+        description=run.__doc__,
+        epilog="tables:\n" + "\n".join(f"  {n:3} {c.title}" for n, c in COMPARISONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", choices=COMPARISONS, metavar="TABLE", help=", ".join(COMPARISONS))
+    parser.add_argument(
+        "--data", metavar="FILE.json[:FOLDER]", help="measure AP on it; the papers: COCO val2017"
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="[ROW=]WEIGHTS",
+        help="a file or a published model's name, for all rows that it fits or for ROW alone; "
+        "repeatable",
+    )
+    parser.add_argument("--model", default="", help=f"instead of the paper's: {', '.join(CONFIGS)}")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
+    parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs a network")
+    parser.add_argument("--image", type=Path, help="the picture to time; default: a shipped one")
+    parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
+    return parser
 
 
 def _source(text: str | None, has_ap: bool) -> tuple[DataSource | None, str]:
