@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.task import Future
 
+    from yolact_ros.node.yolact_node import YolactNode
+
 SPIN_THREADS = 3
 """Lifecycle transitions may take long; parameters, images and diagnostics go on beside them."""
 
@@ -74,27 +76,8 @@ def main(args: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
 
-    import rclpy
-    from rclpy.exceptions import ParameterException
-    from rclpy.executors import MultiThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-    from rclpy.task import Future
-
-    try:
-        from yolact_ros.node.yolact_node import YolactNode
-    except ModuleNotFoundError as error:
-        print(f"The node cannot start: {error}. {_ENVIRONMENT}", file=sys.stderr)
-        return 1
-    try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # of arguments or a parameter file
-        print(f"The node cannot start: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    try:
-        node = YolactNode()
-    except (ValueError, ParameterException) as error:
-        rclpy.logging.get_logger("yolact").fatal(f"The node cannot start: {error}")
-        rclpy.shutdown()
+    node = _make_node(args)
+    if node is None:
         return 1
 
     def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -102,6 +85,10 @@ def main(args: list[str] | None = None) -> int:
         node.get_logger().warning(str(message))
 
     warnings.showwarning = log_warning
+    import rclpy
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.task import Future
+
     executor = MultiThreadedExecutor(SPIN_THREADS)
     executor.add_node(node)
     stopped: Future = Future()
@@ -128,3 +115,27 @@ def main(args: list[str] | None = None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _make_node(args: list[str] | None) -> YolactNode | None:
+    """The node in rclpy's context; None where it cannot be made, after the reason was told."""
+    import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.signals import SignalHandlerOptions
+
+    try:
+        from yolact_ros.node.yolact_node import YolactNode
+    except ModuleNotFoundError as error:
+        print(f"The node cannot start: {error}. {_ENVIRONMENT}", file=sys.stderr)
+        return None
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # of arguments or a parameter file
+        print(f"The node cannot start: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    try:
+        return YolactNode()
+    except (ValueError, ParameterException) as error:
+        rclpy.logging.get_logger("yolact").fatal(f"The node cannot start: {error}")
+        rclpy.shutdown()
+        return None
