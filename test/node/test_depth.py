@@ -221,6 +221,15 @@ def test_a_slow_depth_camera_is_waited_for():
     timer.join()
 
 
+def test_depth_that_will_be_too_late_is_not_waited_for():
+    images, started = DepthImages(), time.monotonic()
+    for at in (0, 200):
+        images.put(stamped(at))
+    with pytest.raises(NoDepthError, match=r"nearest is 0\.080 s earlier"):
+        match(images, 280, max_wait=60)
+    assert time.monotonic() < started + 30
+
+
 def test_nothing_is_waited_for_in_vain():
     """Neither without depth, nor where the next image will be farther away than the last."""
     images = DepthImages()

@@ -248,6 +248,8 @@ class DepthImages:
         beyond = wanted - stamps[-1]
         if beyond > patience * 1e9:  # another clock
             return False
+        if step and step * 3 / 4 - beyond > max_offset:  # the next is too late, even if it is early
+            return False
         return beyond > 0 and (beyond > max_offset or beyond > step / 2)
 
     def locate(
