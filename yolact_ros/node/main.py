@@ -36,7 +36,8 @@ _ENVIRONMENT = "Is the virtual environment activated that README's Install made?
 def spin(executor: Executor, node: Node, stopped: Future) -> None:
     """Run the callbacks of a node, whatever they raise.
 
-    Returns when `stopped` has a result, and after a shutdown of rclpy or of the executor.
+    Returns when `stopped` has a result, after a shutdown of rclpy, and when the executor has no
+    nodes, as after its own shutdown.
     """
     from rclpy.exceptions import InvalidHandle
     from rclpy.executors import ExternalShutdownException
@@ -45,8 +46,8 @@ def spin(executor: Executor, node: Node, stopped: Future) -> None:
         executor.create_task(lambda: None)  # spin_once returns from it
 
     stopped.add_done_callback(wake)
-    # An executor that was shut down has no nodes. Not spin_until_future_complete: rclpy 7.1.6, of
-    # Jazzy, adds a function to the future with each callback of the node.
+    # Not spin_until_future_complete: rclpy 7.1.6, of Jazzy, adds a function to the future with each
+    # callback of the node.
     while executor.context.ok() and executor.get_nodes() and not stopped.done():
         try:
             executor.spin_once()
