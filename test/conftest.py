@@ -26,8 +26,14 @@ LONG = (
     "test_interpreter.py",
     "test_run.py",
     "test_gpu_check.py",
+    "test_demo.py",
+    "test_measure.py",
+    "test_process.py",
+    "test_node.py",
+    "test_exported.py",
+    "test_lifecycle.py",
 )
-"""Modules that take half a minute and more."""
+"""Modules that take longest, of the node's tests too."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

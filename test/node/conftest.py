@@ -121,6 +121,7 @@ class Graph:
         self.client = rclpy.create_node("client", context=self.context)
         self._spin(SingleThreadedExecutor(context=self.context), self.client)
         self.node = None
+        gc.freeze()  # what was here before need not be looked through when this is forgotten
 
     def _spin(self, executor, node):
         from yolact_ros.node.main import spin
@@ -257,21 +258,24 @@ def graph(monkeypatch):
     """A graph with a client; `graph.start(...)` adds the node, whose diagnostics come often."""
     pytest.importorskip("rclpy", reason="needs ROS 2")
     monkeypatch.setattr("yolact_ros.node.yolact_node.DIAGNOSTICS_PERIOD", 0.2)
-    yield from _graph()
+    made = _graph()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
 def lasting_graph():
     """A graph for all tests of a module."""
-    yield from _graph()
+    made = _graph()
+    yield made
+    gc.unfreeze()  # other graphs have frozen this one's cycles
+    made.close()
 
 
 def _graph():
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
-    made = Graph()
-    yield made
-    made.close()
+    return Graph()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -38,7 +39,7 @@ def test_stages_of_one_image(tmp_path, weights):
     # fmt: off
     result = run(
         "stages", "--frames", "3", "--rate", "40", "--instances", "7", "--encoding", "jpeg",
-        "--size", "160x120", "--weights", weights, "--json", str(results),
+        "--size", "160x120", "--weights", weights, "--backend", "torch", "--json", str(results),
     )
     # fmt: on
     assert result.returncode == 0, result.stderr
@@ -50,6 +51,11 @@ def test_stages_of_one_image(tmp_path, weights):
     least = max(stages[name]["median"] for name in OWN)
     assert least < stages["the node's own work"]["median"]
     assert all(name in result.stdout for name in stages)
+
+
+def test_the_processes_of_a_camera_need_not_wait_for_torch():
+    words = "import yolact_ros.node.measure.camera, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 def test_the_way_of_an_image(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import sys
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,9 +14,11 @@ from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from yolact_ros import masks
-from yolact_ros.detection import Instances
 from yolact_ros.msg import Instance, InstanceArray, Mask
-from yolact_ros.node.depth import Positions
+
+if TYPE_CHECKING:  # the measured camera makes images in a process that need not wait for torch
+    from yolact_ros.detection import Instances
+    from yolact_ros.node.depth import Positions
 
 
 def instance_array(

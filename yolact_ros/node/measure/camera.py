@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from yolact_ros.msg import InstanceArray
 from yolact_ros.node.messages import bgr_image, jpeg_image
 from yolact_ros.pictures import PHOTOS, read_picture
 
@@ -106,3 +107,10 @@ def show(settings: CameraSettings, cameras: Sequence[str]) -> None:
         count += 1
         due += period
         time.sleep(max(due - time.monotonic(), 0))
+
+
+def listen(topic: str) -> None:
+    """Receive instances on a topic, for ever."""
+    node = rclpy.create_node("listener")
+    node.create_subscription(InstanceArray, topic, lambda _: None, 5, raw=True)
+    rclpy.spin(node)

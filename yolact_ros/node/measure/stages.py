@@ -14,10 +14,9 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.msg import InstanceArray
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.main import SPIN_THREADS
-from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
+from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, listen, show
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
@@ -78,7 +77,7 @@ def measure(
         times: dict[str, list[float]] = {name: [] for name in (*OWN, *NETWORK)}
         with (
             beside(show, settings, [f"{NAMESPACE}/camera0"]),
-            beside(_listen, f"{NAMESPACE}/yolact/instances"),
+            beside(listen, f"{NAMESPACE}/yolact/instances"),
         ):
             for frame in range(-WARM_UP, frames):
                 started, serialized = _receive(executor, received, 2 / settings.rate)
@@ -121,9 +120,3 @@ def _receive(
         with contextlib.suppress(queue.Empty):  # it was the turn of something else
             return started, received.get(timeout=TURN)
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")
-
-
-def _listen(topic: str) -> None:
-    node = rclpy.create_node("listener", namespace=NAMESPACE)
-    node.create_subscription(InstanceArray, topic, lambda _: None, 5, raw=True)
-    rclpy.spin(node)
