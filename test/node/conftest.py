@@ -21,6 +21,7 @@ if os.environ.get("ROS_DISTRO") == "humble":
 os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 
 from yolact_ros.engine import Segmenter
+from yolact_ros.export import export
 from yolact_ros.network import NetworkConfig, build, save_weights
 
 PATIENCE = 60.0
@@ -79,6 +80,22 @@ def boxes_only_weights(tmp_path_factory):
     """A file with a small network without masks."""
     config = SMALL.replace(name="boxes", mask_branch="none")
     return _save(tmp_path_factory.mktemp("weights"), config)
+
+
+@pytest.fixture(scope="session")
+def exported(weights, picture, tmp_path_factory):
+    """A file with a detection stage that suppresses across classes, and where 0.6 overlaps."""
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    path = tmp_path_factory.mktemp("exported") / "small.xml"
+    settings = {"nms_method": "cross_class", "nms_iou_threshold": 0.6, "top_k": 5}
+    segmenter = Segmenter(weights=weights, backend="torch", **settings)
+    # Most of the time goes into converting layers.
+    blocks = segmenter.runtime.run.backbone.blocks
+    repeated = [i for i, block in enumerate(blocks) if block.shortcut]
+    for i in repeated[1:]:
+        blocks[i] = torch.nn.Identity().eval()
+    export(segmenter, path, {"picture": picture}, detection=True)
+    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +189,7 @@ class Graph:
         # rclpy keeps a lifecycle node on the graph until Python forgets its state machine.
         self.node = self.client = self._executors = None
         gc.collect()
+        gc.unfreeze()
 
     # Topics
 

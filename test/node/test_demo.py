@@ -83,9 +83,10 @@ def test_says_at_once_that_the_node_does_not_run(tmp_path, namespace, parameter,
 
 
 def test_says_that_nothing_arrives(tmp_path: Path) -> None:
-    nowhere = ("--ros-args", "-p", "image_topic:=/nowhere")
+    nowhere = ("--ros-args", "-p", "image_topic:=/nowhere", "-p", "backend:=torch")
     result = run(tmp_path, "--timeout", "5", *nowhere)
     assert result.returncode == 1
+    assert "Waiting for images on /nowhere" in result.stdout + result.stderr  # the node was up
     assert f"demo: nothing arrived for {', '.join(photo.name for photo in PHOTOS)}" in result.stderr
 
 

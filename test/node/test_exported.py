@@ -9,17 +9,6 @@ pytest.importorskip("openvino", reason="needs the extra openvino")
 from yolact_ros.msg import InstanceArray
 
 from yolact_ros.engine import Segmenter
-from yolact_ros.export import export
-
-
-@pytest.fixture(scope="module")
-def exported(weights, picture, tmp_path_factory):
-    """A file with a detection stage that suppresses across classes, and where 0.6 overlaps."""
-    path = tmp_path_factory.mktemp("exported") / "small.xml"
-    settings = {"nms_method": "cross_class", "nms_iou_threshold": 0.6, "top_k": 5}
-    segmenter = Segmenter(weights=weights, backend="torch", **settings)
-    export(segmenter, path, {"picture": picture}, detection=True)
-    return str(path)
 
 
 def test_what_the_file_fixes_is_taken(graph, exported, picture, image_message):

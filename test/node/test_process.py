@@ -82,11 +82,24 @@ def test_ctrl_c_while_images_come(graph, start, weights, picture, image_message)
     assert "Running small" in lines[1] and "classes: cat, dog, person" in lines[1]
 
 
+HANDLERS_ARE_THERE = """
+import signal
+from yolact_ros.node import main
+install = signal.signal
+def tell(number, handler):
+    install(number, handler)
+    print("handles", int(number), flush=True)
+signal.signal = tell
+main.main()
+"""
+
+
 def test_signals_before_the_node_is_up_and_without_a_model(graph, start):
-    early = start()
-    time.sleep(0.5)
-    assert early.end(signal.SIGINT) in (0, -signal.SIGINT)  # the latter before Python runs main
-    assert "Traceback" not in early.text() or early.process.returncode == -signal.SIGINT
+    early = start(program=HANDLERS_ARE_THERE)
+    last = f"handles {int(signal.SIGTERM)}\n"
+    graph.wait_until(lambda: last in early.log, "the handlers")
+    assert early.end(signal.SIGINT) == 0
+    assert "Traceback" not in early.text() and "Waiting" not in early.text()
     idle = start("weights:=/no/such/file")
     graph.wait_until(lambda: "stays unconfigured" in idle.text(), "the reason in the log")
     assert idle.end(signal.SIGTERM) == 0
@@ -240,9 +253,13 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(("destroyed", "backend"), [("node.destroy_node()", "torch"), ("", "auto")])
-def test_a_node_in_a_program_of_its_users_ends_with_it(weights, destroyed, backend):
+@pytest.mark.parametrize(
+    ("destroyed", "file", "backend"),
+    [("node.destroy_node()", "weights", "torch"), ("", "exported", "auto")],
+)
+def test_a_node_in_a_program_of_its_users_ends_with_it(request, destroyed, file, backend):
     program = PROGRAM_OF_A_USER.replace("DESTROYED", destroyed)
+    weights = request.getfixturevalue(file)
     parameters = (f"weights:={weights}", f"backend:={backend}", "autostart:=false")
     words = [word for each in parameters for word in ("-p", each)]
     command = [sys.executable, "-c", program, "--ros-args", *words]
