@@ -82,6 +82,7 @@ class Setup:
         timings = measure(
             calls,
             rounds=self.rounds,
+            warm_up=min(3, self.rounds),
             seconds=self.seconds,
             device=self.device,
             repeats=repeats,

@@ -11,9 +11,10 @@ import torch
 
 from yolact_ros.cli import main
 from yolact_ros.data import DataError, DataSource
+from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.compare import Setup, compare, compare_stages
 from yolact_ros.evaluation.papers import COMPARISONS
-from yolact_ros.network import EMBEDDED, NetworkConfig, build, config_of, save_weights
+from yolact_ros.network import CONFIGS, EMBEDDED, NetworkConfig, build, config_of, save_weights
 from yolact_ros.network.anchors import make_anchors
 
 TINY = EMBEDDED.replace(name="tiny", image_size=96, fpn_channels=16, mask_rescoring=False)
@@ -119,11 +120,19 @@ def test_bad_data_and_rounds_are_refused_before_anything_is_timed(image, tmp_pat
         dataclasses.replace(setup, rounds=0)
 
 
-def test_both_ways_of_suppression_are_measured_on_data(some_people, repository, image):
+def test_both_ways_of_suppression_are_measured_on_data(some_people, repository, image, monkeypatch):
+    methods = []
+
+    def note(segmenter, *arguments, **options):
+        methods.append(segmenter.settings.nms_method)
+        return evaluate(segmenter, *arguments, **options)
+
+    monkeypatch.setattr("yolact_ros.evaluation.compare.evaluate", note)
     weights = repository / "yolact_ros" / "weights" / "yolact_person_lite.safetensors"
     setup = quick(image, weights=(str(weights),))
     standard, fast, *_ = compare(COMPARISONS["2a"], setup, some_people(4))
     assert standard.weights == fast.weights == str(weights)
+    assert methods == ["standard", "fast"]
     assert fast.ap > 20 and fast.ap == pytest.approx(standard.ap, abs=5)
 
 
@@ -136,7 +145,8 @@ def test_the_stages_are_timed_one_by_one(image):
     assert all(stage.milliseconds > 0 for stage in [*stages, whole])
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "yolact_person_lite", TINY.replace(name="yolact_person_lite"))
     target = tmp_path / "table.json"
     arguments = [
         "2c",

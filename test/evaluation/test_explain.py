@@ -66,7 +66,9 @@ def test_names_of_classes_are_no_folders(tmp_path, picture):
     segmenter = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=2)
     folder = tmp_path / "deep" / "out"
     folder.mkdir(parents=True)
-    for path in write_pictures(picture, explain(segmenter, picture), folder):
+    written = write_pictures(picture, explain(segmenter, picture), folder)
+    assert len(written) == 2 + 2, "the overlay, the prototypes and two assemblies"
+    for path in written:
         assert path.parent == folder and path.exists()
 
 

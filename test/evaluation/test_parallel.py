@@ -1,9 +1,13 @@
 """Several processes find what one finds."""
 
+import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +17,29 @@ from yolact_ros.data import read_json
 CPU = ["--device", "cpu", "--backend", "torch"]
 
 
+def workers_of(pid):
+    """Processes that multiprocessing has started for another, while that runs."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int(re.search(r"^PPid:\s*(\d+)", (folder / "status").read_text(), re.M)[1])
+            if parent == pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.add(folder.name)
+    return found
+
+
 def test_two_processes_give_the_same_numbers(some_people, tmp_path, repository):
     """Started as users do: processes import the file that the command is in."""
     source = some_people(3)
-    for devices in ("1", "2"):
-        command = ["eval", f"{source.annotations}:{source.images}", "--output"]
-        options = ["--devices", devices, "--worst", "0", *CPU]
-        program = [sys.executable, str(repository / "scripts" / "yolact")]
-        subprocess.run([*program, *command, str(tmp_path / devices), *options], check=True)
+    command = ["eval", f"{source.annotations}:{source.images}", "--worst", "0", *CPU]
+    assert main([*command, "--devices", "1", "--output", str(tmp_path / "1")]) == 0
+    program = [sys.executable, str(repository / "scripts" / "yolact")]
+    options = ["--devices", "2", "--output", str(tmp_path / "2")]
+    process, workers = subprocess.Popen([*program, *command, *options]), set()
+    while process.poll() is None:
+        workers |= workers_of(process.pid)
+        time.sleep(0.2)
+    assert process.returncode == 0 and len(workers) == 2
     for name in ("masks.json", "boxes.json"):
         alone, together = (json.loads((tmp_path / n / name).read_text()) for n in ("1", "2"))
         assert [r["image_id"] for r in alone] == [r["image_id"] for r in together]
@@ -33,13 +52,12 @@ def test_two_processes_give_the_same_numbers(some_people, tmp_path, repository):
     assert alone["masks"]["ap50"] > 0.5
 
 
-def test_errors_of_a_process_come_back(shared, tmp_path, capsys):
-    source = shared / "data" / "pennfudan" / "val.json"
-    if not source.exists():
-        pytest.skip(f"needs {source}")
+def test_errors_of_a_process_come_back(some_people, tmp_path, capsys):
+    few = some_people(3)
+    source = few.annotations
     names = [image["file_name"] for image in read_json(source)["images"]]
     for name in names:
-        shutil.copy(source.parent / "images" / name, tmp_path)
+        shutil.copy(few.images / name, tmp_path)
     last = tmp_path / names[-1]
     last.write_bytes(last.read_bytes()[:1000])
     assert main(["eval", f"{source}:{tmp_path}", "--devices", "2", *CPU]) == 1

@@ -14,6 +14,7 @@ from rcl_interfaces.msg import Log
 from sensor_msgs.msg import Image
 from yolact_ros.msg import InstanceArray
 
+from yolact_ros.node import yolact_node
 from yolact_ros.node.cameras import Camera, cameras_of
 from yolact_ros.node.parameters import Parameters
 
@@ -166,7 +167,22 @@ def test_each_camera_has_log_lines_of_its_own(graph, weights, picture, image_mes
     graph.wait_until(told, "lines about both at once")
 
 
+def test_silence_is_logged_once_a_period(graph, weights, monkeypatch):
+    monkeypatch.setattr("yolact_ros.node.yolact_node.SILENCE_LOG_PERIOD", 0.7)
+    lines = graph.collect(Log, "/rosout")
+    graph.start(weights=weights, image_topic="/front", image_timeout=0.1)
+
+    def times():
+        stamps = [line.stamp for line in lines if line.msg.startswith("No image on")]
+        return [stamp.sec + stamp.nanosec / 1e9 for stamp in stamps]
+
+    graph.wait_until(lambda: len(times()) >= 3, "three lines")
+    first, *_, last = times()[:3]
+    assert last - first >= 2 * 0.69, "diagnostics came more often"
+
+
 def test_silence_is_logged_once_a_minute(graph, weights):
+    assert yolact_node.SILENCE_LOG_PERIOD == 60
     lines = graph.collect(Log, "/rosout")
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, image_topic=TOPICS[:2], image_timeout=0.1)

@@ -309,7 +309,8 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
         assert graph.set(nms__iou_threshold=0.9) == ""
         assert len(see()) > strict
     assert graph.set(nms__top_k=1) == ""
-    assert len(see()) == len({found.class_name for found in see()})
+    names = [found.class_name for found in see()]
+    assert len(names) == len(set(names)) > 0
 
 
 @pytest.mark.parametrize(
