@@ -50,8 +50,9 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(
     saved = torch.load(checkpoint, weights_only=True)["global_step"]
     resumed = train(broken, resume=True)
     newest = max(Path(broken.output).glob("version_*"), key=lambda path: int(path.name[8:]))
-    if saved < settings.schedule.total_iterations:  # the kill came before the end
-        assert min(losses(newest, "")) >= saved > 0, "it goes on, and does not begin anew"
+    assert 0 < saved < settings.schedule.total_iterations, "the kill came before the end"
+    assert min(losses(newest, "")) >= saved, "it goes on, and does not begin anew"
+    assert losses(broken.output, "version_0/")
     assert losses(settings.output) | losses(broken.output) == losses(settings.output)
     theirs = safetensors.torch.load_file(whole)
     for name, value in safetensors.torch.load_file(resumed).items():
