@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from yolact_ros.engine import Segmenter
@@ -38,15 +40,25 @@ PLUS = PLAIN.replace(
 )
 
 
+class Segmenters:
+    """On PyTorch, by the name of the network; made when they are wanted."""
+
+    def __init__(self, folder: Path, reference_weights: ModuleType) -> None:
+        self._folder, self._reference_weights = folder, reference_weights
+        self._made: dict[str, Segmenter] = {}
+
+    def __getitem__(self, name: str) -> Segmenter:
+        if name not in self._made:
+            config = {each.name: each for each in (PLAIN, PLUS)}[name]
+            self._made[name] = _segmenter(config, self._folder, self._reference_weights)
+        return self._made[name]
+
+
 @pytest.fixture(scope="session")
 def segmenters(
     tmp_path_factory: pytest.TempPathFactory, reference_weights: ModuleType
-) -> dict[str, Segmenter]:
-    """On PyTorch, by the name of the network."""
-    return {
-        config.name: _segmenter(config, tmp_path_factory.mktemp(config.name), reference_weights)
-        for config in (PLAIN, PLUS)
-    }
+) -> Segmenters:
+    return Segmenters(tmp_path_factory.mktemp("networks"), reference_weights)
 
 
 def _segmenter(config: NetworkConfig, folder: Path, reference_weights: ModuleType) -> Segmenter:
@@ -83,12 +95,15 @@ Exported = Callable[[str, str, bool], Path]
 @pytest.fixture(scope="session")
 def exported(
     tmp_path_factory: pytest.TempPathFactory,
-    segmenters: dict[str, Segmenter],
+    segmenters: Segmenters,
     pictures: dict[str, np.ndarray],
 ) -> Exported:
     """Exports a network once: (its name, ending of the file, detection stage inside)."""
-    made: dict[tuple[str, str, bool], Path] = {}
-    folder = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    folder /= "exported"
+    folder.mkdir(exist_ok=True)
 
     def of(name: str, ending: str, detection: bool = False) -> Path:
         needed = {".onnx": ("onnxruntime", "onnxscript"), ".xml": ("openvino",), ".pt2": ()}
@@ -96,11 +111,12 @@ def exported(
             pytest.importorskip(module)
         if (name, ending) == ("plus", ".onnx"):
             pytest.importorskip("onnxruntime", "1.25", "no deformable convolution before")
-        key = (name, ending, detection)
-        if key not in made:
-            path = folder / f"{name}{'-detection' if detection else ''}{ending}"
-            export(segmenters[name], path, pictures, detection=detection)
-            made[key] = path
-        return made[key]
+        path = folder / f"{name}{'-detection' if detection else ''}{ending}"
+        whole = path.with_suffix(f"{ending}.whole")
+        with FileLock(path.with_suffix(f"{ending}.lock")):
+            if not whole.exists():
+                export(segmenters[name], path, pictures, detection=detection)
+                whole.touch()
+        return path
 
     return of
