@@ -63,7 +63,7 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
     settings = Settings((str(weights),), picture, backends=("torch",), rounds=1, seconds=0.1)
     report = run(settings, "bench", say)
     (model,) = report.models
-    assert model.single.total.median > 0 and model.limit > 0
+    assert model.single.total.median > 0 and model.single.limit > 0
     assert "net.safetensors" in model.memory and "\n" not in model.memory
     assert any("Traceback" in text for text in told), "all that the process wrote is shown"
     write_json(report, tmp_path / "report.json")
@@ -71,6 +71,16 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
     assert written["models"][0]["memory"] == model.memory
     table = to_markdown(report)
     assert f"Memory of {model.name}: not measured: {model.memory}" in table
+    single = dataclasses.replace(model.single, flops=10**9, bytes=10**6, limit=model.single.network)
+    four = dataclasses.replace(single, images=4, flops=4 * 10**9, limit=single.network / 2)
+    model = dataclasses.replace(model, single=single, best=four, memory=None)
+    lines = to_markdown(dataclasses.replace(report, models=(model,))).splitlines()
+    rows = [[cell.strip() for cell in row.split("|")] for row in lines if f"| {model.name}" in row]
+    assert [row[1] for row in rows] == [model.name, f"{model.name}, batch 4"]
+    assert [(row[2], row[3], row[6]) for row in rows] == [
+        ("1.0", "1", "1.00"),
+        ("1.0", "0", "2.00"),
+    ]
     if node_can_run():
         assert "net.safetensors" in written["node"] and "\n" not in written["node"]
         assert f"node: not measured: {written['node']}" in table
@@ -124,8 +134,9 @@ def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, t
     export(original, path, {"a": picture}, precision="int8", calibration=photos, keep_anyway=True)
     report = run(Settings((str(path),), picture, **QUICK), "bench", lambda _: None)
     (model,) = report.models
-    assert report.machine.ceilings == {} and model.limit is None and model.bytes is None
-    assert model.flops > 0 and model.network > 0
+    single = model.single
+    assert report.machine.ceilings == {} and single.limit is None and single.bytes is None
+    assert single.flops > 0 and single.network > 0
     table = to_markdown(report)
     assert "matrix product and copy: not measured" in table and "| not measured |" in table
     plot(report, tmp_path / "plot.png")

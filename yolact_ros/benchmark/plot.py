@@ -42,8 +42,8 @@ def _draw_stages(axes: Axes, models: tuple[ModelReport, ...]) -> None:
             axes.barh(names, widths, left=left, color=colours(i), label=stage)
             left = [a + b for a, b in zip(left, widths, strict=True)]
     for row, model in enumerate(models):
-        if model.limit is not None:
-            axes.plot([model.limit] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
+        if model.single.limit is not None:
+            axes.plot([model.single.limit] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
     axes.plot([], [], color="black", linewidth=2, label="network at PyTorch's matrix rate")
     axes.set(xlabel="ms an image, batch 1, median of each stage")
     axes.invert_yaxis()

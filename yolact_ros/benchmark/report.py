@@ -37,10 +37,22 @@ class BatchReport:
     total: Timing
     """Images in the host's memory to `Instances` there."""
     stages: dict[str, Timing]
+    flops: int
+    """Of the network."""
+    bytes: int | None
+    """That its layers read and write; None of networks in 8 bits, which mix kinds."""
+    limit: float | None
+    """Milliseconds that they take at PyTorch's ceilings; None where these were not measured."""
 
     @property
     def frames_per_second(self) -> float:
         return 1000 * self.images / self.total.median
+
+    @property
+    def network(self) -> float:
+        """Milliseconds of the network."""
+        parts = ("network", "backbone", "FPN", "protonet", "heads")
+        return sum(self.stages[name].median for name in parts if name in self.stages)
 
 
 @dataclass(frozen=True)
@@ -54,20 +66,13 @@ class ModelReport:
     single: BatchReport
     best: BatchReport
     """Of the batch size with most frames a second; may be `single` itself."""
-    flops: int
-    """Of the network for one image."""
-    bytes: int | None
-    """That its layers read and write for one image; None of networks in 8 bits, which mix kinds."""
-    limit: float | None
-    """Milliseconds that they take at PyTorch's ceilings; None where these were not measured."""
     memory: Memory | str | None
     """None where it was not measured, a reason where that failed."""
 
     @property
-    def network(self) -> float:
-        """Milliseconds of the network for one image."""
-        parts = ("network", "backbone", "FPN", "protonet", "heads")
-        return sum(self.single.stages[name].median for name in parts if name in self.single.stages)
+    def batches(self) -> tuple[BatchReport, ...]:
+        """One image, and the best batch where that has more."""
+        return (self.single, self.best) if self.best.images > 1 else (self.single,)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _pair(timing: Timing | None) -> tuple[str, str]:
 
 
 def _model_table(model: ModelReport) -> list[str]:
-    batches = [model.single] + ([model.best] if model.best.images > 1 else [])
+    batches = model.batches
     header = ["ms"]
     for batch in batches:
         header += [f"batch {batch.images}: median", "99 %"]
@@ -164,29 +169,22 @@ def _model_table(model: ModelReport) -> list[str]:
 
 def _limit_table(models: Sequence[ModelReport]) -> list[str]:
     header = (
-        "one image", "GFLOP", "MB moved", "limit, ms", "network, ms", "times the limit",
+        "an image", "GFLOP", "MB moved", "limit, ms", "network, ms", "times the limit",
         "host MiB", "of it libraries", "device MiB",
     )  # fmt: skip
     rows, failed = [], []
     for model in models:
-        memory, moved, limit = model.memory, model.bytes, model.limit
+        memory = model.memory
         if isinstance(memory, str):
             failed += ["", f"Memory of {model.name}: not measured: {memory}"]
-        rows.append(
-            [
-                model.name,
-                f"{model.flops / 1e9:.1f}",
-                "" if moved is None else f"{moved / 1e6:.0f}",
-                "not measured" if limit is None else _ms(limit),
-                _ms(model.network),
-                "" if limit is None else f"{model.network / limit:.2f}",
-                *(
-                    (f"{memory.host:.0f}", f"{memory.imports:.0f}", f"{memory.device:.0f}")
-                    if isinstance(memory, Memory)
-                    else ("", "", "")
-                ),
-            ]
-        )
+        used = ("", "", "")
+        if isinstance(memory, Memory):
+            used = (f"{memory.host:.0f}", f"{memory.imports:.0f}", f"{memory.device:.0f}")
+        rows.append([model.name, *_distance(model.single), *used])
+        rows += [
+            [f"{model.name}, batch {each.images}", *_distance(each), "", "", ""]
+            for each in model.batches[1:]
+        ]
     return [
         *_table(header, rows),
         *failed,
@@ -196,6 +194,18 @@ def _limit_table(models: Sequence[ModelReport]) -> list[str]:
         "beaten: a backend whose kernels are faster than PyTorch's matrix product, or need fewer "
         "multiplications (Winograd), goes below it.",
     ]
+
+
+def _distance(batch: BatchReport) -> tuple[str, str, str, str, str]:
+    """Of an image of the batch: arithmetic, bytes, limit, time, and how far that is from it."""
+    count, moved, limit = batch.images, batch.bytes, batch.limit
+    return (
+        f"{batch.flops / count / 1e9:.1f}",
+        "" if moved is None else f"{moved / count / 1e6:.0f}",
+        "not measured" if limit is None else _ms(limit / count),
+        _ms(batch.network / count),
+        "" if limit is None else f"{batch.network / limit:.2f}",
+    )
 
 
 def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:

@@ -135,22 +135,27 @@ def _measure_model(model: Model, machine: Machine, settings: Settings) -> ModelR
     totals = clock({str(size): partial(segmenter, [image] * size) for size in sizes})
     best = min(sizes, key=lambda size: totals[str(size)].median / size)
     by_stage = partial(clock, repeats=repeats_on(segmenter.device))
-    reports = {
-        size: BatchReport(size, totals[str(size)], by_stage(stages_of(segmenter, [image] * size)))
-        for size in {1, best}
-    }
     runtime = segmenter.runtime
-    work = count_work(segmenter.config, 1, runtime.dtype)
     ceilings = machine.ceilings.get(ceiling_of(runtime))
+
+    def report(size: int) -> BatchReport:
+        work = count_work(segmenter.config, size, runtime.dtype)
+        return BatchReport(
+            images=size,
+            total=totals[str(size)],
+            stages=by_stage(stages_of(segmenter, [image] * size)),
+            flops=work.flops,
+            bytes=None if runtime.is_quantised else work.bytes,
+            limit=None if ceilings is None else work.limit(ceilings),
+        )
+
+    single = report(1)
     return ModelReport(
         name=model.name,
         description=model.description,
         instances=len(segmenter(image)),
-        single=reports[1],
-        best=reports[best],
-        flops=work.flops,
-        bytes=None if runtime.is_quantised else work.bytes,
-        limit=None if ceilings is None else work.limit(ceilings),
+        single=single,
+        best=single if best == 1 else report(best),
         memory=None,
     )
 
