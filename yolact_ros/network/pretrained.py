@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from yolact_ros.network.backbones import EfficientNetLite, ResNet
-from yolact_ros.network.weights import WeightsError
+from yolact_ros.network.weights import load_weights
 from yolact_ros.network.yolact import Yolact
 
-_OWN_START = re.compile(r"num_batches_tracked$|\.offsets\.|\.conv2\.bias$")
-"""What plain convolutions, or files of old, do not have."""
+_NOT_IN_FILES = re.compile(r"\.offsets\.|\.conv2\.bias$")
+"""What deformable convolutions have and plain ones have not."""
 
 
 def load_imagenet(net: Yolact) -> None:
@@ -47,24 +47,15 @@ def is_of_backbone(state: Mapping[str, Tensor]) -> bool:
 
 
 def load_backbone(net: Yolact, state: Mapping[str, Tensor], where: str = "the state dict") -> None:
-    """Fill the backbone of `net` with weights of it alone; learned offsets start as they do.
+    """Fill the backbone of `net` with weights of it alone; what these have not stays as it is.
 
-    Named as torchvision's ResNets, the published `darknet53.pth` or TensorFlow's EfficientNet-Lite
-    are. Raises WeightsError, and changes nothing, unless all fit.
+    Names are those of torchvision's ResNets, of the published `darknet53.pth` or of TensorFlow's
+    EfficientNet-Lite. Raises WeightsError as `load_weights` does.
     """
-    backbone = net.backbone
-    own = backbone.state_dict()
-    ours = {name: backbone.name_of_imagenet(name.removeprefix("module.")) for name in state}
-    named = {name: state[theirs] for theirs, name in ours.items() if name is not None}
-    needed = {name for name in own if not _OWN_START.search(name)}
-    wrong = {n for n in own.keys() & named.keys() if own[n].shape != named[n].shape}
-    misfits = sorted((needed - named.keys()) | (named.keys() - own.keys()) | wrong)
-    if misfits:
-        raise WeightsError(
-            f"{where} holds no weights of a {net.config.backbone}: {', '.join(misfits[:3])}"
-            + (f" and {len(misfits) - 3} more" if len(misfits) > 3 else "")
-            + " are missing, unknown or of another shape"
-        )
-    with torch.no_grad():
-        for name, value in named.items():
-            own[name].copy_(value)
+    own = net.state_dict()
+    whole = {n: own[n] for n in own if not n.startswith("backbone.") or _NOT_IN_FILES.search(n)}
+    for theirs, value in state.items():
+        name = net.backbone.own_name(theirs.removeprefix("module."))
+        if name is not None:
+            whole[f"backbone.{name}"] = value
+    load_weights(net, whole, where)

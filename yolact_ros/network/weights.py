@@ -69,14 +69,15 @@ def _rename(name: str, prefixes: Mapping[str, str]) -> str:
     return name
 
 
-def load_weights(net: Yolact, source: str | Path | Mapping[str, Tensor]) -> None:
+def load_weights(
+    net: Yolact, source: str | Path | Mapping[str, Tensor], where: str = "the state dict"
+) -> None:
     """Fill `net` from a file or a state dict, with official names or our own.
 
     Nothing is changed unless everything fits. Raises WeightsError that says what is missing,
-    unexpected, of a wrong shape or not finite.
+    unexpected, of a wrong shape or not finite, and of a state dict `where` it is from.
     """
     if isinstance(source, Mapping):
-        where = "the state dict"
         state = _tensors_of(source, where)
     else:
         where = str(source)

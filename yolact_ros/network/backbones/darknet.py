@@ -50,8 +50,8 @@ class DarkNet(nn.Module):
         return c3, c4, self.layers[4](c4)
 
     @staticmethod
-    def name_of_imagenet(name: str) -> str | None:
+    def own_name(name: str) -> str | None:
         """Ours of one of the names in the published `darknet53.pth`; None for the classifier."""
-        if not name.startswith(("_preconv.", "layers.")):
-            return None
-        return name.replace("_preconv.", "stem.")
+        if name.startswith("_preconv."):
+            return name.replace("_preconv.", "stem.", 1)
+        return name if name.startswith("layers.") else None

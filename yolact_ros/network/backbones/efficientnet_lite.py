@@ -126,7 +126,7 @@ class EfficientNetLite(nn.Module):
         return features[0], features[1], features[2]
 
     @staticmethod
-    def name_of_imagenet(name: str) -> str | None:
+    def own_name(name: str) -> str | None:
         """Ours of one of TensorFlow's names; None for the classifier.
 
         '_blocks.3._bn1.bias' -> 'blocks.3.depthwise.1.bias', and so on.

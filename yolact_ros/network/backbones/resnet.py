@@ -91,7 +91,7 @@ class ResNet(nn.Module):
         return c3, c4, self.layers[3](c4)
 
     @staticmethod
-    def name_of_imagenet(name: str) -> str | None:
+    def own_name(name: str) -> str | None:
         """Ours of one of torchvision's names; None for the classifier."""
         if name.startswith("fc."):
             return None
