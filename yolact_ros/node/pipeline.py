@@ -162,9 +162,10 @@ class Pipeline:
 
     def _comes_too_early(self, camera: Camera, arrived: float) -> bool:
         """Whether `max_rate` passes an image over."""
-        if self._current().max_rate == 0:
+        rate = self._current().max_rate  # once: it may be set meanwhile
+        if rate == 0:
             return False
-        interval = 1 / self._current().max_rate
+        interval = 1 / rate
         due = self._due.get(camera, arrived)
         if arrived < due:
             return True
