@@ -60,9 +60,11 @@ class _Taps:
     """Linear interpolation along an axis: the two cells that each pixel lies between."""
 
     first: Integers
+    """[pixels]: index of the cell before."""
     second: Integers
+    """[pixels]: of the cell behind."""
     share: Floats
-    """Of the second, in 0..1."""
+    """[pixels]: of the second, in 0..1."""
 
     def __getitem__(self, pixels: slice) -> _Taps:
         return _Taps(self.first[pixels], self.second[pixels], self.share[pixels])
