@@ -180,9 +180,7 @@ def test_too_little_memory_says_nothing_of_the_kernel():
 def test_cudnn_fuses_all_of_them(dtype):
     torch.manual_seed(0)
     plain = fold_batch_norm(build(SMALL)).to("cuda", dtype).to(memory_format=torch.channels_last)
-    plain.head.bounded = (
-        False  # tanh of numbers as large as those of fresh weights is all or nothing
-    )
+    plain.head.bounded = False  # with fresh weights tanh would be of large numbers
     net = fold_batch_norm(plain)
     fuse_convolutions(net)
     images = torch.randn(2, 3, 64, 64, device="cuda", dtype=dtype)
