@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # it is not alone: threads would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes to come
@@ -76,6 +77,19 @@ def reference_weights() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def leave_repetitions_out() -> Callable[[nn.ModuleList], None]:
+    """Keeps the first of the blocks of an EfficientNet that have a shortcut, which have as many
+    channels in as out: most of an export's time goes into converting and compiling layers."""
+
+    def leave_out(blocks: nn.ModuleList) -> None:
+        repeated = [i for i, block in enumerate(blocks) if block.shortcut]
+        for i in repeated[1:]:
+            blocks[i] = nn.Identity().eval()
+
+    return leave_out
 
 
 @pytest.fixture

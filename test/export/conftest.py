@@ -43,22 +43,31 @@ PLUS = PLAIN.replace(
 class Segmenters:
     """On PyTorch, by the name of the network; made when they are wanted."""
 
-    def __init__(self, folder: Path, reference_weights: ModuleType) -> None:
-        self._folder, self._reference_weights = folder, reference_weights
+    def __init__(
+        self, folder: Path, reference_weights: ModuleType, shorten: Callable[[nn.ModuleList], None]
+    ) -> None:
+        self._folder, self._reference_weights, self._shorten = folder, reference_weights, shorten
         self._made: dict[str, Segmenter] = {}
 
     def __getitem__(self, name: str) -> Segmenter:
         if name not in self._made:
             config = {each.name: each for each in (PLAIN, PLUS)}[name]
-            self._made[name] = _segmenter(config, self._folder, self._reference_weights)
+            made = _segmenter(config, self._folder, self._reference_weights)
+            if config is PLAIN:
+                self._shorten(made.runtime.run.backbone.blocks)
+            self._made[name] = made
         return self._made[name]
 
 
 @pytest.fixture(scope="session")
 def segmenters(
-    tmp_path_factory: pytest.TempPathFactory, reference_weights: ModuleType
+    tmp_path_factory: pytest.TempPathFactory,
+    reference_weights: ModuleType,
+    leave_repetitions_out: Callable[[nn.ModuleList], None],
 ) -> Segmenters:
-    return Segmenters(tmp_path_factory.mktemp("networks"), reference_weights)
+    """The networks that are exported."""
+    folder = tmp_path_factory.mktemp("networks")
+    return Segmenters(folder, reference_weights, leave_repetitions_out)
 
 
 def _segmenter(config: NetworkConfig, folder: Path, reference_weights: ModuleType) -> Segmenter:
@@ -71,16 +80,7 @@ def _segmenter(config: NetworkConfig, folder: Path, reference_weights: ModuleTyp
     save_weights(net, path)
     options = {"device": "cpu", "backend": "torch", "score_threshold": 0.2, "top_k": 10}
     segmenter = Segmenter(weights=path, **options)
-    if config is PLAIN:  # most of the time goes into compiling and converting layers
-        _leave_repetitions_out(segmenter.runtime.run.backbone.blocks)
     return segmenter
-
-
-def _leave_repetitions_out(blocks: nn.ModuleList) -> None:
-    """All but the first of the blocks that have a shortcut, and so as many channels as before."""
-    repeated = [i for i, block in enumerate(blocks) if block.shortcut]
-    for i in repeated[1:]:
-        blocks[i] = nn.Identity().eval()
 
 
 @pytest.fixture(scope="session")

@@ -83,17 +83,13 @@ def boxes_only_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(weights, picture, tmp_path_factory):
+def exported(weights, picture, tmp_path_factory, leave_repetitions_out):
     """A file with a detection stage that suppresses across classes, and where 0.6 overlaps."""
     pytest.importorskip("openvino", reason="needs the extra openvino")
     path = tmp_path_factory.mktemp("exported") / "small.xml"
     settings = {"nms_method": "cross_class", "nms_iou_threshold": 0.6, "top_k": 5}
     segmenter = Segmenter(weights=weights, backend="torch", **settings)
-    # Most of the time goes into converting layers.
-    blocks = segmenter.runtime.run.backbone.blocks
-    repeated = [i for i, block in enumerate(blocks) if block.shortcut]
-    for i in repeated[1:]:
-        blocks[i] = torch.nn.Identity().eval()
+    leave_repetitions_out(segmenter.runtime.run.backbone.blocks)
     export(segmenter, path, {"picture": picture}, detection=True)
     return str(path)
 
@@ -174,6 +170,15 @@ class Graph:
     def summary(self):
         """What the node counted for its first camera."""
         return next(iter(self.node._statistics.values())).summary()
+
+    def settled_summary(self):
+        """The same, when every image that came has been processed or passed over."""
+
+        def settled():
+            found = self.summary()
+            return found.received == found.processed + found.passed_over and found
+
+        return wait_until(settled, "all images to be accounted for")
 
     def close(self):
         import rclpy
