@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from yolact_ros.benchmark.models import prepare
+from yolact_ros.benchmark.node import node_can_run
 from yolact_ros.benchmark.plot import plot
 from yolact_ros.benchmark.report import to_markdown, write_json
-from yolact_ros.benchmark.run import describe_machine, node_can_run, run
+from yolact_ros.benchmark.run import describe_machine, run
 from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import measure_ceilings
@@ -81,9 +82,13 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
         ("1.0", "1", "1.00"),
         ("1.0", "0", "2.00"),
     ]
+    reason = written["models"][0]["node"]
+    assert (
+        f"The node with tiny, torch, float32: not measured: {reason}" in table
+        and "\n" not in reason
+    )
     if node_can_run():
-        assert "net.safetensors" in written["node"] and "\n" not in written["node"]
-        assert f"node: not measured: {written['node']}" in table
+        assert "net.safetensors" in reason
 
 
 def test_models_of_one_configuration_are_told_apart(tiny_weights, picture, tmp_path):
@@ -148,17 +153,21 @@ def test_what_the_node_lacks_is_said(tiny_weights, picture, monkeypatch):
     monkeypatch.setattr("yolact_ros.benchmark.run.node_can_run", lambda: False)
     settings = Settings((str(tiny_weights),), picture, **(QUICK | {"node": True}))
     table = to_markdown(run(settings, "bench", lambda _: None))
-    assert "in the node: not measured: that needs ROS 2 and the built package" in table
+    assert "not measured: that needs ROS 2 and the built package" in table
 
 
 @pytest.mark.skipif(not node_can_run(), reason="needs ROS 2 and the messages of this package")
-def test_the_node_is_measured_with_a_detection_stage_inside(
-    tiny_weights, picture, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("yolact_ros.benchmark.run.NODE_FRAMES", 3)
-    monkeypatch.setattr("yolact_ros.benchmark.run.NODE_RATE", 60)
+def test_the_node_is_measured_with_each_model(tiny_weights, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("yolact_ros.benchmark.node.FRAMES", 3)
+    monkeypatch.setattr("yolact_ros.benchmark.node.RATE", 60)
     path = tmp_path / "detection.xml"
     original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
     export(original, path, {"a": picture}, detection=True, keep_anyway=True)
-    report = run(Settings((str(path),), picture, **(QUICK | {"node": True})), "b", lambda _: None)
-    assert isinstance(report.node, dict) and report.node["publish"]["median"] > 0, report.node
+    both = (str(tiny_weights), str(path))
+    report = run(Settings(both, picture, **(QUICK | {"node": True})), "b", lambda _: None)
+    for model in report.models:
+        assert isinstance(model.node, dict), model.node
+        own = model.node["own work"].median
+        assert 0 < model.node["publish"].median < own
+        assert f"{own:.2f}" in to_markdown(report) or f"{own:.1f}" in to_markdown(report)
+    assert to_markdown(report).count("| node: publish") == len(report.models) == 2

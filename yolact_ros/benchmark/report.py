@@ -10,6 +10,7 @@ from typing import Any
 
 from yolact_ros.benchmark.agreement import Agreement
 from yolact_ros.benchmark.memory import Memory
+from yolact_ros.benchmark.node import INSTANCES, NodeStage
 from yolact_ros.benchmark.timing import Timing
 from yolact_ros.benchmark.work import Ceilings
 
@@ -68,6 +69,8 @@ class ModelReport:
     """Of the batch size with most frames a second; may be `single` itself."""
     memory: Memory | str | None
     """None where it was not measured, a reason where that failed."""
+    node: dict[str, NodeStage] | str | None
+    """Stages of an image's way through the node with this model; or as with `memory`."""
 
     @property
     def batches(self) -> tuple[BatchReport, ...]:
@@ -101,9 +104,6 @@ class Report:
     score_threshold: float
     models: tuple[ModelReport, ...]
     side_by_side: tuple[ContenderReport, ...]
-    node: dict[str, dict[str, float]] | str | None
-    """Median and 99 % of the stages of a node with the first model, in milliseconds; None where it
-    was not asked for, a reason where it could not be measured."""
 
 
 def to_markdown(report: Report) -> str:
@@ -126,7 +126,6 @@ def to_markdown(report: Report) -> str:
         lines += ["", *_limit_table(report.models)]
     if report.side_by_side:
         lines += ["", *_side_by_side_table(report.side_by_side)]
-    lines += ["", *_node_table(report)]
     return "\n".join(lines)
 
 
@@ -145,7 +144,7 @@ def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _pair(timing: Timing | None) -> tuple[str, str]:
+def _pair(timing: Timing | NodeStage | None) -> tuple[str, str]:
     return ("", "") if timing is None else (_ms(timing.median), _ms(timing.percentile_99))
 
 
@@ -158,12 +157,21 @@ def _model_table(model: ModelReport) -> list[str]:
     rows = [[name, *(v for b in batches for v in _pair(b.stages.get(name)))] for name in names]
     rows.append(["end to end", *(v for b in batches for v in _pair(b.total))])
     rows.append(["frames a second", *(v for b in batches for v in (_ms(b.frames_per_second), ""))])
+    empty = [""] * 2 * (len(batches) - 1)
+    node = model.node if isinstance(model.node, dict) else {}
+    rows += [[f"node: {name}", *_pair(each), *empty] for name, each in node.items()]
+    notes = []
+    if node:
+        notes = ["", f"node: its own work for an image with {INSTANCES} instances"]
+    elif model.node is not None:
+        notes = ["", f"The node with {model.name}: not measured: {model.node}"]
     best = "; batch 1 had the highest throughput of those tried" if len(batches) == 1 else ""
     return [
         f"**{model.description}**: {model.instances} instances, {model.single.total.rounds} rounds"
         f"{best}",
         "",
         *_table(header, rows),
+        *notes,
     ]
 
 
@@ -231,15 +239,6 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
                 f"{found.score_difference:.1g}, mask IoU {found.mask_iou:.3f} or more.",
             ]
     return lines
-
-
-def _node_table(report: Report) -> list[str]:
-    node = report.node
-    if not isinstance(node, dict):
-        return [f"Receiving and publishing in the node: not measured: {node or 'not asked for'}"]
-    rows = [[name, _ms(row["median"]), _ms(row["percentile_99"])] for name, row in node.items()]
-    header = f"the node with {report.models[0].name}, 10 instances, ms"
-    return _table((header, "median", "99 %"), rows)
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +15,7 @@ import torch
 
 from yolact_ros.benchmark.memory import Memory, can_measure_memory, measure_memory
 from yolact_ros.benchmark.models import Model, prepare
+from yolact_ros.benchmark.node import NodeStage, measure_node, node_can_run
 from yolact_ros.benchmark.report import BatchReport, Machine, ModelReport, Report
 from yolact_ros.benchmark.settings import Image, Settings
 from yolact_ros.benchmark.side_by_side import others_of, references_of, side_by_side
@@ -29,8 +26,6 @@ from yolact_ros.engine.runtimes import Runtime
 from yolact_ros.pictures import write_picture
 
 T = TypeVar("T")
-NODE_INSTANCES, NODE_FRAMES, NODE_RATE = 10, 50, 15
-"""Instances in each image, images, and images a second, where the node's own work is measured."""
 
 
 def run(settings: Settings, command: str, say: Callable[[str], None] = print) -> Report:
@@ -50,19 +45,17 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         machine = describe_machine(runtimes, settings.clock)
         references = references_of(models, settings)
         others = others_of(settings, [runtime.device for runtime in runtimes])
-        node: dict[str, dict[str, float]] | str | None = None
-        if settings.node and not node_can_run():
-            node = "that needs ROS 2 and the built package"
-        elif settings.node:
-            say("the node")
-            node = _or_reason(say, lambda: _measure_node(models[0], settings.image, folder))
         reports = []
         for model in models:
             say(f"stages of {model.name}")
             report = _measure_model(model, machine, settings)
             if settings.memory and can_measure_memory():
-                measure_it = partial(_measure_memory, model, settings, folder)
-                report = replace(report, memory=_or_reason(say, measure_it))
+                memory = partial(_measure_memory, model, settings, folder)
+                report = replace(report, memory=_or_reason(say, memory))
+            if settings.node:
+                say(f"the node with {model.name}")
+                node = partial(_measure_node, model, settings.image)
+                report = replace(report, node=_or_reason(say, node))
             reports.append(report)
         if references or others:
             say("side by side")
@@ -74,7 +67,6 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         score_threshold=settings.score_threshold,
         models=tuple(reports),
         side_by_side=contenders,
-        node=node,
     )
 
 
@@ -157,6 +149,7 @@ def _measure_model(model: Model, machine: Machine, settings: Settings) -> ModelR
         single=single,
         best=single if best == 1 else report(best),
         memory=None,
+        node=None,
     )
 
 
@@ -166,28 +159,7 @@ def _measure_memory(model: Model, settings: Settings, folder: Path) -> Memory:
     return measure_memory(model.options, picture)
 
 
-def node_can_run() -> bool:
-    """Whether ROS 2 is sourced and the package's messages are built."""
-    return all(importlib.util.find_spec(name) for name in ("rclpy", "yolact_ros.msg"))
-
-
-def _measure_node(model: Model, image: Image, folder: Path) -> dict[str, dict[str, float]]:
-    """Stages of a model's way through the node, by `yolact_measure`, in a process of its own.
-
-    Raises RuntimeError, with what it wrote, when it fails.
-    """
-    output = folder / "node.json"
-    height, width = image.shape[:2]
-    command = [
-        *(sys.executable, "-c", "from yolact_ros.node.measure.main import main; exit(main())"),
-        *("stages", "--size", f"{width}x{height}", "--json", str(output)),
-        *("--instances", str(NODE_INSTANCES)),
-        *("--frames", str(NODE_FRAMES), "--rate", str(NODE_RATE)),
-        *(word for name, value in model.options.items() for word in (f"--{name}", str(value))),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        wrote = f"{done.stdout}{done.stderr}"
-        raise RuntimeError(f"the node cannot be measured (status {done.returncode}):\n{wrote}")
-    rows = json.loads(output.read_text())["results"]
-    return {row["name"]: {key: row[key] for key in ("median", "percentile_99")} for row in rows}
+def _measure_node(model: Model, image: Image) -> dict[str, NodeStage]:
+    if not node_can_run():
+        raise RuntimeError("that needs ROS 2 and the built package")
+    return measure_node(model.options, (image.shape[0], image.shape[1]))

@@ -104,7 +104,7 @@ def measure(
     finally:
         rclpy.try_shutdown()
     own = np.sum([times[name] for name in OWN], axis=0)
-    rows = {**times, "the node's own work": own}
+    rows = {**times, "own work": own}
     return [Stage(name, *np.percentile(row, (50, 99)).tolist()) for name, row in rows.items()]
 
 
