@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from yolact_ros.extras import how_to_install
+from yolact_ros.openmp import wait_briefly
 
 _COMMANDS = {
     "predict": "segment pictures, folders and videos",
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2
+    wait_briefly()
     command, rest = words[0], words[1:]
     if command not in _COMMANDS:
         print(f"yolact: there is no command {command!r}\n\n{_usage()}", file=sys.stderr)

@@ -13,6 +13,8 @@ import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from yolact_ros.openmp import wait_briefly
+
 if TYPE_CHECKING:
     from rclpy.executors import Executor
     from rclpy.node import Node
@@ -77,6 +79,7 @@ def main(args: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
 
+    wait_briefly()
     node = _make_node(args)
     if node is None:
         return 1
