@@ -25,7 +25,7 @@ needs_ros = pytest.mark.skipif(
     ],
 )
 def test_threads_wait_briefly(arguments, repository):
-    assert spins(arguments, repository) == 2000
+    assert spins(arguments, repository) == 4000
     assert spins(arguments, repository, GOMP_SPINCOUNT="77") == 77, "the user's choice"
     assert spins(arguments, repository, OMP_WAIT_POLICY="passive") == 0, "the user's choice"
 

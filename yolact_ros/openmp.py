@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-SPINS = 2000
+SPINS = 4000
 """Turns of a loop, some microseconds: enough between two layers on an idle processor."""
 
 
