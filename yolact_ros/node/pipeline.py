@@ -129,7 +129,7 @@ class Pipeline:
         self._current = current
         self._on_lost = on_lost
         self._compressed = configured.compressed
-        self._due: dict[Camera, float] = {}
+        self._slots: dict[Camera, float] = {}
         self._worker: Worker[Camera, Frame] = Worker(
             self._begin,
             [feed.camera for feed in feeds],
@@ -164,13 +164,14 @@ class Pipeline:
         """Whether `max_rate` passes an image over."""
         rate = self._current().max_rate  # once: it may be set meanwhile
         if rate == 0:
+            self._slots.pop(camera, None)
             return False
         interval = 1 / rate
-        due = self._due.get(camera, arrived)
+        due = self._slots[camera] + interval if camera in self._slots else arrived
         if arrived < due:
             return True
-        # Not counted from this image, which may come late: the rate would be lower than wanted.
-        self._due[camera] = max(due, arrived - interval) + interval
+        # Not the time of this image, which may come late: the rate would be lower than wanted.
+        self._slots[camera] = max(due, arrived - interval)
         return False
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
