@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -49,13 +51,26 @@ def test_weights_of_another_resnet_are_refused(given, built):
     net = build("yolact_base", backbone=built)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     extra = {"resnet50": "unexpected", "resnet101": "missing"}[built]
-    with pytest.raises(WeightsError, match=rf"\d+ {extra}: backbone\.layers\.2\.(6|10)\."):
-        load_backbone(net, theirs)
+    with pytest.raises(WeightsError) as raised:
+        load_backbone(net, theirs, "theirs.pth")
+    told = str(raised.value)
+    assert re.fullmatch(
+        rf"theirs\.pth does not fit the backbone {built}: \d+ {extra}: layers\.2\.(6|10)\..*…\.",
+        told,
+    )
     broken = torchvision.models.get_model(built, weights=None).state_dict()
     broken["layer4.0.conv1.weight"][0, 0] = float("nan")
     with pytest.raises(WeightsError, match=r"ours\.pth has values that are not finite"):
         load_backbone(net, broken, "ours.pth")
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_weights_of_another_kind_of_backbone_are_refused():
+    darknet = {"_preconv.0.weight": torch.zeros(1), "layers.0.0.0.weight": torch.zeros(1)}
+    with pytest.raises(
+        WeightsError, match=r"backbone resnet101: .*2 unexpected: _preconv\.0\.weight"
+    ):
+        load_backbone(build("yolact_base"), darknet)
 
 
 def test_darknet_takes_the_published_file():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.network.backbones import EfficientNetLite, ResNet
-from yolact_ros.network.weights import load_weights
+from yolact_ros.network.weights import fill
 from yolact_ros.network.yolact import Yolact
 
 _NOT_IN_FILES = re.compile(r"\.offsets\.|\.conv2\.bias$")
@@ -52,10 +52,11 @@ def load_backbone(net: Yolact, state: Mapping[str, Tensor], where: str = "the st
     Names are those of torchvision's ResNets, of the published `darknet53.pth` or of TensorFlow's
     EfficientNet-Lite. Raises WeightsError as `load_weights` does.
     """
-    own = net.state_dict()
-    whole = {n: own[n] for n in own if not n.startswith("backbone.") or _NOT_IN_FILES.search(n)}
+    backbone = net.backbone
+    own = backbone.state_dict()
+    whole = {name: own[name] for name in own if _NOT_IN_FILES.search(name)}
     for theirs, value in state.items():
-        name = net.backbone.own_name(theirs.removeprefix("module."))
+        name = backbone.own_name(theirs.removeprefix("module."))
         if name is not None:
-            whole[f"backbone.{name}"] = value
-    load_weights(net, whole, where)
+            whole[name] = value
+    fill(backbone, whole, where, f"the backbone {net.config.backbone}")

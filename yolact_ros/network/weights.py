@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolact_ros.network.config import PUBLISHED, NetworkConfig
 from yolact_ros.network.yolact import Yolact
@@ -83,9 +84,24 @@ def load_weights(
         where = str(source)
         state = read_state(source)
     state = _without_quirks(state)
-    _check_fit(net, state, where)
+    fill(net, state, where, f"the model {net.config.name}", partial(_hint, net.config, state))
+
+
+def fill(
+    part: nn.Module,
+    state: Mapping[str, Tensor],
+    where: str,
+    what: str,
+    hint: Callable[[], str] = str,
+) -> None:
+    """Copy tensors into a network, or `what` of it, if all fit; `where` they are from is told.
+
+    Raises WeightsError as `load_weights` does; `hint` may add what they are for.
+    """
+    own = part.state_dict()
+    _check_fit(own, state, where, what, hint)
     with torch.no_grad():
-        for name, tensor in net.state_dict().items():
+        for name, tensor in own.items():
             if name in state:
                 tensor.copy_(state[name])
 
@@ -251,8 +267,13 @@ def _without_quirks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _check_fit(net: Yolact, state: Mapping[str, Tensor], where: str) -> None:
-    own = net.state_dict()
+def _check_fit(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    where: str,
+    what: str,
+    hint: Callable[[], str],
+) -> None:
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in state if n not in own]
     wrong = [
@@ -261,8 +282,8 @@ def _check_fit(net: Yolact, state: Mapping[str, Tensor], where: str) -> None:
         if n in state and state[n].shape != own[n].shape
     ]
     problems = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (
+        f"{len(names)} {kind}: {_some(names)}"
+        for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of a wrong shape", wrong),
@@ -270,10 +291,7 @@ def _check_fit(net: Yolact, state: Mapping[str, Tensor], where: str) -> None:
         if names
     ]
     if problems:
-        raise WeightsError(
-            f"{where} does not fit the model {net.config.name}: {'; '.join(problems)}."
-            f"{_hint(net.config, state)}"
-        )
+        raise WeightsError(f"{where} does not fit {what}: {'; '.join(problems)}.{hint()}")
     bad = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         raise WeightsError(f"{where} has values that are not finite in {_some(bad)}")

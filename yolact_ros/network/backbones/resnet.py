@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor, nn
 
 from yolact_ros.network.config import DcnVariant
@@ -95,4 +97,5 @@ class ResNet(nn.Module):
         """Ours of one of torchvision's names; None for the classifier."""
         if name.startswith("fc."):
             return None
-        return f"layers.{int(name[5]) - 1}{name[6:]}" if name.startswith("layer") else name
+        found = re.fullmatch(r"layer(\d)(\..+)", name)
+        return f"layers.{int(found[1]) - 1}{found[2]}" if found else name
