@@ -39,7 +39,7 @@ from yolact_ros.network import (
     build,
     config_of,
     config_of_file,
-    load_network,
+    load_weights,
 )
 from yolact_ros.network.pretrained import is_of_backbone, load_backbone, load_imagenet
 from yolact_ros.network.weights import read_state
@@ -190,10 +190,11 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     `config` says what the file is for if the file does not. Layers of another shape, which are
     those that depend on the number of classes, stay as they are.
     """
-    backbone = read_state(path)
-    if is_of_backbone(backbone):
-        return load_backbone(net, backbone, str(path))
-    donor = load_network(path, config_of_file(path) or config)
+    found = read_state(path)
+    if is_of_backbone(found):
+        return load_backbone(net, found, str(path))
+    donor = build(config_of_file(path) or config)
+    load_weights(donor, found, str(path))
     state, own = donor.state_dict(), net.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     left_out = [name for name in own if name not in fitting]
