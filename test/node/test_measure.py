@@ -71,15 +71,15 @@ def test_a_short_soak(weights, tmp_path):
     results = tmp_path / "soak.json"
     # fmt: off
     result = run(
-        "soak", "--seconds", "3", "--interval", "1", "--rate", "20", "--size", "640x480",
+        "soak", "--seconds", "6", "--interval", "2", "--rate", "20", "--size", "640x480",
         "--cameras", "2",
-        "--max-growth", "20", "--max-drift", "5", "--json", str(results),
+        "--max-growth", "20", "--max-drift", "100", "--json", str(results),
         "--ros-args", "-p", f"weights:={weights}", "-p", "backend:=torch",
     )
     # fmt: on
     assert result.returncode == 0, result.stdout + result.stderr
     intervals = json.loads(results.read_text())["results"]
-    assert [each["start"] for each in intervals] == [0, 1, 2]
+    assert [each["start"] for each in intervals] == [0, 2, 4]
     for each in intervals:
         assert each["rate"] > 0 and 0 < each["median"] <= each["percentile_99"]
         assert 50 < each["memory"] < 10_000
