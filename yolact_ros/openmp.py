@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 SPINS = 4000
-"""Turns of a loop, some microseconds: enough between two layers on an idle processor."""
+"""Turns of a loop, some tens of microseconds: enough between two layers on an idle processor."""
 
 
 def wait_briefly() -> None:
