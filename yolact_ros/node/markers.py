@@ -16,7 +16,7 @@ LEAST_SIDE = 0.01
 TEXT_HEIGHT = 0.1
 BOX_OPACITY = 0.4
 LIFETIME = Duration(sec=5)
-"""After which RViz takes markers away by itself: no images come any more, or no node is there."""
+"""After which RViz takes markers away by itself: nothing is segmented any more, or no node runs."""
 
 
 def no_markers(header: Header) -> MarkerArray:

@@ -48,7 +48,7 @@ class Summary:
     silence: float
     """Seconds since the last image arrived, or since the start when none has."""
     unanswered: float
-    """Seconds since an image arrived, the first one after the last answer; 0 if none has."""
+    """Seconds since an image was accepted, the first one after the last answer; 0 if none was."""
     refused_lately: int
     """Images refused within the window of the rates."""
     failed_lately: int
@@ -105,7 +105,7 @@ class FrameStatistics:
                 self._unanswered_since = self._last_arrival
 
     def passed_over(self) -> None:
-        """An image was given up for a newer one."""
+        """An image was given up for a newer one, or comes too early for `max_rate`."""
         with self._lock:
             self._passed_over += 1
 
