@@ -174,6 +174,14 @@ def test_devices_that_are_not_there(small_config, device):
         Segmenter(small_config, "random", device=device)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_an_old_driver_counts_is_not_taken(small_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Segmenter(small_config, "random", device="auto").device.type == "cpu"
+    with pytest.raises(ValueError, match="'cuda' is not allowed: this machine has auto, cpu$"):
+        Segmenter(small_config, "random", device="cuda")
+
+
 @pytest.mark.parametrize("precision", ["float16", "int8", ""])
 def test_precisions_that_a_cpu_cannot_do(small_config, precision):
     with pytest.raises(

@@ -20,7 +20,8 @@ def choose_device(name: str) -> torch.device:
 
     Raises ValueError, saying what there is, for any other.
     """
-    count = torch.cuda.device_count()
+    # Of NVIDIA's library alone, the count has devices that an old driver cannot use for PyTorch.
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     there = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if name not in there:
         raise ValueError(f"device={name!r} is not allowed: this machine has {', '.join(there)}")
