@@ -37,9 +37,9 @@ class Parameters:
 
     weights: str = parameter(
         "",
-        "Weights to run: a file, the name of a published model (downloaded once), or 'random' "
-        "to measure speed. Empty: the published weights of `model`, or without `model` the "
-        "embedded one, which finds people.",
+        "Weights to run: a file, the name of a published model (downloaded once, but "
+        "for yolact_im400 and yolact_resnet50_pascal), or 'random' to measure speed. Empty: the "
+        "published weights of `model`, or without `model` the embedded one, which finds people.",
         "configure",
     )
     model: str = parameter(
