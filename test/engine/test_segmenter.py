@@ -178,7 +178,7 @@ def test_devices_that_are_not_there(small_config, device):
 def test_a_device_that_an_old_driver_counts_is_not_taken(small_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert Segmenter(small_config, "random", device="auto").device.type == "cpu"
-    with pytest.raises(ValueError, match="'cuda' is not allowed: this machine has auto, cpu$"):
+    with pytest.raises(ValueError, match=r"'cuda' is not allowed: this machine has auto, cpu$"):
         Segmenter(small_config, "random", device="cuda")
 
 
