@@ -61,7 +61,7 @@ def test_ours_is_compared_with_the_one_of_the_same_weights(settings, weights, pi
     assert theirs.timing.median > ours.timing.median and ours.instances == theirs.instances > 0
     assert ours.agreement.matched == ours.instances and ours.agreement.mask_iou > 0.99
     machine = Machine("a processor", 2, "the CPU", "PyTorch", {})
-    report = Report("bench", machine, picture.shape[:2], 0.0, (), found, None)
+    report = Report("bench", machine, picture.shape[:2], 0.0, (), found)
     table = to_markdown(report)
     assert f"ours {name}: {ours.speed_up:.2f} times as fast as the published" in table
     assert f"{ours.instances} of {ours.instances} instances are the same" in table

@@ -37,9 +37,9 @@ def test_json_holds_every_number(output):
     assert report["machine"]["threads"] >= 1
     (ceilings,) = report["machine"]["ceilings"].values()
     assert list(report["machine"]["ceilings"]) == ["float32 on cpu"]
-    assert ceilings["flops"] > ceilings["bytes"] > 0
+    assert ceilings["flops"] > 1e9 and ceilings["bytes"] > 1e8
     assert report["side_by_side"] == []
-    assert report["node"] is None
+    assert report["models"][0]["node"] is None
     (model,) = report["models"]
     assert "embedded weights" in model["description"]
     assert model["best"]["images"] in (1, 2)
@@ -57,7 +57,7 @@ def test_the_table_names_every_stage(output):
     table = (output / "benchmark.md").read_text()
     for name in (*PARTS, "end to end", "frames a second", "times the limit"):
         assert name in table
-    assert "in the node: not measured: not asked for" in table
+    assert "node" not in table, "it was not asked for"
 
 
 def test_the_plot_is_a_picture(output):
