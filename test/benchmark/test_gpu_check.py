@@ -30,6 +30,7 @@ def test_says_that_it_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device(gpu_check.parse([]).device).index == 0
 
