@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 COMMAND = ["-c", "from yolact_ros.cli import main; main()", "predict", "--help"]
+MEASURE = ["scripts/yolact_measure", "stages", "--weights", "/no/such/file"]
 NODE = ["-c", "from yolact_ros.node.main import main; main()", "--ros-args", "-p", "top_k:=-1"]
 needs_ros = pytest.mark.skipif(
     not (find_spec("rclpy") and find_spec("yolact_ros.msg")),
@@ -21,7 +22,7 @@ needs_ros = pytest.mark.skipif(
     [
         pytest.param(COMMAND, id="command"),
         pytest.param(NODE, id="node", marks=needs_ros),
-        pytest.param(["scripts/yolact_measure", "--help"], id="measure", marks=needs_ros),
+        pytest.param(MEASURE, id="measure", marks=needs_ros),
     ],
 )
 def test_threads_wait_briefly(arguments, repository):

@@ -14,12 +14,6 @@ from typing import Any
 
 INSTANCES, FRAMES, RATE = 10, 50, 15
 """Instances in each image, images that are measured, and images a second."""
-_PROGRAM = """
-from yolact_ros.openmp import wait_briefly
-wait_briefly()  # as the node does
-from yolact_ros.node.measure.main import main
-exit(main())
-"""
 _STAGES = ("receive", "check", "decode", "publish", "own work")
 """Of `yolact_measure stages`; it tells of the network too."""
 
@@ -47,7 +41,7 @@ def measure_node(options: Mapping[str, Any], size: tuple[int, int]) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "node.json"
         command = [
-            *(sys.executable, "-c", _PROGRAM),
+            *(sys.executable, "-c", "from yolact_ros.node.measure.main import main; exit(main())"),
             *("stages", "--size", f"{width}x{height}", "--json", str(output)),
             *("--instances", str(INSTANCES), "--frames", str(FRAMES), "--rate", str(RATE)),
             *(word for name, value in options.items() for word in (f"--{name}", str(value))),

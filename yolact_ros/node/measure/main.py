@@ -10,17 +10,22 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.executors import ExternalShutdownException
 
 from yolact_ros.extras import check_installed, how_to_install
 from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
-from yolact_ros.node.measure import camera, scaling, soak, stages, transport
+from yolact_ros.node.measure import camera
+from yolact_ros.openmp import wait_briefly
+
+if TYPE_CHECKING:  # each command imports its own, and PyTorch with it
+    from yolact_ros.node.measure import scaling, soak, stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 when something could not be measured or exceeds a limit."""
+    wait_briefly()  # as the node does
     options = _parser().parse_args(arguments)
     width, height = options.size
     settings = camera.CameraSettings(width, height, options.encoding, options.rate)
@@ -39,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     from yolact_ros.engine import Segmenter
+    from yolact_ros.node.measure import stages
 
     segmenter = Segmenter(
         options.model,
@@ -54,6 +60,8 @@ def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int
 
 
 def _transport(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    from yolact_ros.node.measure import transport
+
     return _report(options, [transport.transport(settings, options.frames)])
 
 
@@ -65,6 +73,8 @@ def _report(options: argparse.Namespace, found: Sequence[stages.Stage]) -> int:
 
 
 def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    from yolact_ros.node.measure import soak
+
     limits = soak.Limits(options.max_growth, options.max_drift)
     intervals: list[soak.Interval] = []
     print(f"{'from s':>8}{'answers/s':>11}{'median ms':>11}{'99 % ms':>10}{'memory MiB':>12}")
@@ -83,6 +93,8 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
 
 
 def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
+    from yolact_ros.node.measure import scaling
+
     if options.plot:  # told now, not when all is measured
         check_installed("matplotlib", "--plot", how_to_install("eval"))
     loads: list[scaling.Load] = []
