@@ -92,11 +92,12 @@ def fill(
     state: Mapping[str, Tensor],
     where: str,
     what: str,
-    hint: Callable[[], str] = str,
+    hint: Callable[[], str] = lambda: "",
 ) -> None:
-    """Copy tensors into a network, or `what` of it, if all fit; `where` they are from is told.
+    """Copy the tensors of `state` into a network or a part of it, by name, if all fit.
 
-    Raises WeightsError as `load_weights` does; `hint` may add what they are for.
+    Raises WeightsError as `load_weights` does. Its message calls the file `where` and the network
+    `what`, and ends with `hint()`.
     """
     own = part.state_dict()
     _check_fit(own, state, where, what, hint)
