@@ -129,7 +129,7 @@ class Pipeline:
         self._current = current
         self._on_lost = on_lost
         self._compressed = configured.compressed
-        self._slots: dict[Camera, float] = {}
+        self._interval_starts: dict[Camera, float] = {}  # for max_rate, time.monotonic()
         self._worker: Worker[Camera, Frame] = Worker(
             self._begin,
             [feed.camera for feed in feeds],
@@ -164,14 +164,14 @@ class Pipeline:
         """Whether `max_rate` passes an image over."""
         rate = self._current().max_rate  # once: it may be set meanwhile
         if rate == 0:
-            self._slots.pop(camera, None)
+            self._interval_starts.pop(camera, None)
             return False
-        interval = 1 / rate
-        due = self._slots[camera] + interval if camera in self._slots else arrived
+        interval, start = 1 / rate, self._interval_starts.get(camera)
+        due = arrived if start is None else start + interval
         if arrived < due:
             return True
         # Not the time of this image, which may come late: the rate would be lower than wanted.
-        self._slots[camera] = max(due, arrived - interval)
+        self._interval_starts[camera] = max(due, arrived - interval)
         return False
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
