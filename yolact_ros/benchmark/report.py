@@ -70,7 +70,8 @@ class ModelReport:
     memory: Memory | str | None
     """None where it was not measured, a reason where that failed."""
     node: dict[str, NodeStage] | str | None
-    """Stages of an image's way through the node with this model; or as with `memory`."""
+    """Stages of an image's way through the node, by name; None where it was not asked for, a reason
+    where it could not be measured."""
 
     @property
     def batches(self) -> tuple[BatchReport, ...]:

@@ -50,12 +50,12 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
             say(f"stages of {model.name}")
             report = _measure_model(model, machine, settings)
             if settings.memory and can_measure_memory():
-                memory = partial(_measure_memory, model, settings, folder)
-                report = replace(report, memory=_or_reason(say, memory))
+                memory = _or_reason(say, partial(_measure_memory, model, settings, folder))
+                report = replace(report, memory=memory)
             if settings.node:
                 say(f"the node with {model.name}")
-                node = partial(_measure_node, model, settings.image)
-                report = replace(report, node=_or_reason(say, node))
+                node = _or_reason(say, partial(_measure_node, model, settings.image))
+                report = replace(report, node=node)
             reports.append(report)
         if references or others:
             say("side by side")
