@@ -73,7 +73,7 @@ def test_a_short_soak(weights, tmp_path):
     result = run(
         "soak", "--seconds", "6", "--interval", "2", "--rate", "20", "--size", "640x480",
         "--cameras", "2",
-        "--max-growth", "20", "--max-drift", "100", "--json", str(results),
+        "--max-growth", "20", "--max-drift", "5", "--json", str(results),
         "--ros-args", "-p", f"weights:={weights}", "-p", "backend:=torch",
     )
     # fmt: on
