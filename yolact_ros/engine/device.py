@@ -20,7 +20,7 @@ def choose_device(name: str) -> torch.device:
 
     Raises ValueError, saying what there is, for any other.
     """
-    # Of NVIDIA's library alone, the count has devices that an old driver cannot use for PyTorch.
+    # The count alone may be NVIDIA's own, with GPUs whose driver is too old for PyTorch.
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     there = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if name not in there:
