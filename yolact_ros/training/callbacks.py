@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +54,10 @@ def partial_path(path: Path) -> Path:
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, which also knows the time left of a resumed run."""
+    """Lightning's, which also knows the time left of a resumed run, and keeps log files small."""
+
+    def __init__(self, log_every: int) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else log_every)
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_start(trainer, *_)

@@ -271,7 +271,7 @@ def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
     """What happens around the iterations: averaging, checkpoints, weights files, validation."""
     output, schedule = Path(settings.output), settings.schedule
-    callbacks: list[pl.Callback] = [ProgressBar(), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [ProgressBar(settings.log_every), LearningRateMonitor("step")]
     weights = output / WEIGHTS_FILE
     validate_every = settings.validate_every or schedule.total_iterations
     if schedule.ema:
