@@ -1,5 +1,7 @@
 """Positions of instances from depth images, alone and on a real graph."""
 
+import itertools
+import math
 import threading
 import time
 import weakref
@@ -33,6 +35,7 @@ from yolact_ros.node.depth import (
 from yolact_ros.node.images import ImageError
 
 FX, FY, CX, CY = 100.0, 110.0, 79.5, 59.5
+RECTIFIED = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
 
 
 def calibration():
@@ -45,7 +48,7 @@ def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
     info = calibration()
     expected = locate(instances, depth, info)
     info.k = [2 * value for value in info.k]
-    info.p = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]
+    info.p = RECTIFIED
     np.testing.assert_array_equal(locate(instances, depth, info).points, expected.points)
 
 
@@ -154,6 +157,13 @@ def test_what_cannot_be_located_is_refused(segmenter, picture):
         locate(instances, np.ones((60, 80), np.float32), calibration())
     with pytest.raises(ImageError, match="uncalibrated"):
         locate(instances, np.ones((120, 160), np.float32), CameraInfo())
+    for matrix, number in itertools.product("kp", (0, 2)):
+        info = calibration()
+        if matrix == "p":
+            info.p = RECTIFIED
+        getattr(info, matrix)[number] = math.nan
+        with pytest.raises(ImageError, match=r"=nan, .*uncalibrated"):
+            locate(instances, np.ones((120, 160), np.float32), info)
     nothing = locate(instances, np.full((120, 160), np.nan, np.float32), calibration())
     assert not nothing.valid.any()
 
@@ -269,7 +279,12 @@ def test_missing_depth_is_told(graph, weights, picture, image_message):
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, depth_topic="/depth/image")
     received = graph.collect(InstanceArray, "/yolact/instances")
-    graph.see(graph.camera(), image_message(picture), received)
+    camera = graph.camera()
+    assert graph.set(score_threshold=1.0) == ""
+    graph.see(camera, image_message(picture), received)
+    assert graph.settled_summary().without_depth == 0  # of nothing
+    assert graph.set(score_threshold=0.0) == ""
+    graph.see(camera, image_message(picture), received, 2)
     assert graph.summary().without_depth > 0
 
     def told():
@@ -298,6 +313,11 @@ def test_stamps_that_go_back_begin_anew():
     timer.start()
     assert match(images, 50, max_wait=60) is again
     timer.join()
+    with pytest.raises(NoDepthError, match=r"nearest is 0\.250 s later"):
+        images.put(stamped(1300))
+        images.put(stamped(1000))  # the clock was set back
+        match(images, 750)
+    images.put(again)
     late = stamped(40)  # a little disorder is none
     images.put(late)
     assert match(images, 50) is again

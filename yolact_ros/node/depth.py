@@ -28,7 +28,7 @@ In metres (32FC1) at 1080p they take 124 MB."""
 STALLED = 1.0
 """Seconds without a depth image after which none is waited for, of cameras faster than that."""
 
-CLOCK_JUMP = 1_000_000_000
+CLOCK_JUMP = 100_000_000
 """Nanoseconds by which a stamp may be older than the one before; more is a clock that was set."""
 
 MILLIMETRE = 0.001
@@ -135,10 +135,14 @@ def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float
     They are those of the rectified image, as in depth_image_proc; without, those of the raw one.
     Raises ImageError for another size than the calibration's, and without a calibration.
     """
-    matrix, columns = (info.p, 4) if info.p[0] > 0 else (info.k, 3)
+    matrix, columns = (info.k, 3) if info.p[0] == 0 else (info.p, 4)
     fx, fy, cx, cy = (float(matrix[i]) for i in (0, columns + 1, 2, columns + 2))
-    if fx <= 0 or fy <= 0:
-        raise ImageError("data", "the camera_info has no focal length: the camera is uncalibrated")
+    if not (np.isfinite((fx, fy, cx, cy)).all() and fx > 0 and fy > 0):
+        raise ImageError(
+            "data",
+            f"the camera_info has fx={fx:g}, fy={fy:g}, cx={cx:g}, cy={cy:g}: the camera is "
+            "uncalibrated",
+        )
     x_bin, y_bin = max(info.binning_x, 1), max(info.binning_y, 1)
     size = (info.roi.height or info.height) // y_bin, (info.roi.width or info.width) // x_bin
     if all(size) and size != (height, width):
