@@ -347,7 +347,7 @@ def test_a_jpeg_that_claims_to_be_enormous_is_not_decoded(progressive):
     size = data.index(b"\xff" + bytes([0xC0 + 2 * progressive])) + 5
     assert data[size : size + 4] == b"\0\x14\0\x1e"
     enormous = data[:size] + (40000).to_bytes(2, "big") + (50000).to_bytes(2, "big")
-    data = data[:2] + b"\xff" + data[table:end] + enormous[2:] + data[size + 4 :]
+    data = data[:2] + b"\xff" * 3 + data[table:end] + enormous[2:] + data[size + 4 :]
     with pytest.raises(ImageError, match="an image of 50000 x 40000 pixels") as caught:
         bgr_of_compressed(CompressedImage("jpeg", data))
     assert caught.value.reason == "size"
