@@ -241,6 +241,28 @@ def test_spinning_ends_with_the_executor(graph):
     node.destroy_node()
 
 
+SPUN_BESIDE_THE_MAIN_THREAD = """
+import threading
+import rclpy
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.task import Future
+from yolact_ros.node.main import spin
+rclpy.init()
+node, executor = rclpy.create_node("spun"), MultiThreadedExecutor()
+node.create_timer(0.1, lambda: None)
+executor.add_node(node)
+threading.Thread(target=spin, args=(executor, node, Future())).start()
+raise ValueError("of the main thread")
+"""
+
+
+def test_spinning_ends_with_the_main_thread():
+    """As in a program whose main thread stumbled: it would stay for ever."""
+    command = [sys.executable, "-c", SPUN_BESIDE_THE_MAIN_THREAD]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1 and "of the main thread" in ended.stderr
+
+
 PROGRAM_OF_A_USER = """
 import rclpy
 from yolact_ros.node.yolact_node import YolactNode

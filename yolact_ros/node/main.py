@@ -38,8 +38,8 @@ _ENVIRONMENT = "Is the virtual environment activated that README's Install made?
 def spin(executor: Executor, node: Node, stopped: Future) -> None:
     """Run the callbacks of a node, whatever they raise.
 
-    Returns when `stopped` has a result, after a shutdown of rclpy, and when the executor has no
-    nodes, as after its own shutdown.
+    Returns when `stopped` has a result, after a shutdown of rclpy, when the executor has no nodes,
+    as after its own shutdown, and after the next callback when the main thread has ended.
     """
     from rclpy.exceptions import InvalidHandle
     from rclpy.executors import ExternalShutdownException
@@ -51,6 +51,8 @@ def spin(executor: Executor, node: Node, stopped: Future) -> None:
     # Not spin_until_future_complete: rclpy 7.1.6, of Jazzy, adds a function to the future with each
     # callback of the node.
     while executor.context.ok() and executor.get_nodes() and not stopped.done():
+        if not threading.main_thread().is_alive():  # thread pools run nothing any more
+            return
         try:
             executor.spin_once()
         except (InvalidHandle, ExternalShutdownException):
