@@ -253,6 +253,15 @@ def test_the_rate_is_limited(graph, weights, image_message):
     after, elapsed = graph.settled_summary(), time.monotonic() - start
     assert after.passed_over > before.passed_over
     assert 2 <= after.processed - before.processed <= 10 * elapsed + 1
+    # After a gap, too, one image is taken and the next one after an interval.
+    assert graph.set(max_rate=1.0) == ""
+    time.sleep(2.1)
+    before, start = graph.settled_summary(), time.monotonic()
+    graph.see(camera, small, received)
+    camera(small)
+    graph.wait_until(lambda: graph.summary().received >= before.received + 2, "both images")
+    after, elapsed = graph.settled_summary(), time.monotonic() - start
+    assert after.processed - before.processed <= 1 + elapsed
     # An image that is taken at 0.01 Hz does not delay those of a higher rate by 100 s.
     for rate in (20.0, 0.0):
         for each, count in ((0.0, 1), (0.01, 1), (rate, 3)):

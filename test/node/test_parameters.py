@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.parameter import Parameter
 
+from yolact_ros.detection import DetectionSettings
 from yolact_ros.network import PUBLISHED
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.parameters import PARAMETERS, Parameters
@@ -98,11 +99,13 @@ def test_parameters_of_others_are_passed_over():
 
 def test_the_class_filter_knows_the_classes_of_the_model():
     coco = PUBLISHED["yolact_base"].class_names
-    settings = Parameters(classes=" person,  traffic light ,").detection_settings(coco)
+    before = DetectionSettings(confidence_threshold=0.1, class_ids=(3,))
+    settings = Parameters(classes=" person,  traffic light ,").detection_settings(before, coco)
     assert settings.class_ids == (coco.index("person"), coco.index("traffic light"))
-    assert Parameters(classes="").detection_settings(coco).class_ids == ()
+    assert settings.confidence_threshold == 0.1  # of which the node has no parameter
+    assert Parameters(classes="").detection_settings(before, coco).class_ids == ()
     with pytest.raises(ValueError, match=r"no class 'persn'; .* and 70 more; close to it: person"):
-        Parameters(classes="persn").detection_settings(coco)
+        Parameters(classes="persn").detection_settings(before, coco)
 
 
 def test_topics_of_images_and_depth():

@@ -135,7 +135,8 @@ class Parameters:
     )
     score_threshold: float = parameter(
         0.3,
-        "Instances must score more than this.",
+        "Instances must score more than this. Anchors that score 0.05 or less are never "
+        "considered.",
         "at once",
         low=0.0,
         high=1.0,
@@ -280,12 +281,15 @@ class Parameters:
         }
         return dataclasses.replace(self, **values)
 
-    def detection_settings(self, class_names: tuple[str, ...]) -> DetectionSettings:
-        """Settings for a model of these classes.
+    def detection_settings(
+        self, base: DetectionSettings, class_names: tuple[str, ...]
+    ) -> DetectionSettings:
+        """The settings `base` of a model of these classes, with the values of the parameters.
 
         Raises ValueError when the class filter names a class that the model does not have.
         """
-        return DetectionSettings(
+        return dataclasses.replace(
+            base,
             score_threshold=self.score_threshold,
             nms_method=typing.cast(NmsMethod, self.nms_method),
             nms_iou_threshold=self.nms_iou_threshold,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from rclpy.clock import Clock, ClockType
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
@@ -34,6 +35,8 @@ LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
 DOUBT_LOG_PERIOD = 60.0
 """Seconds between log lines about what may be right all the same."""
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)
+"""For these periods: when the system's clock is set back, log lines go on."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,8 @@ class Pipeline:
         due = arrived if start is None else start + interval
         if arrived < due:
             return True
-        # Not the time of this image, which may come late: the rate would be lower than wanted.
-        self._interval_starts[camera] = max(due, arrived - interval)
+        # Not the time of an image that is a little late: the rate would be lower than wanted.
+        self._interval_starts[camera] = due if arrived < due + interval else arrived
         return False
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
@@ -253,7 +256,7 @@ class Pipeline:
     def _locate(
         self, frame: Frame, instances: Instances, parameters: Parameters
     ) -> Positions | None:
-        if self._depth is None or frame.depth is None:
+        if self._depth is None or frame.depth is None or not instances:
             return None
         feed, header = frame.feed, frame.image.header
         try:
@@ -264,11 +267,16 @@ class Pipeline:
                     f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
                     "positions are wrong unless the depth is registered to the images",
                     throttle_duration_sec=DOUBT_LOG_PERIOD,
+                    throttle_time_source_type=STEADY,
                 )
             return positions
         except NoDepthError as error:
             feed.statistics.without_depth()
-            feed.logger.warning(f"Positions unknown: {error}", throttle_duration_sec=LOG_PERIOD)
+            feed.logger.warning(
+                f"Positions unknown: {error}",
+                throttle_duration_sec=LOG_PERIOD,
+                throttle_time_source_type=STEADY,
+            )
         except ImageError as error:
             self._refuse_depth(feed, error)
         return None
@@ -278,11 +286,16 @@ class Pipeline:
         feed.logger.warning(
             f"Malformed image dropped on {feed.topic}: {error} ({count} so far)",
             throttle_duration_sec=LOG_PERIOD,
+            throttle_time_source_type=STEADY,
         )
 
     def _refuse_depth(self, feed: Feed, error: ImageError) -> None:
         feed.statistics.depth_refused()
-        feed.logger.warning(f"Depth not used: {error}", throttle_duration_sec=LOG_PERIOD)
+        feed.logger.warning(
+            f"Depth not used: {error}",
+            throttle_duration_sec=LOG_PERIOD,
+            throttle_time_source_type=STEADY,
+        )
 
     def _fail(self, feeds: Sequence[Feed], error: Exception) -> None:
         for feed in feeds:
@@ -290,6 +303,7 @@ class Pipeline:
             feed.logger.error(
                 f"An image of {feed.topic} could not be processed: {reason_of(error)}",
                 throttle_duration_sec=LOG_PERIOD,
+                throttle_time_source_type=STEADY,
             )
         if isinstance(error, DeviceLostError):
             self._on_lost(error)

@@ -26,7 +26,7 @@ from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
 from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
-from yolact_ros.node.pipeline import Feed, reason_of, warm_up_decoder
+from yolact_ros.node.pipeline import STEADY, Feed, reason_of, warm_up_decoder
 from yolact_ros.node.statistics import FrameStatistics, Summary
 
 DIAGNOSTICS_PERIOD = 1.0
@@ -141,7 +141,9 @@ class YolactNode(LifecycleNodeMixin, Node):
     def _set_up(self, parameters: Parameters) -> None:
         segmenter = self._load(parameters)
         with self._settings_lock:
-            segmenter.settings = self._wanted.detection_settings(segmenter.class_names)
+            segmenter.settings = self._wanted.detection_settings(
+                segmenter.settings, segmenter.class_names
+            )
             self._segmenter = segmenter
         with_markers = bool(parameters.depth_topic)
         for camera in parameters.cameras():
@@ -169,7 +171,9 @@ class YolactNode(LifecycleNodeMixin, Node):
             if info.field in fixed and getattr(parameters, info.field) == info.default
         ]
         parameters = parameters.with_values(taken)
-        segmenter.settings = parameters.detection_settings(segmenter.class_names)
+        segmenter.settings = parameters.detection_settings(
+            segmenter.settings, segmenter.class_names
+        )
         if taken:
             self.set_parameters(taken)
             self._fixed_by_file = {each.name: each.value for each in taken}
@@ -334,9 +338,10 @@ class YolactNode(LifecycleNodeMixin, Node):
                 # Not for what was wrong before: faults can be mended one by one.
                 if later and (new := set(parameters.problems()) - set(self._wanted.problems())):
                     raise ValueError("; ".join(sorted(new)))
-                if self._segmenter is not None:
-                    settings = parameters.detection_settings(self._segmenter.class_names)
-                    self._segmenter.settings = settings
+                if (segmenter := self._segmenter) is not None:
+                    segmenter.settings = parameters.detection_settings(
+                        segmenter.settings, segmenter.class_names
+                    )
             except Exception as error:  # else rclpy would leave the caller without an answer
                 return SetParametersResult(successful=False, reason=reason_of(error))
             self._wanted = parameters
@@ -375,5 +380,6 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._logger_of(camera).warning(
             f"No image on {topic} for {frames.silence:.0f} s: {silence}",
             throttle_duration_sec=SILENCE_LOG_PERIOD,
+            throttle_time_source_type=STEADY,
         )
         return CameraState(camera.name, topic, frames, silence)
