@@ -149,7 +149,8 @@ def origin(environment: Environment, python: Python | None) -> dict[str, str]:
     """What a virtual environment is made for: where this changes, it is made anew."""
     return {
         "folder": str(environment.folder),
-        "sourced python": str(python.path) if python else "",
+        # Not the path: it would change whenever the user switches his own environment on or off.
+        "sourced python": str(python.base) if python else "",
     }
 
 
@@ -314,7 +315,8 @@ def run_variables(environment: Environment) -> dict[str, str]:
     variables["ROS_LOG_DIR"] = str(environment.folder / "log" / "ros")
     variables["ROS_DOMAIN_ID"] = str(free_domain())
     variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    variables.pop("ROS_STATIC_PEERS", None)
+    for name in ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_SUPER_CLIENT"):
+        variables.pop(name, None)
     if environment.distro == "humble":  # knows only this older name
         variables["ROS_LOCALHOST_ONLY"] = "1"
     return variables

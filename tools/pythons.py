@@ -20,6 +20,7 @@ _QUESTIONS = """
 import importlib.util, json, os, sys, sysconfig
 print(json.dumps({
     "path": sys.executable,
+    "base": getattr(sys, "_base_executable", sys.executable),
     "version": sys.version_info[:2],
     "headers": os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
     "ensurepip": bool(importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv")),
@@ -33,6 +34,8 @@ class Python:
     """An interpreter that runs."""
 
     path: Path
+    base: Path
+    """The interpreter behind a virtual environment; else itself."""
     version: tuple[int, int]
     headers: bool
     """Python.h is installed: extension modules can be compiled."""
@@ -66,7 +69,8 @@ def probe(path: str | Path) -> Python | None:
         answer = json.loads(result.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return Python(**{**answer, "path": Path(answer["path"]), "version": tuple(answer["version"])})
+    paths = {name: Path(answer[name]) for name in ("path", "base")}
+    return Python(**{**answer, **paths, "version": tuple(answer["version"])})
 
 
 def candidates() -> Iterator[Python]:

@@ -86,7 +86,8 @@ def test_refuses_an_unknown_distribution(clone: Path, path_of: Path) -> None:
 
 
 def test_advice_names_what_a_python_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = pythons.Python(Path("/x/python3.11"), (3, 11), headers=False, ensurepip=False, pip=False)
+    path = Path("/x/python3.11")
+    bare = pythons.Python(path, path, (3, 11), headers=False, ensurepip=False, pip=False)
     monkeypatch.setattr(pythons, "candidates", lambda: iter([bare]))
     assert pythons.choose([(3, 11)], needs_ensurepip=False) is None
     assert "apt-get install python3.11-dev python3.11-venv" in pythons.advice([(3, 11), (3, 12)])
@@ -142,6 +143,15 @@ def test_half_an_environment_is_not_trusted(
         # Even with the right stamp: there is no interpreter that runs.
         ours.stamp.write_text(text)
         assert environment.made(ours, wanted) is None
+
+
+def test_an_environment_of_the_users_changes_nothing(tmp_path: Path) -> None:
+    """Switched on or off between two calls, it must not have ours made anew."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    before, after = pythons.probe(sys.executable), pythons.probe(tmp_path / "bin" / "python")
+    assert before is not None and after is not None and before.path != after.path
+    ours = environment.Environment("jazzy", sourced=True)
+    assert environment.origin(ours, before) == environment.origin(ours, after)
 
 
 def test_an_update_that_fails_leaves_what_works(
@@ -213,6 +223,22 @@ def test_wheels_are_kept_apart_from_an_unusable_ros(monkeypatch: pytest.MonkeyPa
     assert variables["AMENT_PREFIX_PATH"] == str(ours.venv)
     assert variables["LD_LIBRARY_PATH"] == f"{ours.venv}/lib:/usr/local/cuda/lib64"
     assert not {"PYTHONPATH", "RMW_IMPLEMENTATION", "ROS_DOMAIN_ID"} & set(variables)
+
+
+@pytest.mark.parametrize("sourced", [False, True])
+def test_what_runs_is_confined_to_this_machine(
+    sourced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    abroad = {"ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_SUPER_CLIENT"}
+    for name in abroad:
+        monkeypatch.setenv(name, "192.0.2.1:11811")
+    ours = environment.Environment("humble", sourced)
+    (ours.install / "lib" / "python3.10" / "site-packages").mkdir(parents=True)
+    variables = environment.run_variables(ours)
+    assert variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert variables["ROS_LOCALHOST_ONLY"] == "1" and 1 <= int(variables["ROS_DOMAIN_ID"]) <= 101
+    assert not abroad & set(variables)
 
 
 def test_a_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,18 @@ def test_parameter_table_is_up_to_date(repository: Path) -> None:
 
 def test_links_lead_somewhere(repository: Path) -> None:
     for document in [repository / "README.md", *(repository / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
-            if not target.startswith(("https://", "http://")):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+            if target.startswith(("https://", "http://")):
+                continue
+            file = document.parent / target if target else document
+            assert file.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(file), f"{document.name}: {target}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What its headings are called in links, as GitHub does."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_make_has_the_commands(repository: Path) -> None:
