@@ -222,13 +222,10 @@ def _wrong_place(
     box: list[float], segmentation: list[Any] | dict[str, Any], height: int, width: int
 ) -> str | None:
     """What is wrong with a box that is not around its mask, as one of other units is not."""
-    x, y, w, h = coco_mask.toBbox(as_rle(segmentation, height, width)).tolist()
-    wanted, given = np.array([x, y, x + w, y + h]), np.array(box)
-    given[2:] += given[:2]
-    overlap = np.minimum(wanted, given)[2:] - np.maximum(wanted, given)[:2]
-    shared = overlap.clip(0).prod()
-    iou = shared / (w * h + box[2] * box[3] - shared)
-    if iou >= _LEAST_IOU or np.abs(wanted - given).max() <= _NEAR:
+    x, y, w, h = around = coco_mask.toBbox(as_rle(segmentation, height, width)).tolist()
+    offsets = np.subtract(box, around)
+    offsets[2:] += offsets[:2]  # of the right and the lower side
+    if coco_mask.iou([box], [around], [0]) >= _LEAST_IOU or np.abs(offsets).max() <= _NEAR:
         return None
     return f"bbox {box} is not around its mask, which is within [{x:g}, {y:g}, {w:g}, {h:g}]"
 

@@ -171,7 +171,7 @@ def _crop(scene: _Scene, smallest: float) -> _Scene:
     is_flat = min(scene.image.shape[-2:]) * smallest < 1  # parts could be without a pixel
     for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MOST_CROPS):
         cropped = _Scene(**crop(vars(scene)))
-        boxes, inside = _cut(cropped.boxes, cropped.image, smallest=1)
+        boxes, inside = _cut(cropped.boxes, smallest=1)
         cropped = dataclasses.replace(
             cropped,
             boxes=tv_tensors.wrap(boxes[inside], like=cropped.boxes),
@@ -242,7 +242,7 @@ def _saturate(image: Tensor) -> Tensor:
 
 def _without_small(sample: Sample, smallest: float) -> Sample:
     """Without the objects whose box has a side of less than `smallest` pixels in the picture."""
-    boxes, kept = _cut(sample.boxes, sample.image, smallest)
+    boxes, kept = _cut(sample.boxes, smallest)
     return Sample(
         image=sample.image,
         boxes=tv_tensors.wrap(boxes[kept], like=sample.boxes),
@@ -252,9 +252,7 @@ def _without_small(sample: Sample, smallest: float) -> Sample:
     )
 
 
-def _cut(boxes: Tensor, image: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+def _cut(boxes: tv_tensors.BoundingBoxes, smallest: float) -> tuple[Tensor, Tensor]:
     """Boxes [n, 4] cut at the edges, and which of them have sides so long then: bool [n]."""
-    height, width = image.shape[-2:]
-    limits = torch.tensor([width, height, width, height])
-    cut = torch.minimum(boxes.as_subclass(Tensor).clamp(min=0), limits)
+    cut = v2.functional.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     return cut, (cut[:, 2:] - cut[:, :2] >= smallest).all(dim=1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolact_ros.detection import boxes
-from yolact_ros.detection.masks import crop, crop_rectangles
+from yolact_ros.detection.masks import assemble, crop, crop_rectangles
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.matching import BACKGROUND, Matching, MatchSettings, match
 from yolact_ros.training.targets import Target
@@ -206,7 +206,7 @@ def _prototype_mask_losses(
         objects = matching.objects[positives]
         truth = downsample_masks(target.masks, prototypes.shape[-2:])[objects]
         weights = coefficients[image, positives]
-        masks = torch.einsum("nk,khw->nhw", weights, prototypes[image]).sigmoid()
+        masks = assemble(weights, prototypes[image])
         masks = crop(masks, crop_rectangles(target.boxes[objects], *prototypes.shape[-2:]))
         # As if all positive anchors had been looked at.
         costs = mask_loss(masks, truth, target.boxes[objects])
@@ -282,24 +282,11 @@ def pool_masks(masks: Tensor, objects: Tensor, windows: Tensor, side: int) -> Te
     `masks` [m, H, W] of 0 and 1, `objects` [n] says which of them, `windows` [n, 4] are corners in
     0..1, cut to whole pixels. Cells are those of adaptive pooling, which overlap by a pixel.
     """
-    height, width = masks.shape[-2:]
-    top, bottom = _cells(windows[:, 1], windows[:, 3], height, side)
-    left, right = _cells(windows[:, 0], windows[:, 2], width, side)
-    # Pixels above and to the left of each corner; whole numbers, so that sums are exact.
-    before = F.pad(masks.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))
-
-    def count(rows: Tensor, columns: Tensor) -> Tensor:
-        return before[objects[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-    inside = count(bottom, right) - count(top, right) - count(bottom, left) + count(top, left)
-    area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
-    return 2 * inside > area
-
-
-def _cells(low: Tensor, high: Tensor, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """First pixels and ends [n, count] of the cells between `low` and `high` [n], at least one."""
-    first, last = (torch.minimum(low, high) * size).long(), (torch.maximum(low, high) * size).long()
-    first = first.clamp(0, size - 1)[:, None]
-    length = (last.clamp(max=size)[:, None] - first).clamp(min=1)
-    cell = torch.arange(count, device=low.device)
-    return first + cell * length // count, first - (-(cell + 1) * length // count)
+    size = windows.new_tensor(masks.shape[:0:-1])
+    low = torch.minimum(windows[:, :2], windows[:, 2:]) * size
+    high = torch.maximum(windows[:, :2], windows[:, 2:]) * size
+    first = torch.minimum(low, size - 1).long()
+    last = torch.maximum(high.long(), first + 1)  # at least a pixel
+    corners = zip(objects.tolist(), first.tolist(), last.tolist(), strict=True)
+    parts = [masks[i, y1:y2, x1:x2] for i, (x1, y1), (x2, y2) in corners]
+    return torch.stack([F.adaptive_avg_pool2d(part[None].float(), side)[0] > 0.5 for part in parts])

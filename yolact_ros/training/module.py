@@ -86,11 +86,6 @@ class TrainingModule(pl.LightningModule):
             pin_memory=self.device.type == "cuda",
         )
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
-        images, targets, paths = batch
-        images = images.to(device, non_blocking=True)
-        return images, [target.to(device, non_blocking=True) for target in targets], paths
-
     def on_train_batch_start(self, *_: Any) -> int | None:
         """Leave out what would be learned after the end: Lightning stops only behind an iteration.
 

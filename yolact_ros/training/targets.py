@@ -28,11 +28,9 @@ class Target:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
-        """The same ground truth on another device."""
-        return Target(
-            **{name: t.to(device, non_blocking=non_blocking) for name, t in vars(self).items()}
-        )
+    def to(self, device: torch.device | str) -> Target:
+        """The same ground truth on another device; called by Lightning."""
+        return Target(**{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
 
     def pin_memory(self) -> Target:
         """The same ground truth in page-locked memory; called by the data loader."""
