@@ -27,11 +27,11 @@ import cv2  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_steps  # noqa: E402
 import torch  # noqa: E402
+from gpu_boards import BOARDS, REACHED, estimates, parts  # noqa: E402
 from gpu_record import MEASURED, Files, Step, begin, supervise, work  # noqa: E402
 from gpu_report import to_markdown, wrong_kernels  # noqa: E402
 from gpu_steps import Models, Setup  # noqa: E402
 
-from yolact_ros.benchmark.boards import BOARDS, REACHED, estimates, parts  # noqa: E402
 from yolact_ros.engine.device import choose_device  # noqa: E402
 from yolact_ros.engine.failures import answers  # noqa: E402
 from yolact_ros.network import CONFIGS, EMBEDDED, PUBLISHED, NetworkConfig, config_of  # noqa: E402

@@ -21,11 +21,11 @@ from torch import Tensor
 from yolact_ros.benchmark.agreement import Agreement, compare
 from yolact_ros.benchmark.contender import Found
 from yolact_ros.benchmark.memory import measure_memory
+from yolact_ros.benchmark.models import random_weights
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless
 from yolact_ros.benchmark.published import load
 from yolact_ros.benchmark.stages import as_graph, fixed_stages_of, repeats_on
 from yolact_ros.benchmark.timing import measure
-from yolact_ros.benchmark.weights import random_network
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
 from yolact_ros.data import DataSource
 from yolact_ros.detection import DetectionSettings
@@ -105,9 +105,7 @@ class Models:
 
     def weights(self, config: NetworkConfig) -> Path:
         path = self.setup.folder / f"{config.name}-{config.dcn_variant}.safetensors"
-        if not path.exists():
-            save_weights(random_network(config, preprocess([self.setup.image], config)), path)
-        return path
+        return random_weights(config, self.setup.image.numpy(), path)
 
     def network(self, config: NetworkConfig) -> Yolact:
         return load_network(self.weights(config), config)
@@ -154,14 +152,11 @@ def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
     segmenter.warm_up(setup.image_size)  # the step before did, unless its process died
     image = setup.image.numpy()
 
-    def to_host(found: Found) -> Found:
-        return Found(*(each.cpu() for each in found))
-
     times = setup.time(
         {
             "ours": lambda: segmenter(image),
             "ours, full-size masks": lambda: segmenter(image).masks,
-            "published": lambda: to_host(theirs(image)),
+            "published": lambda: theirs(image).cpu(),
             "published, masks left on the device": lambda: theirs(image),
         }
     )
@@ -180,7 +175,7 @@ def agreement(setup: Setup, config: NetworkConfig) -> Agreement:
     found = Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)(image)
     ours = Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
     theirs = load(setup.reference, net, setup.device, SCORE)(image)
-    return compare(ours, Found(*(each.cpu() for each in theirs)))
+    return compare(ours, theirs.cpu())
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from yolact_ros.detection import Instances
 
 
 class Found(NamedTuple):
-    """n instances in one image, in the memory of the host."""
+    """n instances in one image."""
 
     boxes: Tensor
     """[n, 4] (x1, y1, x2, y2) in pixels of the image."""
@@ -25,6 +25,10 @@ class Found(NamedTuple):
     """[n]."""
     masks: Tensor
     """[n, H, W]; above one half inside."""
+
+    def cpu(self) -> Found:
+        """The same in the memory of the host."""
+        return Found(*(each.cpu() for each in self))
 
 
 def masks_of(instances: Instances) -> Tensor:
@@ -40,5 +44,5 @@ class Contender:
 
     name: str
     segment: Callable[[npt.NDArray[np.uint8]], Found]
-    """Takes a BGR image [H, W, 3]."""
+    """Takes a BGR image [H, W, 3], gives what is found in the memory of the host."""
     note: str = ""

@@ -69,7 +69,8 @@ def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model
     model, weights = _split(spec)
     note = ""
     if not weights and model in PUBLISHED:
-        weights = _random_weights(model, settings.image, settings.keep or folder)
+        path = (settings.keep or folder) / f"{model}.safetensors"
+        weights = str(random_weights(config_of(model), settings.image, path))
         model, note = "", "random weights"
     options: dict[str, Any] = {
         "model": model,
@@ -103,10 +104,8 @@ def _told_apart(models: Sequence[Model]) -> list[Model]:
     return list({model.name: model for model in named}.values())
 
 
-def _random_weights(name: str, image: Image, folder: Path) -> str:
-    """The file with random weights of a model, which is written if it is not there."""
-    path = folder / f"{name}.safetensors"
+def random_weights(config: NetworkConfig, image: Image, path: Path) -> Path:
+    """The file with weights of `random_network` for an image, written if it is not there."""
     if not path.exists():
-        config = config_of(name)
         save_weights(random_network(config, preprocess([torch.from_numpy(image)], config)), path)
-    return str(path)
+    return path

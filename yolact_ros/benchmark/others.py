@@ -21,7 +21,8 @@ from torchvision.ops import clip_boxes_to_image
 from yolact_ros.benchmark.contender import Contender, Found
 from yolact_ros.benchmark.weights import adopt_statistics
 from yolact_ros.detection import DetectionSettings
-from yolact_ros.detection.boxes import iou
+from yolact_ros.detection.candidates import take
+from yolact_ros.detection.nms import suppress
 
 
 def mask_rcnn(device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: bool) -> Contender:
@@ -44,7 +45,7 @@ def mask_rcnn(device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: b
     def segment(image: npt.NDArray[np.uint8]) -> Found:
         out = net([tensor_of(image)])[0]
         masks = out["masks"].squeeze(1) > 0.5
-        return Found(*(each.cpu() for each in (out["boxes"], out["scores"], out["labels"], masks)))
+        return Found(out["boxes"], out["scores"], out["labels"], masks).cpu()
 
     with torch.no_grad():
         adopt_statistics(net.backbone, net.transform([tensor_of(image)])[0].tensors)
@@ -70,13 +71,11 @@ def _fast_postprocess(
         classes = scores[:, 1:].mT  # [C, N], without background
         top, index = classes.topk(min(settings.nms_top_k, classes.shape[1]))
         boxes = clip_boxes_to_image(boxes, size)[:, 1:].transpose(0, 1)  # [C, N, 4]
-        boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-        overlaps = iou(boxes, boxes).triu_(diagonal=1).amax(dim=1)
-        top = top.masked_fill(overlaps > heads.nms_thresh, 0)
+        top = suppress(boxes, index, top, heads.nms_thresh)
         kept, order = top.flatten().topk(min(heads.detections_per_img, top.numel()))
         order = order[kept > heads.score_thresh]
         labels = order // top.shape[1] + 1
-        found.append((boxes.flatten(0, 1)[order], kept[: len(order)], labels))
+        found.append((take(boxes, index).flatten(0, 1)[order], kept[: len(order)], labels))
     return tuple(list(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -113,7 +112,7 @@ def ultralytics(
         result = net.predict(image, conf=score, **options)[0]
         boxes = result.boxes
         masks = torch.zeros(0, *image.shape[:2]) if result.masks is None else result.masks.data
-        return Found(boxes.xyxy.cpu(), boxes.conf.cpu(), boxes.cls.cpu().long(), masks.cpu())
+        return Found(boxes.xyxy, boxes.conf, boxes.cls.long(), masks).cpu()
 
     found = net.predict(image, conf=1e-9, **options)[0].boxes.conf
     torch.set_num_threads(threads)

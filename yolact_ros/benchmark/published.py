@@ -59,12 +59,8 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
 
     Raises as `load` does.
     """
-    segment = load(checkout, net, device, score)
-
-    def to_host(image: npt.NDArray[np.uint8]) -> Found:
-        return Found(*(each.cpu() for each in segment(image)))
-
-    return Contender(f"published {net.config.name}", to_host, "the same weights")
+    segment, name = load(checkout, net, device, score), f"published {net.config.name}"
+    return Contender(name, lambda image: segment(image).cpu(), "the same weights")
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -244,17 +244,11 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
 
 def write_json(report: Report, path: Path) -> None:
     """Write all of it: data classes become objects, and each timing its median and 99 % too."""
-    path.write_text(json.dumps(_with_statistics(report, asdict(report)), indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2, default=_fields) + "\n")
 
 
-def _with_statistics(value: Any, plain: Any) -> Any:
-    """`plain`, which is `asdict(value)`, with what the properties of a timing say."""
+def _fields(value: object) -> dict[str, Any]:
+    """Of a data class; of a timing also what its properties say."""
     if isinstance(value, Timing):
-        return {"median": value.median, "percentile_99": value.percentile_99, **plain}
-    if isinstance(value, dict):
-        return {key: _with_statistics(value[key], plain[key]) for key in value}
-    if isinstance(value, tuple | list):
-        return [_with_statistics(a, b) for a, b in zip(value, plain, strict=True)]
-    if isinstance(plain, dict):
-        return {key: _with_statistics(getattr(value, key), each) for key, each in plain.items()}
-    return plain
+        return {"median": value.median, "percentile_99": value.percentile_99, **vars(value)}
+    return vars(value)

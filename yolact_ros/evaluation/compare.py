@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from yolact_ros.benchmark.models import random_weights
 from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.timing import check_limits, measure
-from yolact_ros.benchmark.weights import random_network
 from yolact_ros.data import DataSource
-from yolact_ros.engine import Image, Segmenter, preprocess
+from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.evaluation.coco import evaluate, read_source
 from yolact_ros.evaluation.papers import Comparison, Row
-from yolact_ros.network import NetworkConfig, WeightsError, config_of, save_weights
+from yolact_ros.network import NetworkConfig, WeightsError, config_of
 
 RANDOM = "random"
 
@@ -213,8 +212,6 @@ def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
 
 def _random(config: NetworkConfig, image: Image, options: dict[str, Any]) -> Segmenter:
     """Random weights that find as much in the image as is kept at most."""
-    net = random_network(config, preprocess([torch.from_numpy(image)], config))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.safetensors"
-        save_weights(net, path)
-        return Segmenter(weights=path, **options)
+        weights = random_weights(config, image, Path(folder) / "random.safetensors")
+        return Segmenter(weights=weights, **options)
