@@ -9,6 +9,7 @@ from yolact_ros.data.coco import (
     category_ids,
     class_names,
     decode_mask,
+    encode_mask,
     read_image,
     read_records,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "class_names",
     "crowd_remark",
     "decode_mask",
+    "encode_mask",
     "read_countable",
     "read_image",
     "read_json",

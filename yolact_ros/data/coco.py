@@ -171,6 +171,12 @@ def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.ui
     return np.asarray(coco_mask.decode(as_rle(segmentation, height, width)), np.uint8)
 
 
+def encode_mask(mask: npt.NDArray[Any]) -> dict[str, Any]:
+    """The compressed RLE, as JSON takes it, of a mask [height, width] of 0 and 1, or bool."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
 def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """The compressed RLE of polygons or either form of RLE."""
     rle: dict[str, Any] = coco_mask.merge(as_rles(segmentation, height, width))

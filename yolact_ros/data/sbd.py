@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataError, read_image
+from yolact_ros.data.coco import encode_mask, read_image
+from yolact_ros.data.entries import DataError
 from yolact_ros.extras import how_to_install
 
 
@@ -83,13 +83,8 @@ def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
 
 def _annotate(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """Boxes hold all of the mask's pixels; the published conversion leaves out the last ones."""
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    counts = rle["counts"]
     return {
-        "segmentation": {
-            "size": list(mask.shape),
-            "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-        },
+        "segmentation": encode_mask(mask),
         "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
         "area": int(mask.sum()),
         "iscrowd": 0,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,24 +45,17 @@ class Instances:
             index = [range(len(self))[int(index)]]  # IndexError on every device
         elif isinstance(index, Tensor):
             index = index.reshape(-1)  # one without dimensions is an index
-        chosen = {
-            f.name: getattr(self, f.name)[index]
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor | SmallMasks | PackedMasks)
-        }
-        return replace(self, **chosen)
+        return self._with_each(lambda values: values[index])
 
     def to(self, device: torch.device | str) -> Instances:
         """The same on another device."""
-        masks = self.stored_masks
-        return replace(
-            self,
-            boxes=self.boxes.to(device),
-            scores=self.scores.to(device),
-            mask_scores=self.mask_scores.to(device),
-            class_ids=self.class_ids.to(device),
-            stored_masks=None if masks is None else masks.to(device),
-        )
+        return self._with_each(lambda values: values.to(device))
+
+    def _with_each(self, change: Callable[[Any], Any]) -> Instances:
+        """With every tensor, and the masks, changed alike."""
+        kinds = (Tensor, SmallMasks, PackedMasks)
+        changed = {n: change(v) for n, v in vars(self).items() if isinstance(v, kinds)}
+        return replace(self, **changed)
 
     @property
     def has_masks(self) -> bool:

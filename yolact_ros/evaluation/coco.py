@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from yolact_ros.data import (
     DataSource,
     as_rle,
     category_ids,
+    encode_mask,
     read_countable,
     read_image,
 )
@@ -77,14 +77,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a model found in some images of a data set, one entry for each, in order."""
+    """What a model found in some images of a data set, in order."""
 
     categories: dict[str, int]
     """The data set's category ids of the classes that it shares with the model."""
     has_masks: bool
-    masks: list[list[Result]]
-    boxes: list[list[Result]]
+    masks: list[Result]
+    boxes: list[Result]
     times: list[StageTimes]
+    """One for each image."""
 
 
 def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def evaluate_parallel(
             for i, maker in enumerate(makers)
         ]
         shares = [job.result() for job in jobs]
-    return summarise(content, _interleave(shares))
+    return summarise(content, _join(shares))
 
 
 def _find_share(
@@ -139,7 +140,8 @@ def _find_share(
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     segmenter = maker()
     content = read_source(segmenter, source)
-    content["images"] = content["images"][share::shares]
+    first, end = (i * len(content["images"]) // shares for i in (share, share + 1))
+    content["images"] = content["images"][first:end]
     return find(segmenter, source, content, progress and share == 0)
 
 
@@ -147,15 +149,14 @@ def _has_masks(segmenter: Segmenter) -> bool:
     return segmenter.config.mask_branch != "none"
 
 
-def _interleave(shares: list[Findings]) -> Findings:
-    """Findings of every nth image, from the first, the second ..., as those of all images."""
+def _join(shares: Sequence[Findings]) -> Findings:
+    """Findings of one part of the images after the other as those of all."""
 
-    def merge(name: str) -> list[Any]:
-        rounds = itertools.zip_longest(*(getattr(share, name) for share in shares))
-        return [each for entries in rounds for each in entries if each is not None]
+    def joined(name: str) -> list[Any]:
+        return [each for share in shares for each in getattr(share, name)]
 
     return dataclasses.replace(
-        shares[0], masks=merge("masks"), boxes=merge("boxes"), times=merge("times")
+        shares[0], masks=joined("masks"), boxes=joined("boxes"), times=joined("times")
     )
 
 
@@ -171,8 +172,8 @@ def find(
         picture = read_image(folder / image["file_name"], size)
         (instances,), stages = segmenter.submit([picture]).result()
         masks, boxes = to_results(image["id"], instances, categories)
-        findings.masks.append(masks)
-        findings.boxes.append(boxes)
+        findings.masks.extend(masks)
+        findings.boxes.extend(boxes)
         findings.times.append(stages)
     return findings
 
@@ -180,15 +181,13 @@ def find(
 def summarise(content: dict[str, Any], findings: Findings) -> Evaluation:
     """Accuracy of what was found in all images of a data set whose file has the `content`."""
     categories, truth = findings.categories, ground_truth(content, findings.has_masks)
-    masks = list(itertools.chain.from_iterable(findings.masks))
-    boxes = list(itertools.chain.from_iterable(findings.boxes))
     return Evaluation(
         image_ids=tuple(image["id"] for image in content["images"]),
         milliseconds=_median(findings.times),
-        boxes=score(truth, boxes, "bbox", categories),
-        masks=score(truth, masks, "segm", categories) if findings.has_masks else None,
-        box_results=boxes,
-        mask_results=masks,
+        boxes=score(truth, findings.boxes, "bbox", categories),
+        masks=score(truth, findings.masks, "segm", categories) if findings.has_masks else None,
+        box_results=findings.boxes,
+        mask_results=findings.masks,
     )
 
 
@@ -230,11 +229,8 @@ def _encode(instances: Instances) -> list[dict[str, Any]]:
     for i in range(len(instances)):
         window = regions.window(i, image)
         window.copy_(regions.mask(i))
-        rle = coco_mask.encode(image.numpy())
+        rles.append(encode_mask(image.numpy()))
         window.zero_()
-        counts = rle["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        rles.append({"size": [int(n) for n in rle["size"]], "counts": text})
     return rles
 
 

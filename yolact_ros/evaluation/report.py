@@ -38,7 +38,7 @@ def table(evaluation: Evaluation, classes: bool = False) -> str:
     for kind, scores in (("mask", evaluation.masks), ("box", evaluation.boxes)):
         if scores is None:
             continue
-        lines.append(_line(f"{kind}", scores.overall))
+        lines.append(_line(kind, scores.overall))
         if classes:
             lines += [_line(f"  {name}", value) for name, value in scores.of_class.items()]
     times = dataclasses.asdict(evaluation.milliseconds)

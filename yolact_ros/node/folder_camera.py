@@ -17,7 +17,9 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
+from yolact_ros.node.messages import bgr_image
 from yolact_ros.pictures import read_picture
 
 
@@ -59,12 +61,7 @@ def read_pictures(folder: Path) -> dict[str, Image]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             continue
-        pixels = read_picture(path)
-        height, width, _ = pixels.shape
-        message = Image(height=height, width=width, encoding="bgr8", step=3 * width)
-        message.header.frame_id = path.name
-        message.data.frombytes(pixels.tobytes())
-        messages[path.name] = message
+        messages[path.name] = bgr_image(Header(frame_id=path.name), read_picture(path))
     if not messages:
         raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
     return messages

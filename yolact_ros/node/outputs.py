@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rclpy.lifecycle import LifecycleNodeMixin
+from rclpy.lifecycle import LifecycleNodeMixin, LifecyclePublisher
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
@@ -39,10 +39,12 @@ class Outputs:
         with_markers: bool,
     ) -> None:
         def publisher(kind: type, topic: str):  # type: ignore[no-untyped-def]
-            return node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH)
+            self._publishers.append(node.create_lifecycle_publisher(kind, topic, QUEUE_DEPTH))
+            return self._publishers[-1]
 
         overlay = camera.output("overlay")
         self._node = node
+        self._publishers: list[LifecyclePublisher] = []
         self._instances = publisher(InstanceArray, camera.output("instances"))
         self._overlay = publisher(Image, overlay)
         # Viewers look for it beside what the overlay was remapped to.
@@ -105,12 +107,5 @@ class Outputs:
 
     def destroy(self) -> None:
         """Take the publishers off the graph."""
-        for publisher in (
-            self._instances,
-            self._overlay,
-            self._compressed,
-            self._labels,
-            self._markers,
-        ):
-            if publisher is not None:
-                self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)

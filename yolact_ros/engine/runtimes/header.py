@@ -156,7 +156,7 @@ class Header:
             config = NetworkConfig.from_dict(json.loads(values["config"]))
             settings, mask_iou = None, None
             if "detection" in values:
-                settings = _settings(json.loads(values["detection"]))
+                settings = DetectionSettings(**json.loads(values["detection"]))
             if config.mask_rescoring:
                 mask_iou = MaskIoUNet(config.num_classes).eval().requires_grad_(False)
                 content = base64.b64decode(values["mask_iou"], validate=True)
@@ -177,8 +177,3 @@ def _input(config: NetworkConfig) -> dict[str, object]:
     """What an image must become: mean and standard deviation are those of R, G and B in 0..255."""
     mean, std = NORMALISATION[config.backbone]
     return {"size": config.image_size, "channels": "RGB", "mean": mean[::-1], "std": std[::-1]}
-
-
-def _settings(values: dict[str, object]) -> DetectionSettings:
-    ids = values.pop("class_ids")
-    return DetectionSettings(**values, class_ids=tuple(ids))  # type: ignore[arg-type]
