@@ -4,7 +4,7 @@ python tools/tensorrt_engine.py yolact.onnx --batch 4
 
 To be run on the board or machine that will use the engine: an engine is for one kind of GPU and one
 version of TensorRT. Needs TensorRT's program trtexec and the packages of requirements/core.txt and
-onnx.
+onnx. TensorRT 11 and later take the precision from the file, earlier ones build in half precision.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # the repository, installed or not
 
-from yolact_ros.engine.runtimes import Header  # noqa: E402
 from yolact_ros.engine.runtimes.tracing import INPUT  # noqa: E402
-from yolact_ros.network import WeightsError  # noqa: E402
 
 ON_JETSON = "/usr/src/tensorrt/bin/trtexec"
 """JetPack does not put it on PATH."""
@@ -59,8 +57,11 @@ class Engine:
         return f"{INPUT}:{count}x3x{self.image_size}x{self.image_size}"
 
 
-def header_of(path: Path) -> Header:
-    """What an .onnx file says of itself. Raises EngineError for what is no exported network."""
+def image_size_of(path: Path) -> int:
+    """The side of the images that an .onnx file takes, which other tools may have converted.
+
+    Raises EngineError for what is no exported network.
+    """
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -68,12 +69,16 @@ def header_of(path: Path) -> Header:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load(path, load_external_data=False)
-        return Header.from_metadata({p.key: p.value for p in model.metadata_props}, path)
+        inputs = onnx.load(path, load_external_data=False).graph.input
     except DecodeError as error:
         raise EngineError(f"{path} is no ONNX model: {error}") from error
-    except (OSError, WeightsError) as error:
+    except OSError as error:
         raise EngineError(str(error)) from error
+    for each in inputs:
+        sides = [side.dim_value for side in each.type.tensor_type.shape.dim]
+        if each.name == INPUT and len(sides) == 4:
+            return int(sides[-1])
+    raise EngineError(f"{path} is no network of `yolact export`: it has no input {INPUT!r}")
 
 
 def find_trtexec(name: str) -> str:
@@ -87,17 +92,27 @@ def find_trtexec(name: str) -> str:
     )
 
 
+def knows_half(trtexec: str) -> bool:
+    """Whether this TensorRT chooses the precision itself."""
+    told = subprocess.run([trtexec, "--help"], capture_output=True, text=True, check=False)
+    return "--fp16" in told.stdout + told.stderr
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        size = header_of(options.onnx).config.image_size
-        path = options.engine or options.onnx.with_suffix(".engine")
-        engine = Engine(options.onnx, path, size, options.batch, half=not options.float32)
+        size = image_size_of(options.onnx)
         trtexec = options.trtexec if options.show else find_trtexec(options.trtexec)
     except EngineError as error:
         print(f"tensorrt_engine: {error}", file=sys.stderr)
         return 1
+    half = not options.float32
+    if half and not options.show and not knows_half(trtexec):
+        print("This TensorRT takes the precision from the file (docs/export.md has half precision)")
+        half = False
+    path = options.engine or options.onnx.with_suffix(".engine")
+    engine = Engine(options.onnx, path, size, options.batch, half)
     for command in (engine.build(trtexec), engine.time(trtexec)):
         print(shlex.join(command), flush=True)
         if not options.show and (status := subprocess.run(command, check=False).returncode):

@@ -25,6 +25,28 @@ def test_the_commands_fit_the_network(onnx_file, capsys):
     assert "--fp16" not in capsys.readouterr().out
 
 
+TRTEXEC = """#!/bin/sh
+case "$1" in --help) echo "HELP";; *) echo "$@" >> "$0.log";; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "half"), [("--fp16  Enable fp16 precision", True), ("", False)]
+)
+def test_the_precision_is_left_to_the_file_where_tensorrt_wants_that(
+    onnx_file, tmp_path, capsys, version, half
+):
+    """TensorRT 11 has no such option and would end with an error."""
+    program = tmp_path / "trtexec"
+    program.write_text(TRTEXEC.replace("HELP", version))
+    program.chmod(0o755)
+    words = [str(onnx_file), "--engine", str(tmp_path / "e.engine"), "--trtexec", str(program)]
+    assert tensorrt_engine.main(words) == 0
+    build, time = (tmp_path / "trtexec.log").read_text().splitlines()
+    assert ("--fp16" in build) == half and "--loadEngine" in time
+    assert ("takes the precision from the file" in capsys.readouterr().out) != half
+
+
 def test_it_needs_no_installation(repository, onnx_file):
     tool = repository / "tools" / "tensorrt_engine.py"
     command = [sys.executable, "-I", str(tool), str(onnx_file), "--show"]
