@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataError, DataSource, check, class_names, read_json, read_records
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    check,
+    class_names,
+    read_countable,
+    read_json,
+    read_records,
+)
 
 NAMES = ("a.png", "b.png")
 
@@ -126,3 +134,35 @@ def test_what_is_wrong_with_many_is_said_once(tmp_path, capsys):
     assert "7 entries are wrong" in err
     with pytest.raises(DataError, match="annotation 0, 1, 2, 3, 4 and 2 more: it has no mask"):
         check(source).raise_if_bad()
+
+
+def test_a_heading_may_have_the_name_of_the_only_class(tmp_path):
+    data = content()
+    data["categories"] = [
+        {"id": 0, "name": "person", "supercategory": "none"},
+        {"id": 1, "name": "person", "supercategory": "person"},
+    ]
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 1
+    source = export(tmp_path, "data.json", "images", data)
+    found = check(source)
+    assert found.problems == () and [c["id"] for c in found.content["categories"]] == [1]
+
+
+def test_folders_may_have_colons_in_their_names(tmp_path):
+    source = export(tmp_path / "10:30", "data.json", "images", content())
+    assert check(DataSource.parse(str(source.annotations))).problems == ()
+    both = DataSource.parse(f"{tmp_path}/10:30/data.json:{tmp_path}/a:b")
+    assert both == DataSource(tmp_path / "10:30" / "data.json", tmp_path / "a:b")
+
+
+def test_what_cannot_be_counted_is_refused_before_the_work(tmp_path):
+    data = content()
+    far = [10, 10, 40, 10, 1234567890, 50, 10, 50]
+    data["annotations"][0]["segmentation"] = [far]
+    source = export(tmp_path, "data.json", "images", data)
+    with pytest.raises(DataError, match="has 1234567890, far outside an image"):
+        read_countable(source, masks=True)
+    source.annotations.write_text(json.dumps(data | {"images": [], "annotations": []}))
+    with pytest.raises(DataError, match="has no images"):
+        read_countable(source, masks=True)

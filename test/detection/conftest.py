@@ -19,7 +19,9 @@ def scene(boxes: Tensor, scores: Tensor, prototypes: int = 4, seed: int = 0) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     batch, count = boxes.shape[:2]
-    anchors = torch.cat((torch.rand(count, 2), torch.full((count, 2), 0.25)), dim=1)
+    anchors = torch.cat(
+        (torch.rand(count, 2, generator=generator), torch.full((count, 2), 0.25)), dim=1
+    )
     background = 1 - scores.sum(dim=-1, keepdim=True)
     return (
         Predictions(

@@ -147,6 +147,8 @@ def test_average_precision_is_that_of_pycocotools(annotated, tmp_path, kind, cla
     everything = ours.overall
     found = [getattr(everything, n) for n in ("ap", "ap50", "ap75", "small", "medium", "large")]
     assert found == pytest.approx(list(theirs.stats[:6]), abs=1e-6)
+    at_70 = theirs.eval["precision"][4, :, :, 0, -1]
+    assert everything.ap70 == pytest.approx(at_70[at_70 > -1].mean(), abs=1e-6)
     assert 0.1 < everything.ap < everything.ap50 < 1 and min(found) > 0
     for name, category in categories.items():
         # [thresholds, recalls, classes, areas, numbers of detections]; -1: nothing to find

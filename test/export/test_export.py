@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from yolact_ros.benchmark.agreement import Agreement
 from yolact_ros.cli import main
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import Header
 from yolact_ros.export import ExportError, check, export
-from yolact_ros.export.check import FLOAT
+from yolact_ros.export.check import FLOAT, Checked, PictureCheck
 from yolact_ros.network import NetworkConfig, WeightsError
 from yolact_ros.network.config import Backbone
 
@@ -423,3 +424,21 @@ def test_what_an_export_has_decided_cannot_be_chosen(exported, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"{name}=.* is not allowed"):
         Segmenter(weights=exported("small", ".onnx", False), **options)
+
+
+@pytest.mark.parametrize(
+    ("differs", "told"),
+    [
+        ({}, None),
+        ({"score_difference": 0.006}, "a score differs"),
+        ({"box_difference": 1.1}, "an edge of a box"),
+        ({"mean_mask_iou": 0.98}, "mean IoU"),
+        ({"instances": 0, "matched": 0}, "nothing was compared"),
+    ],
+)
+def test_each_difference_fails_the_check(differs, told):
+    same = {"instances": 10, "matched": 10, "score_difference": 0.0, "box_difference": 0.0}
+    same |= {"mask_iou": 1.0, "mean_mask_iou": 1.0}
+    compared = PictureCheck("a", Agreement(**same | differs), None)
+    problems = Checked((compared,), FLOAT).problems
+    assert len(problems) == bool(told) and (told or "") in "".join(problems)

@@ -439,3 +439,25 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
     count = len(shown)
     assert graph.transition("shutdown")
     graph.wait_until(lambda: len(shown) > count and len(shown[-1].markers) == 1, "them to go again")
+
+
+def test_what_is_near_the_median_is_the_objects():
+    """A wall half a metre behind is not, all of a table that leads away is."""
+    instances = Instances(
+        boxes=torch.tensor([[0.0, 0, 160, 120]]),
+        scores=torch.ones(1),
+        mask_scores=torch.ones(1),
+        class_ids=torch.zeros(1, dtype=torch.int64),
+        image_size=(120, 160),
+        class_names=("table",),
+        stored_masks=SmallMasks(
+            torch.ones(1, 30, 40),
+            torch.tensor([[0.0, 0, 160, 120]]),
+            torch.tensor([[0, 0, 40, 30]]),
+        ),
+    )
+    depth = np.full((120, 160), 1.5, np.float32)
+    depth[:, 140:] = 2.0
+    assert locate(instances, depth, calibration()).sizes[0, 2] == 0
+    table = np.linspace(1, 2, 160, dtype=np.float32)[None].repeat(120, axis=0)
+    assert locate(instances, table, calibration()).sizes[0, 2] == pytest.approx(1)

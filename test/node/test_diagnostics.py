@@ -222,3 +222,45 @@ def test_statistics_count_and_measure():
     assert summary.latencies["network"].median == np.median(newest)
     assert summary.latencies["total"].percentile_99 == 2 * np.percentile(newest, 99)
     assert summary.rate_out > summary.rate_in > 0 and summary.silence < 60
+
+
+@pytest.mark.parametrize(
+    ("happen", "level", "told"),
+    [
+        (lambda counted: counted.failed(), DiagnosticStatus.ERROR, "1 images failed"),
+        (
+            lambda counted: counted.refused("data", accepted=True),
+            DiagnosticStatus.WARN,
+            "1 malformed",
+        ),
+    ],
+)
+def test_an_image_without_an_answer_is_not_waited_for(happen, level, told):
+    counted = FrameStatistics()
+    counted.arrived()
+    counted.accepted()
+    happen(counted)
+    frames = counted.summary()
+    assert frames.unanswered == 0
+    state = NodeState("/yolact", "active", "", "", "cpu", image_timeout=5.0)
+    status = diagnostic_array(Time(), state, [CameraState("", "/i", frames)]).status[1]
+    assert status.level == level and told in status.message
+
+
+def test_a_new_timeout_takes_effect_at_once(graph, weights):
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, image_timeout=3600.0)
+    assert graph.set(image_timeout=0.1) == ""
+
+    def told():
+        found = [status for message in messages for status in message.status]
+        return any(s.level == DiagnosticStatus.WARN and "no image" in s.message for s in found)
+
+    graph.wait_until(told, "a warning")
+
+
+def test_a_clock_that_stands_still_stops_nothing(graph, weights):
+    """With use_sim_time, before the bag is played."""
+    messages = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.start(weights=weights, use_sim_time=True)
+    graph.wait_until(lambda: messages, "diagnostics")

@@ -2,9 +2,11 @@
 
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
@@ -13,11 +15,16 @@ import cv2
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from yolact_ros.msg import InstanceArray
 
 from yolact_ros import masks
+from yolact_ros.detection import Instances
 from yolact_ros.engine import draw_overlay
 from yolact_ros.node import images, outputs
+from yolact_ros.node.messages import instance_array
+from yolact_ros.node.parameters import Parameters
+from yolact_ros.node.pipeline import Pipeline
 
 SETTINGS = {"score_threshold": 0.0, "top_k": 5}
 
@@ -221,7 +228,7 @@ def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
     # that lagged would have a hundred to answer.
     assert len(received) - at_the_end <= 10
     assert stamps == sorted(stamps) and len(set(stamps[1:])) == len(stamps[1:])
-    summary = graph.summary()
+    summary = graph.settled_summary()  # an answer is counted after it was sent
     assert summary.received == summary.processed + summary.passed_over
     assert summary.rate_in >= summary.rate_out > 0
 
@@ -357,3 +364,30 @@ def test_changes_that_do_not_fit_each_other_are_refused_together(graph, weights)
     reason = graph.set(model="yolact_plus_resnet50", backbone="darknet53", score_threshold=0.7)
     assert "deformable" in reason
     assert graph.get("score_threshold") == 0.3 and graph.get("model") == ""
+
+
+def test_the_whole_rate_is_used():
+    """Of a camera whose rate is no multiple of it."""
+    node = SimpleNamespace(_current=lambda: Parameters(max_rate=20.0), _interval_starts={})
+    taken = [not Pipeline._comes_too_early(node, "camera", 100 + i / 30) for i in range(300)]
+    assert sum(taken) == pytest.approx(200, abs=1)
+
+
+def test_boxes_of_messages_lie_in_the_image():
+    boxes = [[220, 10, 200, 20], [1e12, 0, 200, 50], [0, 0, -30, 50], [3.7, 4.2, 9.9, 8]]
+    instances = Instances(
+        boxes=torch.tensor(boxes),
+        scores=torch.ones(4),
+        mask_scores=torch.ones(4),
+        class_ids=torch.zeros(4, dtype=torch.int64),
+        image_size=(100, 200),
+        class_names=("person",),
+        stored_masks=None,
+    )
+    found = [each.box for each in instance_array(Header(), instances, "rle").instances]
+    assert [(box.x_offset, box.y_offset, box.width, box.height) for box in found] == [
+        (200, 10, 0, 10),
+        (200, 0, 0, 50),
+        (0, 0, 0, 50),
+        (3, 4, 6, 4),
+    ]

@@ -118,6 +118,7 @@ def arguments():
             f"--network={json.dumps(settings.network)}",
             f"--start={settings.start}",
             *(f"--schedule.{name}={getattr(schedule, name)}" for name in names),
+            f"--losses.masks_per_image={json.dumps(settings.losses.masks_per_image)}",
             f"--workers={settings.workers}",
             f"--save_every={settings.save_every}",
             "--log_every=1",

@@ -1,6 +1,7 @@
 """Pictures, masks and boxes stay together through augmentation, in an order that repeats."""
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -310,3 +311,40 @@ def test_flat_pictures_stay_whole():
     for seed in range(40):
         torch.manual_seed(seed)
         assert augment(sample, 64, AugmentationSettings()).image.shape == (3, 64, 64)
+
+
+def test_half_of_the_pictures_are_mirrored():
+    settings, left = dataclasses.replace(NO_AUGMENTATION, mirror=True), []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        left.append(round(augment(coloured_sample(), 160, settings).boxes[0, 0].item()))
+    assert set(left) == {10, 100} and 30 <= left.count(100) <= 70
+
+
+def test_hue_and_saturation_change():
+    image = torch.tensor([150, 110, 90], dtype=torch.uint8).view(3, 1, 1).expand(3, 120, 160)
+    sample = dataclasses.replace(coloured_sample(), image=tv_tensors.Image(image.clone()))
+    settings = dataclasses.replace(NO_AUGMENTATION, photometric=True)
+    hues, chromas = [], []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        r, g, b = augment(sample, 64, settings).image[:, 32, 32].tolist()
+        chroma = max(r, g, b) - min(r, g, b)
+        hues.append((g - b) / max(chroma, 1) if r == max(r, g, b) else math.inf)
+        chromas.append(chroma)
+    changed = (np.abs(np.array(hues) - 1 / 3) > 0.08).mean()
+    assert 0.2 < changed < 0.7, "half of them, and not all by much"
+    assert min(chromas) < 0.4 * 60 and max(chromas) > 1.7 * 60
+
+
+def test_objects_are_pasted_into_the_share_of_pictures_that_was_asked_for(shapes):
+    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+
+    def share(probability):
+        settings = dataclasses.replace(NO_AUGMENTATION, copy_paste=probability)
+        data = InstanceDataset(records, 96, settings)
+        plain = data[Draw(1, 0, plain=True)][0]
+        return np.mean([not torch.equal(data[Draw(1, seed)][0], plain) for seed in range(60)])
+
+    never, half, always = (share(each) for each in (0, 0.5, 1))
+    assert never == 0 and 0.15 < half < 0.6 < always

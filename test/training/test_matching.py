@@ -62,3 +62,14 @@ def test_an_image_without_objects_is_background():
 def test_bad_thresholds_are_refused():
     with pytest.raises(ValueError, match=r"negative_iou=0\.6 and positive_iou=0\.5"):
         MatchSettings(negative_iou=0.6)
+
+
+def test_anchors_that_lie_in_a_crowd_by_seven_tenths_are_ignored():
+    grid = anchors(
+        (0.7, 0.7, 0.9, 0.9),  # the object itself
+        (0.2, 0.0, 0.3, 0.1),  # all of it in the crowd
+        (0.225, 0.0, 0.335, 0.1),  # 73 %
+        (0.24, 0.0, 0.34, 0.1),  # 65 %
+    )
+    matching = match(grid, target([[0.7, 0.7, 0.9, 0.9]], crowds=[[0, 0, 0.305, 0.6]]))
+    assert matching.labels.tolist() == [1, IGNORED, IGNORED, BACKGROUND]

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -13,9 +14,10 @@ import torch
 import torchvision
 from torch import nn
 
-from yolact_ros.data import Annotation, DataError, ImageRecord
+from yolact_ros.data import Annotation, DataError, DataSource, ImageRecord
 from yolact_ros.network import WeightsError, build, config_of, load_network, official_name
-from yolact_ros.training.augmentation import NO_AUGMENTATION
+from yolact_ros.training import callbacks
+from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
 from yolact_ros.training.callbacks import Checkpoints, Validation
 from yolact_ros.training.module import TrainingModule, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
@@ -348,6 +350,12 @@ def test_objects_of_classes_that_the_first_file_lacks_are_told(settings, tmp_pat
 
 def test_published_schedule():
     schedule = ScheduleSettings()
+    assert (schedule.optimizer, schedule.momentum, schedule.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (schedule.warmup_iterations, schedule.warmup_learning_rate) == (500, 1e-4)
+    assert (schedule.ema, schedule.gradient_clip) == (0, None)
+    published = {"photometric": True, "expand": 4, "crop": True, "smallest_crop": 0.3}
+    published |= {"mirror": True, "smallest_box": 4, "copy_paste": 0}
+    assert AugmentationSettings() == AugmentationSettings(**published)
     factor = learning_rate_factor(schedule)
     assert factor(0) == pytest.approx(0.1) and factor(250) == pytest.approx(0.55)
     steps = (500, 279_999, 280_000, 600_000, 700_000, 799_999)
@@ -381,3 +389,39 @@ def test_published_schedule():
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         ScheduleSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "wanted"), [("sgd", {"momentum": 0.8}), ("adamw", {"betas": (0.8, 0.999)})]
+)
+def test_optimizers_take_their_settings(settings, change_schedule, optimizer, wanted):
+    changed = change_schedule(settings, optimizer=optimizer, momentum=0.8, weight_decay=0.01)
+    (made,), _ = make_module(changed).configure_optimizers()
+    wanted = {**wanted, "weight_decay": 0.01}
+    assert {name: made.param_groups[0][name] for name in wanted} == wanted
+
+
+def test_the_best_weights_are_kept_and_progress_is_seen(tmp_path, monkeypatch):
+    """Of three accuracies; what they are measured by is tested elsewhere."""
+    weights, accuracies = tmp_path / "weights.safetensors", iter((0.2, 0.5, 0.3))
+
+    def evaluated(*_):
+        return SimpleNamespace(masks=SimpleNamespace(overall=SimpleNamespace(ap=next(accuracies))))
+
+    monkeypatch.setattr(callbacks, "Segmenter", lambda **_: None)
+    monkeypatch.setattr(callbacks, "table", lambda _: "")
+    monkeypatch.setattr(callbacks, "evaluate", evaluated)
+    validation = Validation([DataSource(Path("a.json"))], weights, 1, 2)
+    for i in (1, 2, 3):
+        weights.write_bytes(bytes([i]))
+        validation.measure(i, torch.device("cpu"))
+        assert not validation._is_stuck()
+    assert (tmp_path / "best.safetensors").read_bytes() == b"\2"
+    validation.patience = 1
+    assert validation._is_stuck()
+    entries = [{"iteration": i, "accuracy": i / 10, "val": ["a.json"]} for i in (1, 2, 3)]
+    validation.history_file.write_text("".join(json.dumps(each) + "\n" for each in entries))
+    assert not validation._is_stuck(), "it rises"
+    with validation.history_file.open("a") as file:
+        file.write('{"iteration": 4, "accu')  # the process was killed
+    assert len(validation._history()) == 3

@@ -36,6 +36,8 @@ _TOLERANCE = 1.0
 _NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
 _LEAST_IOU, _NEAR = 0.5, 3.0
+_FARTHEST = 100
+"""Of points of polygons that are only counted, in sides of the picture."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
     are of no use for training, are none of them: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
+    if not content["images"]:
+        raise DataError(f"{file} has no images")
     reason = partial(_uncountable, masks, _Known.of(content))
     folder = source.folder(content)
 
@@ -176,7 +180,12 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if isinstance(segmentation, list):
         # As the library counts them: one of two points has no pixel, but as the first it is a box.
         first, others = segmentation[:1], segmentation[1:]
-        return _wrong_numbers(first, least=6) or _wrong_numbers(others, least=4)
+        if wrong := _wrong_numbers(first, least=6) or _wrong_numbers(others, least=4):
+            return wrong
+        farthest = max(abs(value) for polygon in segmentation for value in polygon)
+        if farthest > _FARTHEST * max(size):  # counting takes memory for every pixel on the way
+            return f"segmentation has {farthest}, far outside an image of {size[1]} x {size[0]}"
+        return None
     return _wrong_rle(segmentation, *size)
 
 

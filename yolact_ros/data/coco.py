@@ -30,8 +30,8 @@ class DataSource:
     @classmethod
     def parse(cls, text: str) -> DataSource:
         """`FILE.json` or `FILE.json:FOLDER`."""
-        file, _, folder = text.partition(":")
-        return cls(Path(file), Path(folder) if folder else None)
+        file, end, folder = text.partition(".json:")  # folders may be called by the time
+        return cls(Path(file + end.removesuffix(":")), Path(folder) if folder else None)
 
     def folder(self, content: dict[str, Any]) -> Path:
         """The folder of the pictures of the file, which has this content.

@@ -192,14 +192,13 @@ def _without_headings(lists: dict[str, Any]) -> list[Any]:
         [entry for entry in lists[kind] if isinstance(entry, dict)]
         for kind in ("categories", "annotations")
     )
-    parents = [
-        c.get("supercategory") for c in categories if c.get("supercategory") != c.get("name")
-    ]
 
     def is_heading(category: Any) -> bool:
         if not isinstance(category, dict) or not isinstance(category.get("name"), str):
             return False
-        is_above, id_ = category["name"] in parents, category.get("id")
+        # Not of itself: COCO's person is in the supercategory person.
+        below = [c for c in categories if c.get("supercategory") == category["name"]]
+        is_above, id_ = any(c is not category for c in below), category.get("id")
         return is_above and all(a.get("category_id") != id_ for a in objects)
 
     return [c for c in lists["categories"] if not (objects and is_heading(c))]

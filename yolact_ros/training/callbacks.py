@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,16 @@ class ProgressBar(TQDMProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_start(trainer, *_)
-        self.train_progress_bar.reset(trainer.max_steps)
-        self.train_progress_bar.initial = trainer.global_step
+        self._begin(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer, *_)
+        self._begin(trainer)
+
+    def _begin(self, trainer: pl.Trainer) -> None:
+        bar = self.train_progress_bar
+        bar.reset(trainer.max_steps)
+        bar.initial = bar.n = trainer.global_step
 
 
 class Throughput(pl.Callback):
@@ -217,7 +226,10 @@ class Validation(pl.Callback):
         """The accuracies so far, on these data sets: those on others say nothing of these."""
         if not self.history_file.exists():
             return []
-        entries = [json.loads(line) for line in self.history_file.read_text().splitlines()]
+        entries = []
+        for line in self.history_file.read_text().splitlines():
+            with suppress(json.JSONDecodeError):  # cut short with the process
+                entries.append(json.loads(line))
         return [entry for entry in entries if entry.get("val") == self._measured()]
 
     def _stop_if_stuck(self, trainer: pl.Trainer) -> None:

@@ -49,7 +49,7 @@ class ScheduleSettings:
     """Decay per iteration of the moving average of the weights, which is what is saved; 0 turns it
     off. It begins after the warm-up; until then it is the weights themselves."""
     gradient_clip: float | None = None
-    """Clip the global gradient norm to this value; none: no clipping."""
+    """Clip the global gradient norm to this value; null: no clipping."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -114,7 +114,7 @@ class TrainingSettings:
     (Ge et al., YOLOX, 2021); not in the papers."""
     losses: LossSettings = field(default_factory=LossSettings)
     freeze_batch_norm: bool | None = None
-    """Freeze batch norm; none: with fewer than 6 images per device, as published, but never when it
+    """Freeze batch norm; null: with fewer than 6 images per device, as published, but never when it
     starts from nothing."""
     freeze: tuple[str, ...] = ()
     """Parameters whose names begin with one of these keep their values, such as `backbone.stem`; so
@@ -130,16 +130,16 @@ class TrainingSettings:
     num_nodes: int = 1
     """Machines."""
     workers: int | None = None
-    """Processes that load and augment pictures, for each device; none: the machine's processor
+    """Processes that load and augment pictures, for each device; null: the machine's processor
     cores, shared by its devices."""
     seed: int = 0
     """Random seed."""
     save_every: int = 1000
     """Iterations between checkpoints."""
     validate_every: int | None = None
-    """Iterations between evaluations on `val`, each of newly saved weights; none: at the end."""
+    """Iterations between evaluations on `val`, each of newly saved weights; null: at the end."""
     patience: int | None = None
-    """Stop after this many evaluations in a row without improvement; none: never. Needs `val` and
+    """Stop after this many evaluations in a row without improvement; null: never. Needs `val` and
     `validate_every`."""
     log_every: int = 20
     """Iterations between lines of the log."""

@@ -82,7 +82,8 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     classes, known = settings.classes, set[str]()
     for text in settings.train:
         source = DataSource.parse(text)
-        report = check(source, progress=is_first_process(), masks=masks)
+        # Damage in the middle of a picture would end the run whenever it is drawn.
+        report = check(source, settings.skip_bad, progress=is_first_process(), masks=masks)
         if settings.skip_bad:
             left_out = len(report.problems)
             if left_out:
