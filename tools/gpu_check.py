@@ -77,8 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervise(command, files, options.seconds)
     report = files.read()
     print(to_markdown(report))
+    tell_what_was_left_out(options)
     complete = set(report["steps"].values()) == {MEASURED}
     return 0 if complete and not wrong_kernels(report) else INCOMPLETE
+
+
+def tell_what_was_left_out(options: argparse.Namespace) -> None:
+    """Not part of the report: on the standard error."""
+    left_out = {
+        "not measured without --reference: the published implementation": options.reference is None,
+        "not measured without --data: accuracy in half precision": options.data is None,
+        "--quick: the networks are small, so that times say nothing of the aims": options.quick,
+    }
+    for text in (each for each, applies in left_out.items() if applies):
+        print(text, file=sys.stderr)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -73,7 +73,7 @@ def test_the_shipped_file_is_good(repository):
     lines = head.replace("config/train/person.yaml", str(path)).splitlines()
     first, second = (shlex.split(line)[2:] for line in lines if "yolact train" in line)
     settings, _ = read_settings(first)
-    assert settings.network == {"image_size": 352} and settings.schedule.iterations == 3000
+    assert settings.network == {"image_size": 352} and settings.schedule.iterations == 6000
     weights = f"{settings.output}/weights.safetensors"
     settings, _ = read_settings(second)
     assert settings.start == weights and settings.network == {}

@@ -103,8 +103,6 @@ def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
     are of no use for training, are none of them: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
-    if not content["images"]:
-        raise DataError(f"{file} has no images")
     reason = partial(_uncountable, masks, _Known.of(content))
     folder = source.folder(content)
 

@@ -17,6 +17,7 @@ from faster_coco_eval.core import mask as coco_mask
 from tqdm import tqdm
 
 from yolact_ros.data import (
+    DataError,
     DataSource,
     as_rle,
     category_ids,
@@ -92,10 +93,12 @@ def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
     """The content of the file of a data set that `segmenter` can be evaluated on.
 
     Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
-    there is no class that it knows.
+    there is no class that it knows, or no picture.
     """
     content = read_countable(source, _has_masks(segmenter))
     category_ids(source, segmenter.class_names, content)
+    if not content["images"]:
+        raise DataError(f"{source.annotations} has no images")
     return content
 
 
