@@ -36,8 +36,9 @@ _TOLERANCE = 1.0
 _NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
 _LEAST_IOU, _NEAR = 0.5, 3.0
-_FARTHEST = 100
-"""Of points of polygons that are only counted, in sides of the picture."""
+_FARTHEST_LEARNED, _FARTHEST_COUNTED = 1, 100
+"""Points of polygons lie so many pictures beside theirs at most: drawing and counting take time and
+memory for every pixel on the way."""
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,11 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if isinstance(segmentation, list):
         # As the library counts them: one of two points has no pixel, but as the first it is a box.
         first, others = segmentation[:1], segmentation[1:]
-        if wrong := _wrong_numbers(first, least=6) or _wrong_numbers(others, least=4):
-            return wrong
-        farthest = max(abs(value) for polygon in segmentation for value in polygon)
-        if farthest > _FARTHEST * max(size):  # counting takes memory for every pixel on the way
-            return f"segmentation has {farthest}, far outside an image of {size[1]} x {size[0]}"
-        return None
+        return (
+            _wrong_numbers(first, least=6)
+            or _wrong_numbers(others, least=4)
+            or _far_outside(segmentation, *size, _FARTHEST_COUNTED)
+        )
     return _wrong_rle(segmentation, *size)
 
 
@@ -248,12 +248,15 @@ def _wrong_numbers(polygons: list[Any], least: int) -> str | None:
 
 
 def _wrong_polygons(polygons: list[Any], height: int, width: int) -> str | None:
-    if wrong := _wrong_numbers(polygons, least=6):
-        return wrong
+    return _wrong_numbers(polygons, least=6) or _far_outside(
+        polygons, height, width, _FARTHEST_LEARNED
+    )
+
+
+def _far_outside(polygons: list[Any], height: int, width: int, farthest: int) -> str | None:
     for polygon in polygons:
-        for value, limit in zip(polygon, (width, height) * (len(polygon) // 2), strict=True):
-            # A bound, since drawing takes time and memory for every pixel on the way.
-            if not -limit <= value <= 2 * limit:
+        for value, side in zip(polygon, (width, height) * (len(polygon) // 2), strict=True):
+            if not -farthest * side <= value <= (1 + farthest) * side:
                 return f"segmentation has {value}, far outside an image of {width} x {height}"
     return None
 
