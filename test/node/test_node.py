@@ -2,7 +2,6 @@
 
 import re
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +21,9 @@ from yolact_ros import masks
 from yolact_ros.detection import Instances
 from yolact_ros.engine import draw_overlay
 from yolact_ros.node import images, outputs
+from yolact_ros.node.cameras import Camera
 from yolact_ros.node.messages import instance_array
-from yolact_ros.node.parameters import Parameters
-from yolact_ros.node.pipeline import Pipeline
+from yolact_ros.node.pipeline import RateLimit
 
 SETTINGS = {"score_threshold": 0.0, "top_k": 5}
 
@@ -368,8 +367,8 @@ def test_changes_that_do_not_fit_each_other_are_refused_together(graph, weights)
 
 def test_the_whole_rate_is_used():
     """Of a camera whose rate is no multiple of it."""
-    node = SimpleNamespace(_current=lambda: Parameters(max_rate=20.0), _interval_starts={})
-    taken = [not Pipeline._comes_too_early(node, "camera", 100 + i / 30) for i in range(300)]
+    limit, camera = RateLimit(), Camera("/camera", "")
+    taken = [not limit.passes_over(camera, 100 + i / 30, 20.0) for i in range(300)]
     assert sum(taken) == pytest.approx(200, abs=1)
 
 

@@ -109,6 +109,29 @@ def warm_up_decoder(device: torch.device) -> None:
     picture_of(SerializedCompressedImage(Header(), "jpeg", data.tobytes()), device)
 
 
+class RateLimit:
+    """Which images of a camera come too early for a rate."""
+
+    def __init__(self) -> None:
+        self._interval_starts: dict[Camera, float] = {}
+
+    def passes_over(self, camera: Camera, arrived: float, rate: float) -> bool:
+        """Whether to pass over an image that came at `arrived`, in seconds, for `rate` in Hz.
+
+        A rate of 0 is no limit.
+        """
+        if rate == 0:
+            self._interval_starts.pop(camera, None)
+            return False
+        interval, start = 1 / rate, self._interval_starts.get(camera)
+        due = arrived if start is None else start + interval
+        if arrived < due:
+            return True
+        # Not the time of an image that is a little late: the rate would be lower than wanted.
+        self._interval_starts[camera] = due if arrived < due + interval else arrived
+        return False
+
+
 class Pipeline:
     """Segments the newest image of each camera, in a thread of its own, until `stop` is called.
 
@@ -132,7 +155,7 @@ class Pipeline:
         self._current = current
         self._on_lost = on_lost
         self._compressed = configured.compressed
-        self._interval_starts: dict[Camera, float] = {}  # for max_rate, time.monotonic()
+        self._limit = RateLimit()
         self._worker: Worker[Camera, Frame] = Worker(
             self._begin,
             [feed.camera for feed in feeds],
@@ -155,27 +178,13 @@ class Pipeline:
         except ImageError as error:
             self._refuse(feed, error)
             return
-        if self._comes_too_early(feed.camera, arrived):
+        if self._limit.passes_over(feed.camera, arrived, self._current().max_rate):
             feed.statistics.passed_over()
             return
         feed.statistics.accepted()
         depth = None if self._depth is None else self._depth.nearest(image.header.stamp)
         if self._worker.put(feed.camera, Frame(feed, image, arrived, depth)) is not None:
             feed.statistics.passed_over()
-
-    def _comes_too_early(self, camera: Camera, arrived: float) -> bool:
-        """Whether `max_rate` passes an image over."""
-        rate = self._current().max_rate  # once: it may be set meanwhile
-        if rate == 0:
-            self._interval_starts.pop(camera, None)
-            return False
-        interval, start = 1 / rate, self._interval_starts.get(camera)
-        due = arrived if start is None else start + interval
-        if arrived < due:
-            return True
-        # Not the time of an image that is a little late: the rate would be lower than wanted.
-        self._interval_starts[camera] = due if arrived < due + interval else arrived
-        return False
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
         """Take a serialized depth image of a camera, whatever it holds."""
