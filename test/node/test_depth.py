@@ -42,6 +42,21 @@ def calibration():
     return CameraInfo(k=[FX, 0.0, CX, 0.0, FY, CY, 0.0, 0.0, 1.0])
 
 
+def one_instance(masks, box):
+    """An instance in an image of 160 x 120, from the network's mask [1, 30, 40] of all of it."""
+    return Instances(
+        boxes=torch.tensor([box], dtype=torch.float32),
+        scores=torch.ones(1),
+        mask_scores=torch.ones(1),
+        class_ids=torch.zeros(1, dtype=torch.int64),
+        image_size=(120, 160),
+        class_names=("thing",),
+        stored_masks=SmallMasks(
+            masks, torch.tensor([[0.0, 0, 160, 120]]), torch.tensor([[0, 0, 40, 30]])
+        ),
+    )
+
+
 def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
     """The raw image's is for other pixels than those of the rectified one."""
     instances, depth = segmenter(picture), np.full((120, 160), 2, np.float32)
@@ -94,17 +109,7 @@ def test_the_position_of_a_ring_is_on_the_ring():
     y, x = torch.meshgrid(torch.arange(30.0) - 14.5, torch.arange(40.0) - 19.5, indexing="ij")
     radius = torch.hypot(x, y)
     ring = ((radius > 7) & (radius < 11)).float()[None]
-    instances = Instances(
-        boxes=torch.tensor([[34.0, 14, 126, 106]]),
-        scores=torch.ones(1),
-        mask_scores=torch.ones(1),
-        class_ids=torch.zeros(1, dtype=torch.int64),
-        image_size=(120, 160),
-        class_names=("tyre",),
-        stored_masks=SmallMasks(
-            ring, torch.tensor([[0.0, 0, 160, 120]]), torch.tensor([[0, 0, 40, 30]])
-        ),
-    )
+    instances = one_instance(ring, box=(34, 14, 126, 106))
     mask = instances.masks[0].numpy()
     assert mask.any() and not mask[60, 80]
     depth = np.where(mask, 1.0, 3.0).astype(np.float32)
@@ -443,19 +448,7 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
 
 def test_what_is_near_the_median_is_the_objects():
     """A wall half a metre behind is not, all of a table that leads away is."""
-    instances = Instances(
-        boxes=torch.tensor([[0.0, 0, 160, 120]]),
-        scores=torch.ones(1),
-        mask_scores=torch.ones(1),
-        class_ids=torch.zeros(1, dtype=torch.int64),
-        image_size=(120, 160),
-        class_names=("table",),
-        stored_masks=SmallMasks(
-            torch.ones(1, 30, 40),
-            torch.tensor([[0.0, 0, 160, 120]]),
-            torch.tensor([[0, 0, 40, 30]]),
-        ),
-    )
+    instances = one_instance(torch.ones(1, 30, 40), box=(0, 0, 160, 120))
     depth = np.full((120, 160), 1.5, np.float32)
     depth[:, 140:] = 2.0
     assert locate(instances, depth, calibration()).sizes[0, 2] == 0
