@@ -44,9 +44,9 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
         say("ceilings")
         machine = describe_machine(runtimes, settings.clock)
         references = references_of(models, settings)
-        for model in models if settings.reference is not None else ():
-            if model.name not in references:
-                say(f"{model.name}: nothing published with its weights to compare with")
+        if settings.reference is not None:
+            for name in (model.name for model in models if model.name not in references):
+                say(f"{name}: nothing published with its weights to compare with")
         others = others_of(settings, [runtime.device for runtime in runtimes])
         reports = []
         for model in models:
