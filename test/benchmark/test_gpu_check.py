@@ -77,7 +77,7 @@ def test_everything_but_what_fails(
 
 def test_accuracy_in_both_precisions(tmp_path: Path, repository: Path):
     pytest.importorskip("faster_coco_eval")
-    from yolact_ros.evaluation.coco import to_results
+    from yolact_ros.evaluation.findings import to_results
 
     photo = repository / "yolact_ros" / "demo" / "photos" / "riders.jpg"
     picture = cv2.imread(str(photo))

@@ -340,6 +340,19 @@ def test_pictures_whose_annotations_are_secret(tmp_path, capsys):
     assert isinstance(json.loads((output / "masks.json").read_text()), list)
 
 
+def test_what_was_found_is_written_before_it_is_counted(tmp_path, monkeypatch):
+    people, _ = some_objects(tmp_path)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("yolact_ros.cli.eval.count", fail)
+    arguments = [f"{people.annotations}:{people.images}", "--output", str(tmp_path / "out")]
+    with pytest.raises(MemoryError):
+        main(["eval", "--backend", "torch", *arguments])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"masks.json", "boxes.json"}
+
+
 def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, capsys):
     people, _ = some_objects(tmp_path)
     first = f"{people.annotations}:{people.images}"

@@ -154,7 +154,9 @@ def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path
 def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path):
     """Against half of what PyTorch finds, by `yolact eval`'s own function."""
     pytest.importorskip("openvino")
-    coco = pytest.importorskip("yolact_ros.evaluation.coco", reason="needs the extra eval")
+    pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
+    from yolact_ros.evaluation import coco, findings
+
     original = segmenters["small"]
     categories = {name: i for i, name in enumerate(original.class_names, start=1)}
     content = {"categories": [{"id": i, "name": n} for n, i in categories.items()]}
@@ -164,7 +166,7 @@ def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path):
         height, width = image.shape[:2]
         size = {"height": height, "width": width}
         content["images"].append({"id": number, "file_name": f"{number}.png", **size})
-        masks, boxes = coco.to_results(number, original(image)[::2], categories)
+        masks, boxes = findings.to_results(number, original(image)[::2], categories)
         for mask, box in zip(masks, boxes, strict=True):
             found = {"id": len(content["annotations"]) + 1, "iscrowd": 0, "area": 100}
             content["annotations"].append({**mask, **box, **found})

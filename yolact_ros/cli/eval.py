@@ -12,13 +12,15 @@ from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
-from yolact_ros.evaluation.coco import evaluate, evaluate_parallel, read_source
+from yolact_ros.evaluation.coco import count
+from yolact_ros.evaluation.findings import find, find_parallel, read_source
 from yolact_ros.evaluation.report import (
     draw_mistakes,
     found_above,
     plot_precision_recall,
     table,
     write_results,
+    write_summary,
 )
 
 
@@ -41,21 +43,24 @@ def run(arguments: Sequence[str]) -> None:
     names = short_names([source.annotations for source in sources])
     for source, content, name in zip(sources, contents, names, strict=True):
         if options.devices > 1:
-            makers = _makers(options, segmenter)
-            result = evaluate_parallel(makers, source, content, progress=True)
+            findings = find_parallel(_makers(options, segmenter), source, content, progress=True)
         else:
-            result = evaluate(segmenter, source, progress=True, content=content)
-        print(f"\n{source.annotations}, {len(result.image_ids)} images, in percent")
+            findings = find(segmenter, source, content, progress=True)
+        folder = options.output
+        if folder is not None:
+            folder = folder / name if len(sources) > 1 else folder
+            write_results(findings, folder)
+        result, images = count(findings, content), len(findings.image_ids)
+        print(f"\n{source.annotations}, {images} images, in percent")
         print(table(result, options.classes))
         if not content["annotations"]:
             print("no accuracy: the file has no annotations; --output writes what was found")
-        if options.output is None:
+        if folder is None:
             continue
-        folder = options.output / name if len(sources) > 1 else options.output
-        write_results(result, folder)
+        write_summary(result, images, folder / "summary.json")
         if content["annotations"]:
             plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
-            found = found_above(result, options.score)
+            found = found_above(findings, options.score)
             draw_mistakes(segmenter, source, content, found, folder, options.worst, options.score)
         print(f"results: {folder}")
 

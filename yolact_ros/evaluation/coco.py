@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
-from tqdm import tqdm
 
-from yolact_ros.data import (
-    DataError,
-    DataSource,
-    as_rle,
-    category_ids,
-    encode_mask,
-    read_countable,
-    read_image,
-)
-from yolact_ros.detection import Instances
+from yolact_ros.data import DataSource, as_rle
 from yolact_ros.engine import Segmenter, StageTimes
-
-Result = dict[str, Any]
-"""One detection in the format that the COCO server takes."""
+from yolact_ros.evaluation.findings import Findings, Result, find, read_source
 
 _IOU_50, _IOU_70, _IOU_75 = 0, 4, 5
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
@@ -64,133 +48,31 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model found in a data set, and how good that is."""
+    """How good and how fast a model is on a data set."""
 
-    image_ids: tuple[int, ...]
     milliseconds: StageTimes
     """Median over the images, one at a time."""
     boxes: Scores
     masks: Scores | None
     """None for a model without masks."""
-    box_results: list[Result]
-    mask_results: list[Result]
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a model found in some images of a data set, in order."""
-
-    categories: dict[str, int]
-    """The data set's category ids of the classes that it shares with the model."""
-    has_masks: bool
-    masks: list[Result]
-    boxes: list[Result]
-    times: list[StageTimes]
-    """One for each image."""
-
-
-def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
-    """The content of the file of a data set that `segmenter` can be evaluated on.
-
-    Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
-    there is no class that it knows, or no picture.
-    """
-    content = read_countable(source, _has_masks(segmenter))
-    category_ids(source, segmenter.class_names, content)
-    if not content["images"]:
-        raise DataError(f"{source.annotations} has no images")
-    return content
-
-
-def evaluate(
-    segmenter: Segmenter,
-    source: DataSource,
-    progress: bool = False,
-    content: dict[str, Any] | None = None,
-) -> Evaluation:
+def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
 
-    `content` is what `read_source` has read, if it has. Raises DataError as that does, and for a
-    picture that cannot be read.
+    Raises DataError as `read_source` does, and for a picture that cannot be read.
     """
-    content = content or read_source(segmenter, source)
-    return summarise(content, find(segmenter, source, content, progress))
-
-
-def evaluate_parallel(
-    makers: Sequence[Callable[[], Segmenter]],
-    source: DataSource,
-    content: dict[str, Any],
-    progress: bool = False,
-) -> Evaluation:
-    """The same with a process for each of `makers`, which make the segmenter there.
-
-    They are pickled. Processes on a CPU share PyTorch's threads evenly.
-    """
-    count = len(makers)
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(_find_share, maker, source, i, count, progress)
-            for i, maker in enumerate(makers)
-        ]
-        shares = [job.result() for job in jobs]
-    return summarise(content, _join(shares))
-
-
-def _find_share(
-    maker: Callable[[], Segmenter], source: DataSource, share: int, shares: int, progress: bool
-) -> Findings:
-    torch.set_num_threads(max(1, torch.get_num_threads() // shares))
-    segmenter = maker()
     content = read_source(segmenter, source)
-    first, end = (i * len(content["images"]) // shares for i in (share, share + 1))
-    content["images"] = content["images"][first:end]
-    return find(segmenter, source, content, progress and share == 0)
+    return count(find(segmenter, source, content, progress), content)
 
 
-def _has_masks(segmenter: Segmenter) -> bool:
-    return segmenter.config.mask_branch != "none"
-
-
-def _join(shares: Sequence[Findings]) -> Findings:
-    """Findings of one part of the images after the other as those of all."""
-
-    def joined(name: str) -> list[Any]:
-        return [each for share in shares for each in getattr(share, name)]
-
-    return dataclasses.replace(
-        shares[0], masks=joined("masks"), boxes=joined("boxes"), times=joined("times")
-    )
-
-
-def find(
-    segmenter: Segmenter, source: DataSource, content: dict[str, Any], progress: bool = False
-) -> Findings:
-    """Segment the images of a data set whose file has the `content`, or a part of it."""
-    categories = category_ids(source, segmenter.class_names, content)
-    folder = source.folder(content)
-    findings = Findings(categories, _has_masks(segmenter), [], [], [])
-    for image in tqdm(content["images"], "images", disable=not progress):
-        size = image["height"], image["width"]
-        picture = read_image(folder / image["file_name"], size)
-        (instances,), stages = segmenter.submit([picture]).result()
-        masks, boxes = to_results(image["id"], instances, categories)
-        findings.masks.extend(masks)
-        findings.boxes.extend(boxes)
-        findings.times.append(stages)
-    return findings
-
-
-def summarise(content: dict[str, Any], findings: Findings) -> Evaluation:
+def count(findings: Findings, content: dict[str, Any]) -> Evaluation:
     """Accuracy of what was found in all images of a data set whose file has the `content`."""
     categories, truth = findings.categories, ground_truth(content, findings.has_masks)
     return Evaluation(
-        image_ids=tuple(image["id"] for image in content["images"]),
         milliseconds=_median(findings.times),
         boxes=score(truth, findings.boxes, "bbox", categories),
         masks=score(truth, findings.masks, "segm", categories) if findings.has_masks else None,
-        box_results=findings.boxes,
-        mask_results=findings.masks,
     )
 
 
@@ -198,43 +80,6 @@ def _median(times: list[StageTimes]) -> StageTimes:
     stages = [field.name for field in dataclasses.fields(StageTimes)]
     values = {name: [getattr(each, name) for each in times] or [0.0] for name in stages}
     return StageTimes(**{name: float(np.median(value)) for name, value in values.items()})
-
-
-def to_results(
-    image_id: int, instances: Instances, categories: dict[str, int]
-) -> tuple[list[Result], list[Result]]:
-    """One image's instances as (mask results, box results), which differ in their scores.
-
-    Classes that are not in `categories` (ids by name) are left out.
-    """
-    masks: list[Result] = []
-    boxes: list[Result] = []
-    rles = _encode(instances)
-    for i, name in enumerate(instances.names):
-        if name not in categories:
-            continue
-        common = {"image_id": image_id, "category_id": categories[name]}
-        x1, y1, x2, y2 = instances.boxes[i].tolist()
-        box = [x1, y1, x2 - x1, y2 - y1]
-        boxes.append(common | {"bbox": box, "score": float(instances.scores[i])})
-        if rles:
-            result = {"segmentation": rles[i], "score": float(instances.mask_scores[i])}
-            masks.append(common | result)
-    return masks, boxes
-
-
-def _encode(instances: Instances) -> list[dict[str, Any]]:
-    """Compressed RLEs of the masks; none without masks."""
-    if not instances.has_masks or not len(instances):
-        return []
-    regions, rles = instances.regions(), []
-    image = torch.zeros(instances.image_size[::-1], dtype=torch.uint8).mT  # columns, as the library
-    for i in range(len(instances)):
-        window = regions.window(i, image)
-        window.copy_(regions.mask(i))
-        rles.append(encode_mask(image.numpy()))
-        window.zero_()
-    return rles
 
 
 def ground_truth(content: dict[str, Any], masks: bool = True) -> COCO:

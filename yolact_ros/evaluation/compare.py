@@ -17,7 +17,8 @@ from yolact_ros.benchmark.timing import check_limits, measure
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.runtimes import EXPORTED
-from yolact_ros.evaluation.coco import evaluate, read_source
+from yolact_ros.evaluation.coco import evaluate
+from yolact_ros.evaluation.findings import read_source
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, config_of
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.data import ImageRecord, as_rle
-from yolact_ros.evaluation.coco import Result
+from yolact_ros.evaluation.findings import Result
 
 Counts = npt.NDArray[np.int64]
 _MATCH_IOU = 0.5

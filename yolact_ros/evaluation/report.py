@@ -20,13 +20,9 @@ from yolact_ros.data import (
     read_records,
 )
 from yolact_ros.engine import Segmenter, draw_overlay
-from yolact_ros.evaluation.coco import (
-    AveragePrecision,
-    Evaluation,
-    Result,
-    Scores,
-)
+from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Scores
 from yolact_ros.evaluation.confusion import Matches, confusion_matrix, match, plot_confusion
+from yolact_ros.evaluation.findings import Findings, Result
 from yolact_ros.pictures import write_picture
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
@@ -51,21 +47,25 @@ def _line(name: str, values: AveragePrecision) -> str:
     return f"{name:24}" + "".join("       -" if n != n else f"{n:8.2f}" for n in numbers)
 
 
-def write_results(evaluation: Evaluation, folder: Path) -> None:
-    """Write masks.json and boxes.json, as the COCO server takes them, and summary.json."""
+def write_results(findings: Findings, folder: Path) -> None:
+    """Write masks.json and boxes.json, as the COCO server takes them."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "boxes.json", evaluation.box_results)
+    _write_json(folder / "boxes.json", findings.boxes)
+    if findings.has_masks:
+        _write_json(folder / "masks.json", findings.masks)
+
+
+def write_summary(evaluation: Evaluation, images: int, path: Path) -> None:
+    """Write all accuracies on so many images, and the times."""
     summary: dict[str, Any] = {
-        "images": len(evaluation.image_ids),
+        "images": images,
         "milliseconds": dataclasses.asdict(evaluation.milliseconds),
     }
     for kind, scores in (("masks", evaluation.masks), ("boxes", evaluation.boxes)):
         if scores is not None:
             summary[kind] = _plain(scores.overall)
             summary[f"{kind} by class"] = {n: _plain(v) for n, v in scores.of_class.items()}
-    _write_json(folder / "summary.json", summary, indent=2)
-    if evaluation.masks is not None:
-        _write_json(folder / "masks.json", evaluation.mask_results)
+    _write_json(path, summary, indent=2)
 
 
 def _plain(values: AveragePrecision) -> dict[str, float | None]:
@@ -95,10 +95,10 @@ def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
     figure.savefig(path, dpi=120)
 
 
-def found_above(evaluation: Evaluation, score: float) -> dict[int, list[Result]]:
+def found_above(findings: Findings, score: float) -> dict[int, list[Result]]:
     """The results above a score of each image id: of masks, or of boxes where there are none."""
-    found: dict[int, list[Result]] = {image: [] for image in evaluation.image_ids}
-    for result in evaluation.mask_results or evaluation.box_results:
+    found: dict[int, list[Result]] = {image: [] for image in findings.image_ids}
+    for result in findings.results:
         if result["score"] > score:
             found[result["image_id"]].append(result)
     return found
