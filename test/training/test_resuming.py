@@ -19,6 +19,7 @@ from yolact_ros.training.losses import LossSettings
 from yolact_ros.training.module import NonFiniteError, learning_rate_factor
 from yolact_ros.training.train import (
     LAST_CHECKPOINT,
+    WEIGHTS_FILE,
     train,
 )
 
@@ -46,7 +47,7 @@ def test_killed_at_any_moment_it_resumes_and_equals_an_unbroken_run(
                 break
             time.sleep(0.005)
         if kill:  # the next one is being written
-            partial = checkpoint.with_name("last.partial.ckpt")
+            partial = checkpoint.with_name("last.ckpt.part")
             while process.poll() is None and not partial.exists():
                 time.sleep(0.0005)
         process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
@@ -137,6 +138,22 @@ def test_an_average_that_begins_on_resuming_counts_the_iterations_before(setting
     name = "net.head.boxes.weight"
     assert not torch.equal(state["current_model_state"][name], state["state_dict"][name])
     assert state["averaging_state"]["n_averaged"] == 8
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a full disk")
+@pytest.mark.parametrize("file", [LAST_CHECKPOINT, WEIGHTS_FILE])
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(settings, arguments, file):
+    train(settings)
+    checkpoint = Path(settings.output) / LAST_CHECKPOINT
+    before = checkpoint.read_bytes()
+    part = Path(settings.output) / f"{file}.part"
+    part.symlink_to("/dev/full")
+    more = [*arguments(settings), "--resume", "--schedule.iterations=16"]
+    run = subprocess.run(more, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    reason = f"{Path(settings.output) / file} cannot be written: No space left on device"
+    assert run.stderr.splitlines()[-1] == f"yolact train: {reason}"
+    assert checkpoint.read_bytes() == before and not part.is_symlink()
 
 
 def test_an_earlier_run_is_not_overwritten(settings):

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from yolact_ros.files import written_whole
 from yolact_ros.network.config import PUBLISHED, NetworkConfig
 from yolact_ros.network.yolact import Yolact
 
@@ -125,7 +126,8 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
     """Write `net` as an own file, safetensors with the configuration inside.
 
     `dtype` converts floating-point tensors, for example to torch.float16 for half the size.
-    The file appears whole or not at all. Raises ValueError unless it is called *.safetensors.
+    The file appears whole or not at all. Raises ValueError unless it is called *.safetensors,
+    OSError if it cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -135,10 +137,9 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
         for name, tensor in net.state_dict().items()
     }
     metadata = {"format": _FORMAT, "config": json.dumps(net.config.to_dict())}
-    part = path.with_name(path.name + ".part")
-    # Not save_file, whose files nobody but their owner can read.
-    part.write_bytes(safetensors.torch.save(tensors, metadata))
-    part.replace(path)
+    with written_whole(path) as part:
+        # Not save_file, whose files nobody but their owner can read.
+        part.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def read_config(path: str | Path) -> NetworkConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.report import table
+from yolact_ros.files import written_whole
 from yolact_ros.network import build, save_weights
 from yolact_ros.training.module import NonFiniteError, TrainingModule
 
@@ -40,18 +40,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        partial = partial_path(Path(path))
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written before it takes its place."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)  # of a full disk, which it cannot name itself
 
 
 class ProgressBar(TQDMProgressBar):
@@ -213,8 +205,8 @@ class Validation(pl.Callback):
         mean = sum(accuracy) / len(accuracy)
         if all(mean > entry["accuracy"] for entry in earlier):
             best = self.weights.with_name(BEST_WEIGHTS_FILE)
-            shutil.copy(self.weights, partial_path(best))
-            partial_path(best).replace(best)
+            with written_whole(best) as part:
+                shutil.copy(self.weights, part)
         with self.history_file.open("a") as file:
             entry = {"iteration": iteration, "accuracy": mean, "val": self._measured()}
             file.write(json.dumps(entry) + "\n")
