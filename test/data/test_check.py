@@ -175,6 +175,11 @@ CASES = {
     "area of nothing": (("annotations", 0, "area", None), "annotation 11", "area None is not"),
     "crowd in words": (("annotations", 0, "iscrowd", "0"), "annotation 11", "iscrowd '0' is not"),
     "nan crowd": (("annotations", 0, "iscrowd", math.nan), "annotation 11", "iscrowd nan is not"),
+    "an image's id below 0": (
+        ("images", 0, "id", -1),
+        "image -1",
+        "id -1 is not an integer from 0",
+    ),
     "half an id": (("annotations", 0, "id", 1.5), "annotation 1.5", "id 1.5 is not an integer"),
     "size with a point": (("images", 0, "height", 48.0), "image 1", "height 48.0 is not"),
     "size in words": (("images", 0, "height", "48"), "image 1", "height '48' is not"),

@@ -64,12 +64,14 @@ def is_number(value: Any) -> bool:
 
 
 _ID = Field(is_integer, "an integer", unique=True)
+# The library that counts accuracy takes no others.
+_IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 on", unique=True)
 _REFERENCE = Field(is_integer, "an integer")
 _NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
 _SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
 FIELDS = {
     "categories": {"id": _ID, "name": _NAME},
-    "images": {"id": _ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
+    "images": {"id": _IMAGE_ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
     "annotations": {
         "id": _ID,
         "image_id": _REFERENCE,
