@@ -52,7 +52,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_class_arguments(TrainingSettings)
     words = _file_first(_spelled_out(arguments))
-    values = vars(parser.instantiate_classes(parser.parse_args(words)))
+    values = vars(parser.instantiate(parser.parse_args(words)))
     values.pop("config")
     resume = values.pop("resume")
     return TrainingSettings(**values), resume
