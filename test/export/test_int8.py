@@ -45,6 +45,20 @@ def test_it_finds_nearly_the_same(person, photos, tmp_path):
     assert any("an output differs" in problem for problem in strict.problems), "it is rounded"
 
 
+def test_the_detection_stage_stays_in_float(person, photos, tmp_path):
+    """Boxes, masks and re-scoring are those of the same network with the stage in PyTorch."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    pictures = {each.name: cv2.imread(str(each)) for each in photos}
+    plain, whole = tmp_path / "plain.xml", tmp_path / "whole.xml"
+    for path in (plain, whole):
+        options = {"precision": "int8", "calibration": photos, "detection": path is whole}
+        export(person, path, pictures, **options)
+    theirs, ours = Segmenter(weights=plain), Segmenter(weights=whole)
+    checked = check(ours, theirs, pictures, FLOAT)
+    assert checked.problems == [] and checked.matched >= 4
+
+
 def test_without_nncf(segmenters, pictures, photos, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)

@@ -40,7 +40,8 @@ def quantise(
 
     Weights are rounded channel by channel, activations layer by layer, within the ranges that they
     have on `pictures`, 300 of them at most. What rounding harms most stays in float: the first two
-    convolutions on each way from the image, and the last on each way to an output.
+    convolutions on each way from the image, the last on each way to an output, and all that comes
+    after these, such as the detection stage.
 
     Raises ValueError for a file that is no picture, MissingExtraError where NNCF is missing.
     """
@@ -72,15 +73,17 @@ def _first(model: openvino.Model, depth: int = 2) -> set[str]:
             names.add(node.get_friendly_name())
             left -= 1
         if left:
-            targets = [each for output in node.outputs() for each in output.get_target_inputs()]
-            ahead += [(each.get_node(), left) for each in targets]
+            ahead += [(each, left) for each in _after(node)]
     return names
 
 
 def _last(model: openvino.Model) -> set[str]:
-    """Names of the convolutions that no other follows on a way to an output."""
-    names, seen = set(), set()
-    ahead = [output.get_node() for output in model.outputs]
+    """Names of the convolutions that no other follows on a way to an output, and of what follows.
+
+    On other ways, to the scores of masks, there may be more convolutions.
+    """
+    names, seen = set[str](), set[str]()
+    ends, ahead = [], [output.get_node() for output in model.outputs]
     while ahead:
         node = ahead.pop()
         name = node.get_friendly_name()
@@ -88,7 +91,18 @@ def _last(model: openvino.Model) -> set[str]:
             continue
         seen.add(name)
         if node.get_type_name() in _CONVOLUTIONS:
-            names.add(name)
+            ends.append(node)
         else:
             ahead += [each.get_source_output().get_node() for each in node.inputs()]
+    while ends:
+        node = ends.pop()
+        name = node.get_friendly_name()
+        if name not in names:
+            names.add(name)
+            ends += _after(node)
     return names
+
+
+def _after(node: Any) -> list[Any]:
+    targets = [each for output in node.outputs() for each in output.get_target_inputs()]
+    return [each.get_node() for each in targets]
