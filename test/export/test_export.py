@@ -21,7 +21,7 @@ from yolact_ros.benchmark.agreement import Agreement
 from yolact_ros.cli import main
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
-from yolact_ros.engine.runtimes import Header
+from yolact_ros.engine.runtimes import EXPORTED, Header
 from yolact_ros.export import ExportError, check, export
 from yolact_ros.export.check import FLOAT, Checked, PictureCheck
 from yolact_ros.network import NetworkConfig, WeightsError
@@ -151,9 +151,9 @@ def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path
     assert "nms_iou_threshold=0.5 is not allowed: the exported" in capsys.readouterr().err
 
 
-def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path):
+@pytest.mark.parametrize("ending", EXPORTED)
+def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path, ending):
     """Against half of what PyTorch finds, by `yolact eval`'s own function."""
-    pytest.importorskip("openvino")
     pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
     from yolact_ros.evaluation import coco, findings
 
@@ -173,7 +173,7 @@ def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path):
     source = DataSource(tmp_path / "val.json", tmp_path)
     source.annotations.write_text(json.dumps(content))
     scores = []
-    for weights in (original, Segmenter(weights=exported("small", ".xml", False))):
+    for weights in (original, Segmenter(weights=exported("small", ending, False))):
         weights.settings = dataclasses.replace(weights.settings, score_threshold=0.2, top_k=10)
         scores.append(coco.evaluate(weights, source).masks.overall)
     theirs, ours = scores
