@@ -137,7 +137,7 @@ class Graph:
         gc.freeze()  # what was here before need not be looked through when this is forgotten
 
     def _spin(self, executor, node):
-        from yolact_ros.node.main import spin
+        from yolact_ros.node.executor import spin
 
         executor.add_node(node)
         thread = threading.Thread(target=spin, args=(executor, node, self._closed))
@@ -150,10 +150,9 @@ class Graph:
         `spin_after` is how many seconds the node is there before its timers and services run,
         `remappings` are as on the command line.
         """
-        from rclpy.executors import MultiThreadedExecutor
         from rclpy.parameter import Parameter
 
-        from yolact_ros.node.main import SPIN_THREADS
+        from yolact_ros.node.executor import NodeExecutor
         from yolact_ros.node.yolact_node import YolactNode
 
         named = {"backend": "torch"}  # the others convert the network for seconds
@@ -162,7 +161,7 @@ class Graph:
         words = ["--ros-args", *(word for each in remappings for word in ("-r", each))]
         self.node = YolactNode(context=self.context, parameter_overrides=overrides, cli_args=words)
         time.sleep(spin_after)
-        self._spin(MultiThreadedExecutor(SPIN_THREADS, context=self.context), self.node)
+        self._spin(NodeExecutor(context=self.context), self.node)
         if active:
             wait_until(lambda: self.state() == "active", "the node to become active")
         return self.node

@@ -12,12 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package, built")
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.task import Future
 from yolact_ros.msg import InstanceArray
-
-from yolact_ros.node.main import spin
 
 PROGRAM = "import sys; from yolact_ros.node.main import main; sys.exit(main())"
 
@@ -175,92 +170,6 @@ def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture,
 
     graph.wait_until(ends, "the end")
     assert process.end() == 0, process.text()
-
-
-class CountedFuture(Future):
-    """Counts what is to be called when it is done."""
-
-    callbacks = 0
-
-    def add_done_callback(self, callback):
-        self.callbacks += 1
-        super().add_done_callback(callback)
-
-
-def test_spinning_keeps_nothing_of_what_was_called(graph):
-    """Some versions of rclpy keep a function for each callback of the node."""
-    node, stopped = rclpy.create_node("spun", context=graph.context), CountedFuture()
-    executor = SingleThreadedExecutor(context=graph.context)
-    executor.add_node(node)
-    called = []
-    node.create_timer(0.005, lambda: called.append(stopped.callbacks))
-    thread = threading.Thread(target=spin, args=(executor, node, stopped), daemon=True)
-    thread.start()
-    graph.wait_until(lambda: len(called) > 50, "50 callbacks")
-    assert called[-1] == called[0]
-    stopped.set_result(None)
-    thread.join(10)
-    assert not thread.is_alive()
-    executor.shutdown()
-    node.destroy_node()
-
-
-def test_spinning_goes_on_after_an_error_and_says_where_it_was(graph, capfd):
-    node, stopped = rclpy.create_node("spun", context=graph.context), Future()
-    executor = SingleThreadedExecutor(context=graph.context)
-    executor.add_node(node)
-    called = []
-
-    def stumble():
-        called.append(1)
-        raise RuntimeError("of a callback")
-
-    node.create_timer(0.01, stumble)
-    thread = threading.Thread(target=spin, args=(executor, node, stopped), daemon=True)
-    thread.start()
-    graph.wait_until(lambda: len(called) > 2, "more callbacks")
-    stopped.set_result(None)
-    thread.join(10)
-    assert not thread.is_alive()
-    told = capfd.readouterr().err
-    assert "A callback failed" in told and "in stumble" in told
-    executor.shutdown()
-    node.destroy_node()
-
-
-def test_spinning_ends_with_the_executor(graph):
-    """As in a program that shuts its executor down and waits for the thread that spins it."""
-    node = rclpy.create_node("spun", context=graph.context)
-    executor = SingleThreadedExecutor(context=graph.context)
-    executor.add_node(node)
-    thread = threading.Thread(target=spin, args=(executor, node, Future()), daemon=True)
-    thread.start()
-    executor.shutdown()
-    thread.join(10)
-    assert not thread.is_alive()
-    node.destroy_node()
-
-
-SPUN_BESIDE_THE_MAIN_THREAD = """
-import threading
-import rclpy
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.task import Future
-from yolact_ros.node.main import spin
-rclpy.init()
-node, executor = rclpy.create_node("spun"), MultiThreadedExecutor()
-node.create_timer(0.1, lambda: None)
-executor.add_node(node)
-threading.Thread(target=spin, args=(executor, node, Future())).start()
-raise ValueError("of the main thread")
-"""
-
-
-def test_spinning_ends_with_the_main_thread():
-    """As in a program whose main thread stumbled: it would stay for ever."""
-    command = [sys.executable, "-c", SPUN_BESIDE_THE_MAIN_THREAD]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1 and "of the main thread" in ended.stderr
 
 
 PROGRAM_OF_A_USER = """

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 import warnings
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,7 @@ from typing import TYPE_CHECKING, Any
 from yolact_ros.openmp import wait_briefly
 
 if TYPE_CHECKING:
-    from rclpy.executors import Executor
-    from rclpy.node import Node
-    from rclpy.task import Future
-
     from yolact_ros.node.yolact_node import YolactNode
-
-SPIN_THREADS = 3
-"""Lifecycle transitions may take long; parameters, images and diagnostics go on beside them."""
 
 SHUTDOWN_LIMIT = 8.0
 """Seconds after which a node that was told to end does so although its network does not answer.
@@ -33,32 +25,6 @@ SHUTDOWN_LIMIT = 8.0
 
 
 _ENVIRONMENT = "Is the virtual environment activated that README's Install made?"
-
-
-def spin(executor: Executor, node: Node, stopped: Future) -> None:
-    """Run the callbacks of a node, whatever they raise.
-
-    Returns when `stopped` has a result, after a shutdown of rclpy, when the executor has no nodes,
-    as after its own shutdown, and after the next callback when the main thread has ended.
-    """
-    from rclpy.exceptions import InvalidHandle
-    from rclpy.executors import ExternalShutdownException
-
-    def wake(_: Future) -> None:
-        executor.create_task(lambda: None)  # spin_once returns from it
-
-    stopped.add_done_callback(wake)
-    # Not spin_until_future_complete: rclpy 7.1.6, of Jazzy, adds a function to the future with each
-    # callback of the node.
-    while executor.context.ok() and executor.get_nodes() and not stopped.done():
-        if not threading.main_thread().is_alive():  # thread pools run nothing any more
-            return
-        try:
-            executor.spin_once()
-        except (InvalidHandle, ExternalShutdownException):
-            continue  # rclpy looked at a subscription just when it was destroyed, or is shut down
-        except Exception:  # of a callback: the node goes on
-            node.get_logger().error(f"A callback failed: {traceback.format_exc()}")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -92,10 +58,11 @@ def main(args: list[str] | None = None) -> int:
 
     warnings.showwarning = log_warning
     import rclpy
-    from rclpy.executors import MultiThreadedExecutor
     from rclpy.task import Future
 
-    executor = MultiThreadedExecutor(SPIN_THREADS)
+    from yolact_ros.node.executor import NodeExecutor, spin
+
+    executor = NodeExecutor()
     executor.add_node(node)
     stopped: Future = Future()
 

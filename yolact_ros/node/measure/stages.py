@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.node.cameras import Camera
-from yolact_ros.node.main import SPIN_THREADS
+from yolact_ros.node.executor import NodeExecutor
 from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, listen, show
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
 from yolact_ros.node.outputs import Outputs
@@ -30,9 +29,6 @@ NETWORK = ("preprocessing", "network", "detection")
 
 WARM_UP = 5
 """Images that are not measured."""
-
-TURN = 0.02
-"""Seconds within which a thread of the executor has handed an image over, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def measure(
         node.trigger_activate()
         received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         node.create_subscription(settings.kind, topic, received.put, NEWEST, raw=True)
-        executor = MultiThreadedExecutor(SPIN_THREADS)
+        executor = NodeExecutor()
         executor.add_node(node)
         times: dict[str, list[float]] = {name: [] for name in (*OWN, *NETWORK)}
         with (
@@ -109,7 +105,7 @@ def measure(
 
 
 def _receive(
-    executor: MultiThreadedExecutor, received: queue.SimpleQueue[bytes], pause: float
+    executor: NodeExecutor, received: queue.SimpleQueue[bytes], pause: float
 ) -> tuple[float, bytes]:
     """Let an image arrive, then take it. Returns when taking it began, and the message."""
     end = time.monotonic() + START_TIMEOUT
@@ -118,5 +114,5 @@ def _receive(
         started = time.perf_counter()
         executor.spin_once(timeout_sec=0)
         with contextlib.suppress(queue.Empty):  # it was the turn of something else
-            return started, received.get(timeout=TURN)
+            return started, received.get_nowait()
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")

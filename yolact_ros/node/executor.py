@@ -1,0 +1,98 @@
+"""What calls the node's callbacks."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rclpy.context import Context
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import (
+    Executor,
+    ExternalShutdownException,
+    ShutdownException,
+    TimeoutException,
+)
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+from rclpy.task import Future, Task
+
+THREADS = 3
+"""Lifecycle transitions may take long; parameters and diagnostics go on beside them."""
+
+_BEGIN_PERIOD = 0.001
+"""Seconds that a thread gets to begin with a callback, before it is looked for again."""
+
+
+class NodeExecutor(Executor):
+    """Calls the callbacks of messages in the thread that spins, all others in a few threads.
+
+    Those of messages must be short. rclpy's MultiThreadedExecutor gives them to threads, too, and
+    gives them again and again until the thread has begun: where all cores are busy it does nothing
+    else for seconds, and images that come meanwhile are lost.
+    """
+
+    def __init__(self, *, context: Context | None = None) -> None:
+        super().__init__(context=context)
+        self._threads = ThreadPoolExecutor(THREADS, "callbacks")
+        self._given: list[Task[Any]] = []
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        """Call the next callback, or give it to a thread, within `timeout_sec` seconds (None: any).
+
+        Raises what a callback raises; in a thread, one before.
+        """
+        try:
+            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
+        except (TimeoutException, ShutdownException, ExternalShutdownException):
+            return
+        if entity is None or isinstance(entity, Subscription):
+            task()
+            _raise_error_of(task)
+        elif task in self._given:  # rclpy gives it until it has begun
+            time.sleep(_BEGIN_PERIOD)
+        else:
+            self._given.append(task)
+            self._threads.submit(task)
+        for done in [each for each in self._given if each.done()]:
+            self._given.remove(done)
+            _raise_error_of(done)
+
+    def shutdown(self, timeout_sec: float | None = None) -> bool:
+        """Call nothing more, and wait for what is called; whether it ended within `timeout_sec`."""
+        ended = super().shutdown(timeout_sec)
+        self._threads.shutdown()
+        return bool(ended)
+
+
+def _raise_error_of(task: Task[Any]) -> None:
+    error = task.exception()
+    if error is not None:
+        raise error
+
+
+def spin(executor: Executor, node: Node, stopped: Future[Any]) -> None:
+    """Run the callbacks of a node, whatever they raise.
+
+    Returns when `stopped` has a result, after a shutdown of rclpy, when the executor has no nodes,
+    as after its own shutdown, and after the next callback when the main thread has ended.
+    """
+
+    def wake(_: Future[Any]) -> None:
+        executor.create_task(lambda: None)  # spin_once returns from it
+
+    stopped.add_done_callback(wake)
+    # Not spin_until_future_complete: rclpy 7.1.6, of Jazzy, adds a function to the future with each
+    # callback of the node.
+    while executor.context.ok() and executor.get_nodes() and not stopped.done():
+        if not threading.main_thread().is_alive():  # thread pools run nothing any more
+            return
+        try:
+            executor.spin_once()
+        except (InvalidHandle, ExternalShutdownException):
+            continue  # rclpy looked at a subscription just when it was destroyed, or is shut down
+        except Exception:  # of a callback: the node goes on
+            node.get_logger().error(f"A callback failed: {traceback.format_exc()}")
