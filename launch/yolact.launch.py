@@ -40,7 +40,7 @@ PARAMETERS = {
     "classes": ("classes", str, "classes to report, separated by commas"),
     "mask_encoding": ("mask.encoding", str, "rle, bits or mono8"),
     "overlay": ("overlay.enabled", bool, "publish overlays: true or false"),
-    "qos_reliability": ("qos.reliability", str, "for images and depth: best_effort or reliable"),
+    "qos_reliability": ("qos.reliability", str, "of images: auto, best_effort or reliable"),
     "depth_topic": ("depth_topic", str, "depth images registered to the colour images"),
     "camera_info_topic": ("camera_info_topic", str, "calibration that belongs to the depth images"),
     "autostart": ("autostart", bool, "configure and activate by itself: true or false"),

@@ -174,7 +174,7 @@ def test_pictures_are_made_only_while_somebody_subscribes(
     assert drawn == []
 
 
-@pytest.mark.parametrize("node", ["best_effort", "reliable"])
+@pytest.mark.parametrize("node", ["auto", "best_effort", "reliable"])
 @pytest.mark.parametrize("publisher", ["best_effort", "reliable"])
 def test_quality_of_service(graph, weights, picture, image_message, node, publisher):
     graph.start(weights=weights, qos__reliability=node, qos__depth=2, **SETTINGS)
@@ -192,6 +192,40 @@ def test_quality_of_service(graph, weights, picture, image_message, node, publis
         assert received == []
     else:
         graph.see(graph.camera(qos=qos), image_message(picture), received)
+
+
+def test_the_subscription_is_as_reliable_as_all_publishers(graph, weights, picture, image_message):
+    """Whenever they come and go; depth follows its own."""
+    depth = {"depth_topic": "/depth/image_raw"}
+    graph.start(weights=weights, remappings=["image_raw:=/front/image_raw"], **depth, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+
+    def becomes(wanted, topic="/front/image_raw"):
+        def found():
+            infos = graph.client.get_subscriptions_info_by_topic(topic)
+            return [info.qos_profile.reliability.name for info in infos] == [wanted]
+
+        graph.wait_until(found, f"a subscription that is {wanted}")
+
+    def camera(name):
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[name])
+        return graph.client.create_publisher(Image, "/front/image_raw", qos)
+
+    becomes("BEST_EFFORT")
+    reliable = camera("RELIABLE")
+    becomes("RELIABLE")
+    graph.see(reliable.publish, image_message(picture), received)
+    becomes("BEST_EFFORT", "/depth/image_raw")
+    other = camera("BEST_EFFORT")
+    becomes("BEST_EFFORT")
+    for each in (reliable, other):
+        graph.see(each.publish, image_message(picture), received)
+    graph.client.destroy_publisher(other)
+    becomes("RELIABLE")
+    graph.client.destroy_publisher(reliable)
+    again = camera("BEST_EFFORT")
+    becomes("BEST_EFFORT")
+    graph.see(again.publish, image_message(picture), received)
 
 
 @pytest.mark.parametrize("reliability", ["BEST_EFFORT", "RELIABLE"])
@@ -340,7 +374,7 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_
         ("precision", "int8", "precision='int8' .* float16"),
         ("image_topic", "no topic!", "is no topic name"),
         ("image_topic", "", "is no topic name"),
-        ("qos__reliability", "sometimes", "one of best_effort, reliable"),
+        ("qos__reliability", "sometimes", "one of auto, best_effort, reliable"),
         ("overlay__alpha", -0.1, "out of range"),
         ("autostart", False, "read-only"),
     ],

@@ -140,7 +140,7 @@ def show(
     viewer = Viewer(namespace)
     within = ["-r", f"__ns:={viewer.get_namespace()}"]
     show_photos = [*within, "-p", f"folder:={photos}"]
-    watch_camera = ["-p", "image_topic:=camera/image_raw", "-p", "qos.reliability:=reliable"]
+    watch_camera = ["-p", "image_topic:=camera/image_raw"]
     with ExitStack() as stack:
         camera = stack.enter_context(started("yolact_camera", show_photos))
         node = stack.enter_context(started("yolact_node", [*within, *watch_camera, *ros_arguments]))

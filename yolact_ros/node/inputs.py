@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.subscription import Subscription
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.node.depth import DepthImages
 from yolact_ros.node.parameters import Parameters
 from yolact_ros.node.pipeline import Feed, Pipeline
+from yolact_ros.node.subscription import ImageSubscription
+
+FOLLOW_PERIOD = 0.5
+"""Seconds after which publishers that come or go are followed, at most."""
 
 
 def resolved(node: Node, topic: str) -> str:
@@ -43,7 +48,9 @@ class Inputs:
         on_lost: Callable[[DeviceLostError], None],
     ) -> None:
         self._node, self._feeds, self._configured = node, feeds, configured
-        self._subscriptions: list[Subscription] = []
+        self._images: list[ImageSubscription] = []
+        self._others = ExitStack()
+        self._lock = threading.Lock()
         self._depth_topics = configured.depth_topics(partial(resolved, node))
         if all(self._depth_topics) and segmenter.config.mask_branch == "none":
             node.get_logger().warning("No positions: they need masks, which this model lacks")
@@ -57,38 +64,45 @@ class Inputs:
     def subscribe(self) -> None:
         """Begin to receive. What rclpy raises leaves some subscriptions, for `stop`."""
         parameters, pipeline = self._configured, self.pipeline
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=parameters.qos_depth,
-            reliability=ReliabilityPolicy[parameters.qos_reliability.upper()],
-        )
         kind = CompressedImage if parameters.compressed else Image
         for feed in self._feeds:
             topic = parameters.subscription_topic(feed.camera, partial(resolved, self._node))
-            self._subscribe(kind, topic, partial(pipeline.take, feed), qos, raw=True)
+            self._subscribe(kind, topic, partial(pipeline.take, feed))
         if self._depth is not None:
             depth_topic, info_topic = self._depth_topics
             take_depth = partial(pipeline.take_depth, self._feeds[0], self._depth)
-            self._subscribe(Image, depth_topic, take_depth, qos, raw=True)
-            self._subscribe(CameraInfo, info_topic, self._depth.put_info, qos_profile_sensor_data)
-
-    def _subscribe(
-        self,
-        kind: type,
-        topic: str,
-        callback: Callable[[Any], None],
-        qos: QoSProfile,
-        raw: bool = False,
-    ) -> None:
-        group = MutuallyExclusiveCallbackGroup()
-        self._subscriptions.append(
-            self._node.create_subscription(
-                kind, topic, callback, qos, callback_group=group, raw=raw
+            self._subscribe(Image, depth_topic, take_depth)
+            infos = self._node.create_subscription(
+                CameraInfo,
+                info_topic,
+                self._depth.put_info,
+                qos_profile_sensor_data,
+                callback_group=MutuallyExclusiveCallbackGroup(),
             )
+            self._others.callback(self._node.destroy_subscription, infos)
+        timer = self._node.create_timer(
+            FOLLOW_PERIOD,
+            self._follow_publishers,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+        self._others.callback(self._node.destroy_timer, timer)
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable[[bytes], None]) -> None:
+        depth, reliability = self._configured.qos_depth, self._configured.qos_reliability
+        self._images.append(
+            ImageSubscription(self._node, kind, topic, callback, depth, reliability)
+        )
+
+    def _follow_publishers(self) -> None:
+        with self._lock:
+            for subscription in self._images:
+                subscription.follow()
 
     def stop(self) -> None:
         """Receive nothing more; the image in work is finished."""
-        while self._subscriptions:
-            self._node.destroy_subscription(self._subscriptions.pop())
+        with self._lock:
+            while self._images:
+                self._images.pop().destroy()
+        self._others.close()
         self.pipeline.stop()

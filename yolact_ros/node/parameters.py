@@ -117,12 +117,13 @@ class Parameters:
         high=1000.0,
     )
     qos_reliability: str = parameter(
-        "best_effort",
-        "Reliability of the subscriptions to images and depth. best_effort receives from every "
-        "publisher, reliable only from reliable ones.",
+        "auto",
+        "Reliability of the subscriptions to images and depth. auto is reliable where all "
+        "publishers are, else best_effort; best_effort receives from all but loses parts of large "
+        "images, reliable receives from reliable ones alone.",
         "configure",
         name="qos.reliability",
-        choices=("best_effort", "reliable"),
+        choices=("auto", "best_effort", "reliable"),
     )
     qos_depth: int = parameter(
         1,

@@ -105,7 +105,7 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
     for each in scaling.scaling(settings, options.cameras, options.seconds, options.ros_args):
         loads.append(each)
         print(
-            f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.answered:10.0%}"
+            f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.answered:10.1%}"
             f"{each.median:11.1f}{each.percentile_99:10.1f}",
             flush=True,
         )

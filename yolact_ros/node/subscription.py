@@ -1,0 +1,67 @@
+"""Subscriptions to images that are as reliable as what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+AUTO = "auto"
+
+
+class ImageSubscription:
+    """A subscription to serialized messages, of which parts are sent again where possible.
+
+    Without `reliability`, a policy's name in small letters, it is reliable if all publishers of the
+    topic are, else best effort: a reliable one receives nothing from a publisher that is not, and
+    of large images that are sent best effort parts get lost. `follow` has to be called from time to
+    time, since publishers come and go.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type,
+        topic: str,
+        callback: Callable[[bytes], None],
+        depth: int,
+        reliability: str = AUTO,
+    ) -> None:
+        self._node, self._kind, self._callback, self._depth = node, kind, callback, depth
+        self._follows = reliability == AUTO
+        self._given = topic
+        self._reliability = ReliabilityPolicy.BEST_EFFORT
+        if not self._follows:
+            self._reliability = ReliabilityPolicy[reliability.upper()]
+        self._subscription = self._subscribe()
+        self.follow()
+
+    def follow(self) -> None:
+        """Subscribe anew if another reliability suits the publishers now."""
+        topic = self._subscription.topic_name
+        publishers = self._node.get_publishers_info_by_topic(topic) if self._follows else []
+        if not publishers:
+            return
+        offered = {each.qos_profile.reliability for each in publishers}
+        suits = ReliabilityPolicy.BEST_EFFORT
+        if offered == {ReliabilityPolicy.RELIABLE}:
+            suits = ReliabilityPolicy.RELIABLE
+        if suits != self._reliability:
+            self.destroy()  # first: no image comes twice
+            self._reliability = suits
+            self._subscription = self._subscribe()
+
+    def destroy(self) -> None:
+        """Receive nothing more."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _subscribe(self):  # type: ignore[no-untyped-def]  # rclpy's are generic in some versions
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=self._depth, reliability=self._reliability
+        )
+        group = MutuallyExclusiveCallbackGroup()
+        return self._node.create_subscription(
+            self._kind, self._given, self._callback, qos, callback_group=group, raw=True
+        )
