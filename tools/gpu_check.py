@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=420.0, help="time limit; nothing is measured after it"
+        "--seconds", type=float, default=540.0, help="time limit; nothing is measured after it"
     )
     parser.add_argument("--estimate", action="store_true", help="from data sheets; no GPU needed")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)

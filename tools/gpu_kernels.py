@@ -62,12 +62,17 @@ def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[]
 
 @torch.no_grad()
 def check(case: Case, device: torch.device, small: bool = False) -> dict[str, dict[str, float]]:
-    """Relative errors and milliseconds of the twin and, where it runs, of the kernel."""
+    """Relative errors and milliseconds of the twin and, where Triton works, of the kernel.
+
+    Raises RuntimeError where the kernel should run and does not; a warning has said why.
+    """
     x = torch.zeros(1, device=device)
-    if kernels.usable(x, case.name, case.dtype):
+    usable = kernels.usable(x, case.name, case.dtype)
+    if usable:
         with kernels.attempt(x, case.name, case.dtype):
             case.kernel()
-    usable = kernels.usable(x, case.name, case.dtype)
+        if not kernels.usable(x, case.name, case.dtype):
+            raise RuntimeError(f"the kernel {case.name} does not run: its twin takes its place")
     exact = case.exact().double()
     calls = {"twin": case.twin} | ({"kernel": case.kernel} if usable else {})
     copies = COPIES if device.type == "cuda" else 1

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,8 +29,8 @@ from yolact_ros.benchmark.published import load
 from yolact_ros.benchmark.stages import as_graph, fixed_stages_of, repeats_on
 from yolact_ros.benchmark.timing import measure
 from yolact_ros.benchmark.work import Ceilings, count_work, measure_ceilings
-from yolact_ros.data import DataSource
 from yolact_ros.detection import DetectionSettings
+from yolact_ros.detection.regions import PackedMasks
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import compiled
@@ -44,7 +46,7 @@ from yolact_ros.network import (
     save_weights,
 )
 from yolact_ros.node.images import bgr_of_compressed, bgr_on_gpu
-from yolact_ros.pictures import write_picture
+from yolact_ros.pictures import PHOTOS, read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORE = 0.05
@@ -172,7 +174,11 @@ def agreement(setup: Setup, config: NetworkConfig) -> Agreement:
     net, path = filled_network(config), setup.folder / f"filled-{config.name}.safetensors"
     save_weights(net, path)
     image = setup.image.numpy()
-    found = Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)(image)
+    segmenter = Segmenter(weights=path, device=str(setup.device), score_threshold=SCORE)
+    segmenter.warm_up(setup.image_size)  # the first image would take the plain path, not the graph
+    found = segmenter(image)
+    if setup.device.type == "cuda" and not isinstance(found.stored_masks, PackedMasks):
+        raise RuntimeError("no graph was captured: what is timed was not compared")
     ours = Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
     theirs = load(setup.reference, net, setup.device, SCORE)(image)
     return compare(ours, theirs.cpu())
@@ -279,7 +285,9 @@ def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
 
 def accuracy(setup: Setup) -> dict[str, float]:
     """Mask AP of the embedded model, in percent, in float32 and in half precision."""
-    from yolact_ros.evaluation.coco import evaluate  # which needs the extra eval
+    # They need the extra eval.
+    from yolact_ros.data import DataSource
+    from yolact_ros.evaluation.coco import evaluate
 
     assert setup.data is not None
     found = {}
@@ -297,9 +305,15 @@ def accuracy(setup: Setup) -> dict[str, float]:
     return found
 
 
+def tiled(photo: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Copies of a photograph [H, W, 3] side by side: stretched, it would have no sharp colours."""
+    repeats = [-(-wanted // side) for wanted, side in zip(size, photo.shape, strict=False)]
+    return np.tile(photo, (*repeats, 1))[: size[0], : size[1]]
+
+
 def jpeg(setup: Setup) -> dict[str, Any]:
     """A camera's JPEG decoded on the device and on the host: times, and how far pixels differ."""
-    picture = setup.photo_of(setup.jpeg_size).numpy()
+    picture = tiled(read_picture(PHOTOS / "kitchen.jpg"), setup.jpeg_size)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
     message = SimpleNamespace(format="jpeg", data=data.tobytes())
     found = bgr_on_gpu(message, setup.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ import cv2
 import gpu_check
 import gpu_kernels
 import gpu_report
+import gpu_steps
+import numpy as np
 import pytest
 import torch
 
@@ -264,6 +267,23 @@ def test_a_kernel_that_writes_nothing_is_seen(monkeypatch: pytest.MonkeyPatch):
         found[name] = gpu_kernels.check(case, device, small=True)
     assert found["right"]["kernel"]["error"] == found["idle"]["twin"]["error"] == 0
     assert found["idle"]["kernel"]["error"] > 0.5
+
+
+def test_a_kernel_that_does_not_run_is_no_result(monkeypatch: pytest.MonkeyPatch):
+    """Its twin takes its place everywhere, and must not be taken for it."""
+    case = gpu_kernels.builders(torch.device("cpu"), small=True)["preprocessing"]()
+    asked = iter((True, False))
+    monkeypatch.setattr(gpu_kernels.kernels, "usable", lambda *_: next(asked))
+    case = dataclasses.replace(case, kernel=case.twin)
+    with pytest.raises(RuntimeError, match=f"the kernel {case.name} does not run"):
+        gpu_kernels.check(case, torch.device("cpu"), small=True)
+
+
+def test_a_large_picture_is_made_of_small_ones():
+    photo = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    tiled = gpu_steps.tiled(photo, (5, 4))
+    assert tiled.shape == (5, 4, 3)
+    assert (tiled[2:4, :3] == photo).all() and (tiled[4, 3] == photo[0, 0]).all()
 
 
 def test_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

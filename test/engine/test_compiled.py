@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.utils.cpp_extension import CUDA_HOME
 from torchvision.ops import deform_conv2d
 
 from yolact_ros.detection import DetectionSettings
@@ -196,7 +197,15 @@ def test_files_that_run_on_a_cpu_alone(tmp_path, ending):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("kind", ["inductor", "package"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "inductor",
+        pytest.param(
+            "package", marks=pytest.mark.skipif(CUDA_HOME is None, reason="needs the CUDA toolkit")
+        ),
+    ],
+)
 def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, pictures, kind):
     options = {"device": "cuda", "score_threshold": 0.2, "top_k": 10}
     plain = Segmenter(weights=small_file, **options)

@@ -16,7 +16,7 @@ from yolact_ros.detection.instances import Placed, place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
 from yolact_ros.engine import Segmenter, preprocess
-from yolact_ros.engine.device import cudnn_benchmark
+from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
 from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected
@@ -196,7 +196,7 @@ def as_graph(
         with torch.no_grad(), torch.cuda.stream(stream):
             with cudnn_benchmark():
                 call()
-            with torch.cuda.graph(graph, stream=stream):
+            with garbage_kept(), torch.cuda.graph(graph, stream=stream):
                 return [call() for _ in range(copies)]
 
     # The graph itself keeps neither what it reads and writes, nor the kernels that cuDNN made for

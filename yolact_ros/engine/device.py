@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -46,6 +47,19 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 _searching = threading.RLock()
+
+
+@contextlib.contextmanager
+def garbage_kept() -> Iterator[None]:
+    """No garbage is collected meanwhile: a graph among it would break off a capture."""
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

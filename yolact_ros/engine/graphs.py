@@ -19,7 +19,7 @@ from torch import Tensor
 from yolact_ros.detection import Instances
 from yolact_ros.detection.regions import packs_by_kernel
 from yolact_ros.detection.results import Results
-from yolact_ros.engine.device import cudnn_benchmark
+from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
 from yolact_ros.engine.failures import (
     MemoryNeed,
     allocated,
@@ -150,11 +150,14 @@ class GraphedPath:
                     for _ in range(WARM_UP_RUNS):
                         self._path.run()
                 self._graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(
-                    self._graph,
-                    pool=lane.pool,
-                    stream=self._compute,
-                    capture_error_mode="thread_local",  # other threads may use the device meanwhile
+                with (
+                    garbage_kept(),
+                    torch.cuda.graph(
+                        self._graph,
+                        pool=lane.pool,
+                        stream=self._compute,
+                        capture_error_mode="thread_local",  # others may use the device meanwhile
+                    ),
                 ):
                     self._path.run()
             self._slots = [Slot(self._path), Slot(self._path)]

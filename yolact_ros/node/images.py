@@ -299,8 +299,11 @@ def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Ten
     Raises ImageError.
     """
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
 
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:  # releases to come leave it out
+        return None
     check_compressed(image)
     if _bayer_pattern(image):
         return None
