@@ -1,7 +1,7 @@
 """Start the node `yolact`, and RViz if asked for.
 
-`ros2 launch yolact_ros yolact.launch.py --show-args` lists the arguments. One that is not given
-leaves its parameter to the parameter file, and that to the node's default.
+`ros2 launch yolact_ros yolact.launch.py --show-args` lists the arguments. A parameter
+whose argument is not given is that of the parameter file, else the node's default.
 """
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity

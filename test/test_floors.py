@@ -18,7 +18,7 @@ ALLOWED = {
     "files": set(),
     "openmp": set(),
     "detection": {"network", "kernels"},
-    "engine": {"detection", "network", "kernels", "extras"},
+    "engine": {"detection", "network", "kernels", "extras", "files"},
     "data": {"pictures", "extras"},
     "training": {"evaluation", "engine", "detection", "network", "data", "files"},
     "evaluation": {"benchmark", "engine", "detection", "network", "data", "pictures"},

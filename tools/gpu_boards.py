@@ -16,8 +16,8 @@ from yolact_ros.network.anchors import feature_sizes
 from yolact_ros.network.yolact import MaskIoUNet
 
 REACHED = 0.4
-"""An assumption, not a measurement: a network without its own compiler reaches so much of the
-limit. Single images on large GPUs reach less, for their layers do not fill the chip."""
+"""Share of the limit that networks without a compiler of their own are assumed, not measured, to
+reach. Single images on large GPUs reach less: their layers do not fill the chip."""
 
 
 PCI_EXPRESS = 50e9

@@ -12,6 +12,7 @@ CUDA device.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -218,7 +219,7 @@ def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[
     for name, config in configs.items():
         again = partial(gpu_steps.second_warm_up, models, config)
         yield Step(("models", name, "second warm-up"), again)
-    yield Step(("ceilings",), lambda: models.ceilings)
+    yield Step(("ceilings",), lambda: dataclasses.asdict(models.ceilings))
     for name, config in configs.items():
         yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))
 

@@ -89,7 +89,8 @@ def check(case: Case, device: torch.device, small: bool = False) -> dict[str, di
 
 
 def _error(call: Callable[[], Tensor], exact: Tensor) -> float:
-    """Relative; what `call` does not write is wrong, though memory may hold it from before."""
+    """The relative error. The first call's result is overwritten: the memory may be used again, and
+    what the second call leaves out must not look right."""
     call().fill_(0x5A)
     return float((call().double() - exact).norm() / exact.norm())
 

@@ -138,7 +138,7 @@ def supervise(command: Sequence[str], files: Files, seconds: float) -> None:
 
 
 def _run_worker(command: Sequence[str], files: Files, deadline: float, patience: float) -> str:
-    """How it ended, if it did not come to the end of the steps or of the time."""
+    """Why the worker ended early; empty if its steps were done or the time was up."""
     process = subprocess.Popen(command, start_new_session=True)  # to be ended with its children
     try:
         while time.monotonic() < deadline:
@@ -169,8 +169,8 @@ def _ended_like_interrupted() -> Iterator[None]:
             signal.signal(each, before[each])
 
 
-def _count(files: Files, *states: str) -> int:
-    return sum(state in states for state in files.read()["steps"].values())
+def _count(files: Files, state: str) -> int:
+    return list(files.read()["steps"].values()).count(state)
 
 
 def _mark(files: Files, state: str, text: str) -> None:

@@ -12,8 +12,8 @@ PLUS = "yolact_plus_resnet50"
 NOT_USED = ["not used", ""]
 
 SAME_SHARE, SAME_IOU = 0.85, 0.95
-"""Of the published implementation's instances, so many have a partner in half precision, and masks
-so much alike, at least: with random weights some hang by a hair."""
+"""The least share of the published implementation's instances that half precision finds, and the
+least mean IoU of their masks: with random weights some decisions are very close."""
 KERNEL_ERROR = 0.01
 """Relative, of half precision; twice the twin's error is always right."""
 

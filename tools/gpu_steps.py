@@ -101,9 +101,9 @@ class Models:
         """Those used last are kept: for each new one cuDNN searches anew."""
 
     @functools.cached_property
-    def ceilings(self) -> dict[str, float]:
+    def ceilings(self) -> Ceilings:
         size = 0 if self.setup.device.type == "cuda" else 256
-        return dataclasses.asdict(measure_ceilings(self.setup.device, self.setup.dtype, size=size))
+        return measure_ceilings(self.setup.device, self.setup.dtype, size=size)
 
     def weights(self, config: NetworkConfig) -> Path:
         path = self.setup.folder / f"{config.name}-{config.dcn_variant}.safetensors"
@@ -121,7 +121,7 @@ class Models:
 def arithmetic(models: Models, config: NetworkConfig) -> dict[str, float]:
     """FLOP of one image, and milliseconds that its layers take at the ceilings."""
     work = count_work(config, 1, models.setup.dtype)
-    return {"flops": work.flops, "limit": work.limit(Ceilings(**models.ceilings))}
+    return {"flops": work.flops, "limit": work.limit(models.ceilings)}
 
 
 def one_image(models: Models, config: NetworkConfig) -> dict[str, Any]:
@@ -201,16 +201,16 @@ def throughput(models: Models, config: NetworkConfig, size: int) -> float:
     return size * done / seconds
 
 
-def cameras(models: Models, config: NetworkConfig, count: int = 4) -> dict[str, float]:
-    """Images a second of so many cameras, an image of each in a batch, from host to host.
+def cameras(models: Models, config: NetworkConfig) -> dict[str, float]:
+    """Images a second of four cameras, an image of each in a batch, from host to host.
 
-    And the longest time from one batch's results to the next ones', in milliseconds.
+    `longest` is the longest time between the results of two batches, in milliseconds.
     """
     photo = models.setup.image
     views = [photo, photo.flip(1), photo.roll(80, 1), photo.flip(1).roll(80, 1)]
-    images = [view.contiguous() for view in views[:count]]
+    images = [view.contiguous() for view in views]
     done, seconds, longest = _stream(models, config, images)
-    return {"images_per_second": count * done / seconds, "longest": 1000 * longest}
+    return {"images_per_second": len(images) * done / seconds, "longest": 1000 * longest}
 
 
 def _stream(

@@ -50,10 +50,14 @@ def encode_regions(
 ) -> list[bytes]:
     """The bytes of n masks that lie one after the other in one flat array.
 
-    rectangles: int [n, 4] (x1, y1, x2, y2), x2 and y2 exclusive.
-    pixels: bool [sum of h * w], row by row. offsets: int [n + 1]; mask i is
-    `pixels[offsets[i]:offsets[i + 1]]`. Raises ValueError for an unknown encoding or when
-    rectangles and offsets do not fit each other.
+    Args:
+        rectangles: int [n, 4] (x1, y1, x2, y2), x2 and y2 exclusive.
+        pixels: bool [sum of h * w], row by row.
+        offsets: int [n + 1]; mask i is `pixels[offsets[i]:offsets[i + 1]]`.
+        encoding: One of `ENCODINGS`.
+
+    Raises:
+        ValueError: For an unknown encoding, or when rectangles and offsets do not fit each other.
     """
     sizes = (rectangles[:, 3] - rectangles[:, 1]) * (rectangles[:, 2] - rectangles[:, 0])
     if not np.array_equal(np.diff(offsets), sizes) or len(pixels) != offsets[-1]:
@@ -97,9 +101,13 @@ def _encode_runs(pixels: NDArray[np.bool_], offsets: NDArray[np.int64]) -> list[
 def decode(mask: MaskMessage) -> NDArray[np.bool_]:
     """The pixels of one mask, bool [height, width].
 
-    mask: a `yolact_ros/msg/Mask` or any object with `height`, `width`, `encoding` and `data` (bytes
-    or uint8). A mask without an encoding (the model gives boxes only) must be empty and gives an
-    array without pixels. Raises ValueError, saying what is wrong, for bytes that break the format.
+    Args:
+        mask: A `yolact_ros/msg/Mask` or any object with `height`, `width`, `encoding` and `data`
+            (bytes or uint8). One without an encoding (the model gives boxes only) must be empty and
+            gives an array without pixels.
+
+    Raises:
+        ValueError: For bytes that break the format; the message says how.
     """
     height, width = int(mask.height), int(mask.width)
     if height < 0 or width < 0 or height * width > MAX_PIXELS:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 PHOTOS = Path(__file__).parent / "demo" / "photos"
 """The photographs that come with the package."""
 
+JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # Neither end can occur within the pixels.
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKER, _JPEG_SCAN = re.compile(rb"\xff[\x01-\xfe]"), b"\xff\xda"
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 
 
 class PictureError(ValueError):
@@ -49,10 +49,10 @@ def read_picture(path: Path, as_stored: bool = False) -> npt.NDArray[np.uint8]:
 
 def is_cut_short(data: bytes | mmap) -> bool:
     """Whether a JPEG or PNG has no end; bytes behind it do not matter. False for other formats."""
-    if data[: len(_JPEG_START)] == _JPEG_START:
+    if data[: len(JPEG_START)] == JPEG_START:
         whole = data[-len(_JPEG_END) :] == _JPEG_END
         return not whole and data.find(_JPEG_END, _first_scan(data)) < 0
-    if data[: len(_PNG_START)] == _PNG_START:
+    if data[: len(PNG_START)] == PNG_START:
         return data.rfind(_PNG_END) < 0
     return False
 
@@ -69,7 +69,7 @@ def _first_scan(data: bytes | mmap) -> int:
 
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    """Write a BGR picture in the format that the name's ending says, and make its folder.
+    """Write a BGR picture, uint8 [H, W, 3], in the format of the name's ending; make its folder.
 
     Raises PictureError when that cannot be done.
     """

@@ -1,1 +1,1 @@
-"""How fast, and how far from what the machine can do."""
+"""Speed and memory of our models, beside other implementations and the machine's limits."""

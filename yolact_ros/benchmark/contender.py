@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from yolact_ros.detection import Instances
+from yolact_ros.engine import Image
 
 
 class Found(NamedTuple):
@@ -43,6 +42,6 @@ class Contender:
     """Something to measure, from an image in memory to masks of its size."""
 
     name: str
-    segment: Callable[[npt.NDArray[np.uint8]], Found]
+    segment: Callable[[Image], Found]
     """Takes a BGR image [H, W, 3], gives what is found in the memory of the host."""
     note: str = ""

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from yolact_ros.benchmark.settings import Image, Settings
+from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.weights import random_network
-from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.network import CONFIGS, PUBLISHED, NetworkConfig, config_of, save_weights
 
@@ -26,7 +26,7 @@ class Model:
     """What the segmenter was made of."""
     note: str
     name: str
-    """Of no other model."""
+    """Unique among the models."""
 
     @property
     def config(self) -> NetworkConfig:
@@ -93,7 +93,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _told_apart(models: Sequence[Model]) -> list[Model]:
-    """The models, with their weights in names that come more than once; what is the same, once."""
+    """The models without duplicates; those of one name are told apart by their weights."""
     counts = Counter(model.name for model in models)
     named = [
         replace(model, name=f"{model.name}, {model.weights or 'embedded weights'}")

@@ -9,8 +9,6 @@ from typing import Any
 from unittest import mock
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,9 +21,10 @@ from yolact_ros.benchmark.weights import adopt_statistics
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.detection.candidates import take
 from yolact_ros.detection.nms import suppress
+from yolact_ros.engine import Image
 
 
-def mask_rcnn(device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: bool) -> Contender:
+def mask_rcnn(device: torch.device, image: Image, *, fast_nms: bool) -> Contender:
     """torchvision's Mask R-CNN with a ResNet-50, of random weights, at its default input size.
 
     Its score threshold is set so that what it reports for `image`, 100 instances, is all that
@@ -39,10 +38,10 @@ def mask_rcnn(device: torch.device, image: npt.NDArray[np.uint8], *, fast_nms: b
     if fast_nms:
         heads.postprocess_detections = MethodType(_fast_postprocess, heads)
 
-    def tensor_of(image: npt.NDArray[np.uint8]) -> Tensor:
+    def tensor_of(image: Image) -> Tensor:
         return torch.from_numpy(image).to(device).flip(2).permute(2, 0, 1).float().div(255)
 
-    def segment(image: npt.NDArray[np.uint8]) -> Found:
+    def segment(image: Image) -> Found:
         out = net([tensor_of(image)])[0]
         masks = out["masks"].squeeze(1) > 0.5
         return Found(out["boxes"], out["scores"], out["labels"], masks).cpu()
@@ -79,9 +78,7 @@ def _fast_postprocess(
     return tuple(list(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def ultralytics(
-    device: torch.device, image: npt.NDArray[np.uint8], model: str, score: float
-) -> Contender:
+def ultralytics(device: torch.device, image: Image, model: str, score: float) -> Contender:
     """A segmentation model of Ultralytics, such as "yolo11n-seg", of random weights.
 
     It is built from the description inside the package `ultralytics`, at its default input size
@@ -108,7 +105,7 @@ def ultralytics(
         adopt_statistics(net.model.eval(), F.interpolate(pixels, size=(640, 640)))
     options = {"max_det": 100, "device": device, "retina_masks": True, "verbose": False}
 
-    def segment(image: npt.NDArray[np.uint8]) -> Found:
+    def segment(image: Image) -> Found:
         result = net.predict(image, conf=score, **options)[0]
         boxes = result.boxes
         masks = torch.zeros(0, *image.shape[:2]) if result.masks is None else result.masks.data

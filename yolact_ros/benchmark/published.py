@@ -19,13 +19,12 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from yolact_ros.benchmark.contender import Contender, Found
+from yolact_ros.engine import Image
 from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.network import PUBLISHED, Yolact, official_name
 from yolact_ros.network.anchors import feature_sizes
@@ -65,7 +64,7 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
 
 def load(
     checkout: Path, net: Yolact, device: torch.device, score: float
-) -> Callable[[npt.NDArray[np.uint8]], Found]:
+) -> Callable[[Image], Found]:
     """What `published` calls; what it finds stays on the device.
 
     Every call of this function imports the code anew, since its settings are global: several
@@ -95,7 +94,7 @@ def load(
     theirs.detect.use_fast_nms = True
 
     @torch.no_grad()
-    def segment(image: npt.NDArray[np.uint8]) -> Found:
+    def segment(image: Image) -> Found:
         height, width = image.shape[:2]
         with cudnn_benchmark(), _fusion_may_fail():
             batch = transform(torch.from_numpy(image).to(device).float().unsqueeze(0))

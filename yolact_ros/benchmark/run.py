@@ -17,10 +17,11 @@ from yolact_ros.benchmark.memory import Memory, can_measure_memory, measure_memo
 from yolact_ros.benchmark.models import Model, prepare
 from yolact_ros.benchmark.node import NodeStage, measure_node, node_can_run
 from yolact_ros.benchmark.report import BatchReport, Machine, ModelReport, Report
-from yolact_ros.benchmark.settings import Image, Settings
+from yolact_ros.benchmark.settings import Settings
 from yolact_ros.benchmark.side_by_side import others_of, references_of, side_by_side
 from yolact_ros.benchmark.stages import repeats_on, stages_of
 from yolact_ros.benchmark.work import count_work, measure_ceilings
+from yolact_ros.engine import Image
 from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import Runtime
 from yolact_ros.pictures import write_picture
@@ -37,8 +38,8 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
     device = choose_device(settings.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # others take the current one
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         models = prepare(settings, folder)
         runtimes = [model.segmenter.runtime for model in models]
         say("ceilings")

@@ -14,8 +14,8 @@ from yolact_ros.benchmark.models import Model
 from yolact_ros.benchmark.others import mask_rcnn, ultralytics
 from yolact_ros.benchmark.published import published
 from yolact_ros.benchmark.report import ContenderReport
-from yolact_ros.benchmark.settings import Image, Settings
-from yolact_ros.engine import Segmenter
+from yolact_ros.benchmark.settings import Settings
+from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.download import weights_file
 from yolact_ros.network import PUBLISHED, NetworkConfig, Yolact, load_network
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from yolact_ros.detection.detections import Thresholds
 from yolact_ros.detection.instances import Placed, place
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.detection.results import Results
-from yolact_ros.engine import Segmenter, preprocess
+from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
 from yolact_ros.engine.fixed import CANDIDATES, Batch
 from yolact_ros.engine.graphs import MASK_AREA
@@ -45,9 +43,7 @@ def repeats_on(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def stages_of(
-    segmenter: Segmenter, images: Sequence[npt.NDArray[np.uint8]]
-) -> dict[str, Callable[[], object]]:
+def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> dict[str, Callable[[], object]]:
     """Calls of the parts of `segmenter`, each on what the parts before it made of `images`.
 
     The parts are the ones that the segmenter calls itself: on a GPU those in fixed shapes. A part
@@ -96,7 +92,7 @@ def stages_of(
 
 @torch.no_grad()
 def fixed_stages_of(
-    segmenter: Segmenter, images: Sequence[npt.NDArray[np.uint8]], in_parts: bool = True
+    segmenter: Segmenter, images: Sequence[Image], in_parts: bool = True
 ) -> dict[str, Callable[[], object]]:
     """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
     take no time. The network is one part unless it is wanted `in_parts`."""
@@ -181,11 +177,11 @@ def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
 def as_graph(
     call: Callable[[], object], device: torch.device, copies: int = 1
 ) -> Callable[[], object]:
-    """What does `call` again, `copies` times, without the time that launches of kernels take; that
-    of the graph itself, some microseconds, stays. On a CPU `call` itself, and once.
+    """A CUDA graph that repeats `call` `copies` times, so that its kernels cost no launches; the
+    launch of the graph itself takes some microseconds. On a CPU `call` itself, once.
 
-    It is captured without gradients, in a thread of its own: in one where cuDNN has chosen kernels
-    before it would not search as it does for the segmenter's graphs.
+    It is captured without gradients, in a thread of its own: in a thread that has chosen kernels
+    before, cuDNN would not search as it does for the segmenter's graphs.
     """
     if device.type != "cuda":
         return call

@@ -31,7 +31,7 @@ _EXTRAS = {
     "table": "eval",
     "bench": "bench",
 }
-# They plot when all the work is done: what that needs has to be there before.
+# These plot at the very end: that matplotlib is missing must show before the work begins.
 _PLOTTING = ("eval", "stability")
 
 

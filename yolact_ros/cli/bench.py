@@ -11,12 +11,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from yolact_ros.benchmark.plot import plot
 from yolact_ros.benchmark.report import to_markdown, write_json
 from yolact_ros.benchmark.run import run as run_benchmark
 from yolact_ros.benchmark.settings import Settings
+from yolact_ros.engine import Image
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.network import CONFIGS, EMBEDDED
 from yolact_ros.pictures import PHOTOS, read_picture
@@ -106,7 +106,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _read_image(path: Path | None, size: str) -> npt.NDArray[np.uint8]:
+def _read_image(path: Path | None, size: str) -> Image:
     """A picture of WIDTHxHEIGHT. Raises ValueError for what is no picture or no size."""
     try:
         width, height = map(int, size.split("x"))

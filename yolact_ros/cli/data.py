@@ -20,6 +20,16 @@ from yolact_ros.network.classes import PASCAL_CLASSES
 
 def run(arguments: Sequence[str]) -> None:
     """Check, split and convert data sets."""
+    options = _parser().parse_args(arguments)
+    if options.command == "check":
+        _check(options.file, not options.boxes, options.samples)
+    elif options.command == "split":
+        _split(options.file, options.share, None if options.last else options.seed)
+    else:
+        _convert_sbd(options.folder, options.splits, options.output)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="yolact data", description=run.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser(
@@ -54,13 +64,7 @@ def run(arguments: Sequence[str]) -> None:
     converting.add_argument("folder", type=Path, help="benchmark_RELEASE, as it was unpacked")
     converting.add_argument("--splits", nargs="+", default=["train", "val"], metavar="SPLIT")
     converting.add_argument("--output", type=Path, help="folder to write; default: that of img")
-    options = parser.parse_args(arguments)
-    if options.command == "check":
-        _check(options.file, not options.boxes, options.samples)
-    elif options.command == "split":
-        _split(options.file, options.share, None if options.last else options.seed)
-    else:
-        _convert_sbd(options.folder, options.splits, options.output)
+    return parser
 
 
 def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from yolact_ros.cli.files import find_pictures, short_names
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import Image, Segmenter
 from yolact_ros.export import PRECISIONS, export
-from yolact_ros.export.check import INT8, Image
+from yolact_ros.export.check import INT8
 from yolact_ros.network import CONFIGS
 from yolact_ros.pictures import PHOTOS, read_picture
 

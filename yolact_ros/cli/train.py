@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _quiet_lightning() -> None:
-    """Leave out what Lightning says of things that are as they should be, or that it sells."""
+    """Silence Lightning's advertisements, and its warnings of what is intended here."""
     for message in (
         r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
         "You're resuming from a checkpoint that ended before",  # our data order resumes anywhere

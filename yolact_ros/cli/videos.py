@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from yolact_ros.pictures import UnreadableError
 
-# A file may be short of so many frames, or of such a share: some only estimate how many they have.
+# So many frames, or such a share of them, may be missing: some files only estimate their number.
 _FEW, _SHARE = 1, 0.02
 
 

@@ -35,10 +35,10 @@ from yolact_ros.pictures import is_cut_short
 _TOLERANCE = 1.0
 _NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
 # A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
-_LEAST_IOU, _NEAR = 0.5, 3.0
+_MIN_IOU, _NEAR = 0.5, 3.0
 _FARTHEST_LEARNED, _FARTHEST_COUNTED = 1, 100
-"""Points of polygons lie so many pictures beside theirs at most: drawing and counting take time and
-memory for every pixel on the way."""
+"""How far outside their picture points of polygons may lie, in widths or heights of it: drawing and
+counting take time and memory for every pixel on the way."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,17 @@ def check(
 ) -> Report:
     """Look at every entry and every picture of a data set.
 
-    `masks` says that each object needs one; without, boxes are enough. `measure` says that the data
-    are to measure accuracy with: annotations are right then if they can be counted, as in
-    `read_countable`, of use for training or not. Pictures are decoded if
-    `decode` asks for it. If not, their headers are read, and whether JPEG and PNG files are whole
-    is seen from their ends. Raises DataError for a file that has no picture or no category that is
-    right.
+    Args:
+        source: The annotation file and its pictures.
+        decode: Decode every picture. If not, their headers are read, and the ends of JPEG and PNG
+            files show whether they are whole.
+        progress: Show progress bars.
+        masks: Each object needs a mask; without, its box is enough.
+        measure: The data are for measuring accuracy: annotations need only be countable, as in
+            `read_countable`, even if nothing can be learned from them.
+
+    Raises:
+        DataError: If no picture or no category of the file is right.
     """
     file, content = source.annotations, load(source.annotations)
     good: dict[str, list[Any]] = {}
@@ -97,11 +102,11 @@ def check(
 
 
 def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
-    """The content of a file with which accuracy can be counted, as COCO counts it.
+    """The content of a file that accuracy can be measured on, counted as COCO does.
 
-    Raises DataError for what cannot be: pictures that are missing; annotations without a picture or
-    a category here and, for that of masks, without a mask. Boxes and masks without a pixel, which
-    are of no use for training, are none of them: COCO's own files have some.
+    Raises DataError for missing pictures, and for annotations without a picture or a category in
+    the file or, if accuracy is that of `masks`, without a mask. Boxes and masks without a pixel are
+    of no use for training but can be counted: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
     reason = partial(_uncountable, masks, _Known.of(content))
@@ -177,7 +182,7 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if not segmentation:
         return _NO_MASK
     if isinstance(segmentation, list):
-        # As the library counts them: one of two points has no pixel, but as the first it is a box.
+        # The library takes a first polygon of two points for a box; later ones have no pixel.
         first, others = segmentation[:1], segmentation[1:]
         return (
             _wrong_numbers(first, least=6)
@@ -232,7 +237,7 @@ def _wrong_place(
     x, y, w, h = around = coco_mask.toBbox(as_rle(segmentation, height, width)).tolist()
     offsets = np.subtract(box, around)
     offsets[2:] += offsets[:2]  # of the right and the lower side
-    if coco_mask.iou([box], [around], [0]) >= _LEAST_IOU or np.abs(offsets).max() <= _NEAR:
+    if coco_mask.iou([box], [around], [0]) >= _MIN_IOU or np.abs(offsets).max() <= _NEAR:
         return None
     return f"bbox {box} is not around its mask, which is within [{x:g}, {y:g}, {w:g}, {h:g}]"
 

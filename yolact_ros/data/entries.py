@@ -91,7 +91,7 @@ FIELDS = {
 
 
 class FieldCheck:
-    """Says what is wrong with the fields of an entry, in view of those that it was shown before."""
+    """Says what is wrong with an entry's fields; remembers earlier entries, to find duplicates."""
 
     def __init__(self, kind: str) -> None:
         self.fields = FIELDS[kind]
@@ -185,7 +185,7 @@ def _with_numbers(annotation: Any) -> Any:
 
 
 def _without_headings(lists: dict[str, Any]) -> list[Any]:
-    """The categories but those that stand above others and that no object is of.
+    """The categories but for headings: those above others that no object belongs to.
 
     Roboflow exports one above all classes; its name may be that of a class, too. A file without
     objects does not tell: all its categories stay.

@@ -29,8 +29,15 @@ class Candidates:
 def find_candidates(
     predictions: Predictions, anchors: Tensor, threshold: float | Tensor, count: int | None
 ) -> Candidates:
-    """The `count` anchors of each image whose best classes score highest; None: all whose best
-    classes score more than the threshold. Those that do not are padding. `anchors` [P, 4]."""
+    """The anchors of each image that detection looks at.
+
+    Args:
+        predictions: Of the network, for B images and P anchors.
+        anchors: [P, 4] as (cx, cy, w, h) relative to the image.
+        threshold: An anchor whose best class scores no more becomes padding; a number or [].
+        count: The number of anchors, those whose best classes score highest; None: as many as pass
+            the threshold in the image where most do.
+    """
     best = best_scores(predictions.class_logits)  # [B, P]
     has_all = count is None
     if count is None:

@@ -180,14 +180,17 @@ def _detect_by_kernels(
 
 
 def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`topk` of scores [B, M]. One multiprocessor of a GPU does a row: there, long ones are cut."""
+    """The `count` highest of scores [B, M], by falling score, and their indices: [B, count] each.
+
+    On a GPU, where one multiprocessor does a row, long rows are cut into parts.
+    """
     if scores.is_cuda and scores.shape[1] >= 4 * _PARTS * count:
         return top_of_parts(scores, count)
     return scores.topk(count)
 
 
 def top_of_parts(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`topk` of scores [B, M], at first of parts that have `count` or more."""
+    """`top_scores` by way of the highest of 16 parts; each part must hold `count` scores."""
     scores = F.pad(scores, (0, -scores.shape[1] % _PARTS), value=-torch.inf)
     best, index = scores.unflatten(1, (_PARTS, -1)).topk(count, sorted=False)
     starts = torch.arange(0, scores.shape[1], scores.shape[1] // _PARTS, device=scores.device)

@@ -117,9 +117,14 @@ def make_instances(
     image_sizes: list[tuple[int, int]],
     class_names: tuple[str, ...],
 ) -> list[Instances]:
-    """Instances of each of the B images of a batch, whose sizes may differ.
+    """Instances of each of the B images of a batch.
 
-    `prototypes` [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+    Args:
+        detections: In the images.
+        prototypes: [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+        mask_iou: The network that re-scores masks; None: they are not re-scored.
+        image_sizes: (height, width) of each image in pixels.
+        class_names: Of all classes of the model, by class id.
     """
     detections = detections.trimmed()
     grids = make_masks(detections, prototypes, mask_iou)

@@ -17,9 +17,9 @@ _PRECISIONS = {
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
+    """The device called "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    Raises ValueError, saying what there is, for any other.
+    Raises ValueError, which names the devices of this machine, for any other name.
     """
     # The count alone may be NVIDIA's own, with GPUs whose driver is too old for PyTorch.
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -32,9 +32,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float16 on CUDA and float32 on a CPU, which knows no float16.
+    """The data type called `name`; "auto" is float16 on CUDA and float32 on a CPU.
 
-    Raises ValueError for what the device cannot do.
+    Raises ValueError for one that the device does not compute in, such as float16 on a CPU.
     """
     allowed = ["auto", *(_PRECISIONS if device.type == "cuda" else ["float32", "bfloat16"])]
     if name not in allowed:

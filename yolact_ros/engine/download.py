@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -16,6 +15,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from yolact_ros.files import move_into_place, sha256_of
 from yolact_ros.network import EMBEDDED, PUBLISHED, WeightsError, build, load_weights
 
 DOWNLOADABLE = tuple(
@@ -106,14 +106,12 @@ def _download(name: str, url: str, path: Path) -> None:
         if not resumed:
             raise
         _check(name, url, part, _receive(url, part))  # what was there before may have been stale
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())  # robots lose power: no final name before the content
-    part.replace(path)
+    move_into_place(part, path)
 
 
 def _check(name: str, url: str, file: Path, sha256: str | None) -> None:
     """Raise DownloadError unless the file has this checksum and fits the model."""
-    found = _sha256(file)
+    found = sha256_of(file)
     if sha256 and found != sha256:
         raise DownloadError(
             f"{url} arrived damaged: its SHA-256 is {found} instead of {sha256}. Try again"
@@ -124,14 +122,6 @@ def _check(name: str, url: str, file: Path, sha256: str | None) -> None:
         load_weights(net, file)
     except WeightsError as error:
         raise DownloadError(f"{url} gave no weights of {name}: {error}") from error
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _receive(url: str, part: Path) -> str | None:

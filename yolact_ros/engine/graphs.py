@@ -31,8 +31,8 @@ from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
 
 MASK_AREA = 8
-"""Masks that are copied to the host: so many times the image's area. Where that is too little, it
-is more from the next on."""
+"""Room for the masks that are copied to the host, in areas of the image. A batch that needs more
+enlarges it for those to come."""
 
 ROOMY_SIZE = (1080, 1920)
 """(height, width) of images up to which a graph has room for them, and for that area of masks, from
@@ -225,7 +225,7 @@ def first_room(plan: Plan, runtime: Runtime) -> int:
     return batch.mask_bytes(min(area, plan.settings.top_k))
 
 
-_MOST_GRAPHS = 16
+_MAX_GRAPHS = 16
 
 
 class Graphs:
@@ -306,10 +306,10 @@ class Graphs:
         self._renew_lane()
 
     def _capture(self, plan: Plan, room: int = 0) -> None:
-        """With room for so many bytes of masks; 0: as many as to begin with.
+        """Capture the graph of a plan with room for so many bytes of masks; 0: `first_room`.
 
-        Where that fails all stays as it is: the plain path needs no graph. It is not tried again;
-        but for want of memory it is, when that may have changed.
+        If that fails, a warning says so and the plain path is used, which needs no graph. It is not
+        tried again, unless memory was short and may no longer be.
         """
         if plan in self._refused | self._did_not_fit:
             return
@@ -317,8 +317,8 @@ class Graphs:
         before = allocated(device)
         try:
             room = room or first_room(plan, self._runtime)
-            # The future has no name: an error would keep it, and it the error, and so would all
-            # that was allocated stay.
+            # The future gets no name: it and its error would refer to each other, and all that was
+            # allocated would stay.
             with whole_device(device):
                 graph = self._thread.submit(
                     GraphedPath, self._runtime, plan, self._lane, room
@@ -337,7 +337,7 @@ class Graphs:
             with whole_device(device):
                 torch.cuda.synchronize(device)  # nothing may be using those that go
             self._graphs[plan] = graph
-            while len(self._graphs) > _MOST_GRAPHS:
+            while len(self._graphs) > _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
             return
         self._renew_lane()
@@ -349,7 +349,7 @@ class Graphs:
         )
 
     def _renew_lane(self) -> None:
-        """And free what is not used. A capture that broke off spoils its pool."""
+        """Begin a new lane, since a failed capture spoils its pool; free unused memory."""
         self._lane = Lane(self._runtime.device)
         gc.collect()
         torch.cuda.empty_cache()

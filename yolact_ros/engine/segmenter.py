@@ -131,8 +131,8 @@ class Segmenter:
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
         # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
-        # cuDNN remembers by thread which kernels it chose, and does not search in one that chose
-        # without: so what is computed without a graph has one to itself, and captures another.
+        # cuDNN remembers its choice of kernels for each thread, and does not search in a thread
+        # that has chosen without a search: so captures have a thread apart from all other work.
         self._thread = ThreadPoolExecutor(1, "yolact") if self.device.type == "cuda" else None
         self._graphs = Graphs(self.runtime) if is_graphed else None
         self._largest_batch = 0
@@ -342,11 +342,11 @@ class Segmenter:
 
 def _check_exported(path: Path, options: dict[str, object]) -> None:
     """Raise ValueError for options that an exported network has decided already."""
-    for name in ("model", "backbone", "dcn_variant", "backend"):
-        if options.get(name) not in (None, "", "auto"):
+    for name, value in options.items():
+        if value not in ("", "auto"):
             raise ValueError(
-                f"{path} is exported already and has its own {name}: {name}={options[name]!r} is "
-                "not allowed"
+                f"{path} is exported already and has its own {name}: {name}={value!r} is not "
+                "allowed"
             )
 
 
@@ -354,8 +354,10 @@ def _resolve(
     model: str | NetworkConfig, weights: str | Path
 ) -> tuple[NetworkConfig, Path | None, str]:
     """Configuration, weight file (None: random) and where the weights are from, in words."""
-    config = config_of(model) if isinstance(model, str) and model else model or None
-    assert not isinstance(config, str)
+    if isinstance(model, NetworkConfig):
+        config: NetworkConfig | None = model
+    else:
+        config = config_of(model) if model else None
     if not weights and config is not None and config.name in PUBLISHED:
         weights = config.name
     if not weights or str(weights) == EMBEDDED.name:

@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 def run_apart(work: Callable[[], Result]) -> Result:
-    """`work()`, or what it raises, in a thread that ends with it.
+    """Call `work` in a thread that ends with it; return what it returns, raise what it raises.
 
-    On a CPU PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each thread
-    that ever computed, while that lives. With more of them than cores all teams sleep between two
-    operators, and a network in another thread than the one that built it took twice as long.
+    On a CPU PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each living
+    thread that has computed. With more threads than cores, every team sleeps between two operators:
+    a network took twice as long in another thread than the one that had built it.
     """
     results: list[Result] = []
     errors: list[BaseException] = []

@@ -1,0 +1,1 @@
+"""Accuracy, stability, and the papers' tables measured here."""

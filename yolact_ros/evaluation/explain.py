@@ -17,7 +17,9 @@ from yolact_ros.network import Predictions
 from yolact_ros.pictures import write_picture
 
 Map = npt.NDArray[np.float32]
-_TILE = 180
+_TILE, _COLUMNS = 180, 8
+_SHOWN = 6
+"""Prototypes that the picture of an assembly shows."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,12 @@ def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list
     return [folder / name for name in pictures]
 
 
-def _grid(prototypes: Map, columns: int = 8) -> Image:
+def _grid(prototypes: Map) -> Image:
     """All prototypes, each from black (0) to white (its largest value)."""
-    rows = -(-len(prototypes) // columns)
-    page = np.zeros((rows * _TILE, columns * _TILE, 3), np.uint8)
+    rows = -(-len(prototypes) // _COLUMNS)
+    page = np.zeros((rows * _TILE, _COLUMNS * _TILE, 3), np.uint8)
     for i, prototype in enumerate(prototypes):
-        row, column = divmod(i, columns)
+        row, column = divmod(i, _COLUMNS)
         grey = prototype / max(float(prototype.max()), 1e-9)
         picture = cv2.cvtColor((grey * 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
         place = np.s_[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
@@ -117,12 +119,12 @@ def _grid(prototypes: Map, columns: int = 8) -> Image:
     return page
 
 
-def _draw_assembly(image: Image, prototypes: Map, assembly: Assembly, most: int = 6) -> Image:
+def _draw_assembly(image: Image, prototypes: Map, assembly: Assembly) -> Image:
     """One row: coefficients, the prototypes that add most, their sum, the mask before and after
     the crop, the image. Red adds, blue takes away."""
     weight = assembly.coefficients[:, None, None] * prototypes
     share = np.abs(weight).mean(axis=(1, 2))
-    largest = np.argsort(-share)[:most]
+    largest = np.argsort(-share)[:_SHOWN]
     limit = max(float(np.abs(weight[largest]).max()), 1e-9)
     tiles = [_titled(_bars(assembly.coefficients), "coefficients")]
     tiles += [

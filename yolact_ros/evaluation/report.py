@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from yolact_ros.evaluation.findings import Findings, Result
 from yolact_ros.pictures import write_picture
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
+_CURVES = 12
 
 
 def table(evaluation: Evaluation, classes: bool = False) -> str:
@@ -44,7 +46,7 @@ def table(evaluation: Evaluation, classes: bool = False) -> str:
 
 def _line(name: str, values: AveragePrecision) -> str:
     numbers = (getattr(values, column) * 100 for column in _COLUMNS)
-    return f"{name:24}" + "".join("       -" if n != n else f"{n:8.2f}" for n in numbers)
+    return f"{name:24}" + "".join("       -" if math.isnan(n) else f"{n:8.2f}" for n in numbers)
 
 
 def write_results(findings: Findings, folder: Path) -> None:
@@ -63,22 +65,23 @@ def write_summary(evaluation: Evaluation, images: int, path: Path) -> None:
     }
     for kind, scores in (("masks", evaluation.masks), ("boxes", evaluation.boxes)):
         if scores is not None:
-            summary[kind] = _plain(scores.overall)
-            summary[f"{kind} by class"] = {n: _plain(v) for n, v in scores.of_class.items()}
+            summary[kind] = without_nan(vars(scores.overall))
+            by_class = {name: without_nan(vars(v)) for name, v in scores.of_class.items()}
+            summary[f"{kind} by class"] = by_class
     _write_json(path, summary, indent=2)
 
 
-def _plain(values: AveragePrecision) -> dict[str, float | None]:
-    # JSON knows no nan.
-    return {k: None if v != v else v for k, v in dataclasses.asdict(values).items()}
+def without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no nan: None in its place."""
+    return {name: None if math.isnan(n) else n for name, n in numbers.items()}
 
 
 def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent) + "\n")
 
 
-def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
-    """Write a PNG with the precision over the recall at IoU 0.5, of at most `most` classes."""
+def plot_precision_recall(scores: Scores, path: Path) -> None:
+    """Write a PNG with precision over recall at IoU 0.5, of the 12 best classes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -86,7 +89,7 @@ def plot_precision_recall(scores: Scores, path: Path, most: int = 12) -> None:
     axes.set_title("IoU 0.5")
     recall = np.linspace(0, 1, 101)
     ranked = sorted(scores.of_class.items(), key=lambda item: np.nan_to_num(-item[1].ap50, nan=1))
-    for name, values in ranked[:most]:
+    for name, values in ranked[:_CURVES]:
         if not np.isnan(values.ap50):
             axes.plot(recall, scores.precision_at_50[name], label=f"{name} {values.ap50:.2f}")
     axes.grid(alpha=0.3)

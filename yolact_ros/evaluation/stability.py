@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from faster_coco_eval.core import mask as coco_mask
 
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Image, Segmenter
+from yolact_ros.evaluation.report import without_nan
 
 Masks = npt.NDArray[np.bool_]
 Frame = tuple[Image, Instances]
@@ -161,16 +161,11 @@ def write_stability(stability: Stability, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {"iou": stability.iou, "flicker": stability.flicker}
     content = {
-        **_without_nan(numbers),
-        "steps": [_without_nan(dataclasses.asdict(step)) for step in stability.steps],
+        **without_nan(numbers),
+        "steps": [without_nan(vars(step)) for step in stability.steps],
     }
     (folder / "stability.json").write_text(json.dumps(content, indent=2) + "\n")
     _plot(stability, folder / "stability.png")
-
-
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    # JSON knows no nan.
-    return {name: None if value != value else value for name, value in values.items()}
 
 
 def _plot(stability: Stability, path: Path) -> None:

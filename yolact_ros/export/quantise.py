@@ -18,9 +18,10 @@ from yolact_ros.pictures import read_picture
 if TYPE_CHECKING:
     import openvino
 
-MOST_PICTURES = 300
+MAX_PICTURES = 300
 """More calibrate no better."""
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_DEPTH = 2  # so many convolutions from an input on stay in float
 
 
 def import_nncf() -> Any:
@@ -51,7 +52,7 @@ def quantise(
         batch = preprocess([torch.from_numpy(read_picture(path))], config)
         return {INPUT: batch.contiguous().numpy()}
 
-    count = min(len(pictures), MOST_PICTURES)
+    count = min(len(pictures), MAX_PICTURES)
     chosen = [pictures[i * len(pictures) // count] for i in range(count)]
     quantised: openvino.Model = nncf.quantize(
         model,
@@ -63,10 +64,10 @@ def quantise(
     return quantised
 
 
-def _first(model: openvino.Model, depth: int = 2) -> set[str]:
-    """Names of the convolutions that fewer than `depth` others precede, from an input."""
+def _first(model: openvino.Model) -> set[str]:
+    """Names of the first `_DEPTH` convolutions on each way from an input."""
     names = set()
-    ahead = [(node.get_node(), depth) for node in model.inputs]
+    ahead = [(node.get_node(), _DEPTH) for node in model.inputs]
     while ahead:
         node, left = ahead.pop()
         if node.get_type_name() in _CONVOLUTIONS:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from yolact_ros.engine import Segmenter
+from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
 from yolact_ros.engine.runtimes.files import pytorch_release
 from yolact_ros.engine.runtimes.tracing import trace
-from yolact_ros.export.check import FLOAT, HALF, INT8, Checked, Image, check
+from yolact_ros.export.check import FLOAT, HALF, INT8, Checked, check
 from yolact_ros.export.quantise import import_nncf, quantise
 from yolact_ros.network import Yolact
 

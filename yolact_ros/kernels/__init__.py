@@ -30,8 +30,8 @@ _NO_MEMORY = (
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
     "DefaultCPUAllocator: ",
 )
-"""What errors say for want of memory that are no `OutOfMemoryError`: CUDA's of pinned memory and
-of graphs, Triton's; cuBLAS'; cuDNN's; PyTorch's on a Jetson; PyTorch's on a CPU."""
+"""What errors other than `OutOfMemoryError` say when memory is short: CUDA's of pinned memory and
+of graphs, and Triton's; cuBLAS'; cuDNN's; PyTorch's on a Jetson; PyTorch's on a CPU."""
 
 _refused: set[tuple[str, torch.device, torch.dtype]] = set()
 
@@ -58,12 +58,12 @@ def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
 
 @contextlib.contextmanager
 def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Run a kernel that is `usable`; if it fails, warn once and go on behind the block.
+    """Run a kernel that is `usable`; if it fails, warn once and go on after the block, where the
+    caller calls its twin. From then on the kernel is not usable.
 
-    That is where its twin is called. Triton compiles when a kernel is called, for every kind of
-    arguments anew, and needs a C compiler and a device that has what the kernel takes of it. After
-    a failure the kernel is not usable again. What is raised says nothing of the kernel: too little
-    memory, and warnings that are errors.
+    It may fail whenever it is called: Triton compiles it for each new kind of arguments, with a C
+    compiler, and the device must have the registers and shared memory that it takes. Errors that do
+    not concern the kernel are raised: too little memory, and warnings turned into errors.
     """
     dtype = dtype or x.dtype
     try:

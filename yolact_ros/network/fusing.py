@@ -70,8 +70,8 @@ class FusedConv2d(SameConv2d):
 
     def _try(self, x: Tensor, shortcut: Tensor | None) -> bool:
         """Whether both ways agree on random numbers in the shape and memory order of these."""
-        # Not the device's own numbers: those cannot be had while another thread captures a graph,
-        # and a training that is measured meanwhile would come to other ones.
+        # Not the device's own generator: it cannot be used while another thread captures a graph,
+        # and a training that runs meanwhile would draw other numbers.
         generator = torch.Generator(x.device).manual_seed(0)
         x = torch.empty_like(x).normal_(generator=generator)
         if shortcut is not None:

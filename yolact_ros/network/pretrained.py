@@ -13,7 +13,7 @@ from yolact_ros.network.weights import fill
 from yolact_ros.network.yolact import Yolact
 
 _NOT_IN_FILES = re.compile(r"\.offsets\.|\.conv2\.bias$")
-"""What deformable convolutions have and plain ones have not."""
+"""Parameters of deformable convolutions that plain ones lack."""
 
 
 def load_imagenet(net: Yolact) -> None:

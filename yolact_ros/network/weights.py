@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from yolact_ros.files import written_whole
+from yolact_ros.files import atomic_write
 from yolact_ros.network.config import PUBLISHED, NetworkConfig
 from yolact_ros.network.yolact import Yolact
 
@@ -137,7 +137,7 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
         for name, tensor in net.state_dict().items()
     }
     metadata = {"format": _FORMAT, "config": json.dumps(net.config.to_dict())}
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         # Not save_file, whose files nobody but their owner can read.
         part.write_bytes(safetensors.torch.save(tensors, metadata))
 

@@ -78,7 +78,7 @@ class WinogradConv2d(SameConv2d):
 
 
 def use_winograd(net: nn.Module) -> None:
-    """Let the convolutions of a network that gain from it be computed so. Names stay."""
+    """Replace those convolutions of `net` that become faster; parameters keep their names."""
     scratch = Scratch()
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:

@@ -1,0 +1,1 @@
+"""All of ROS 2: the lifecycle node `yolact`, its messages, its demonstration."""

@@ -7,8 +7,8 @@ section 10): numbers aligned to their size, strings and sequences behind a 32-bi
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from typing import Literal
 
 from builtin_interfaces.msg import Time
 from std_msgs.msg import Header
@@ -16,7 +16,12 @@ from std_msgs.msg import Header
 from yolact_ros.node.images import ImageError
 
 # Representation identifiers: plain CDR and plain CDR 2, which do not differ for these messages.
-_BYTE_ORDERS = {b"\0\0": ">", b"\0\1": "<", b"\0\6": ">", b"\0\7": "<"}
+_BYTE_ORDERS: dict[bytes, Literal["big", "little"]] = {
+    b"\0\0": "big",
+    b"\0\1": "little",
+    b"\0\6": "big",
+    b"\0\7": "little",
+}
 _ENCAPSULATION = 4
 
 
@@ -72,15 +77,16 @@ class _Reader:
         if order is None or len(message) < _ENCAPSULATION:
             raise ImageError("message", f"{len(message)} bytes that are no serialized message")
         self._payload = memoryview(message)[_ENCAPSULATION:]
-        self._at = 0
-        self._uint32 = struct.Struct(order + "I")
+        self._order, self._at = order, 0
 
     def uint8(self) -> int:
         return self._take(1)[0]
 
     def uint32(self) -> int:
-        self._at += -self._at % 4
-        return int(self._uint32.unpack(self._take(4))[0])
+        return self._number(signed=False)
+
+    def int32(self) -> int:
+        return self._number(signed=True)
 
     def sequence(self) -> memoryview:
         return self._take(self.uint32())
@@ -94,9 +100,12 @@ class _Reader:
             ) from None
 
     def header(self) -> Header:
-        seconds, nanoseconds = self.uint32(), self.uint32()
-        signed = seconds - (seconds >> 31 << 32)
-        return Header(stamp=Time(sec=signed, nanosec=nanoseconds), frame_id=self.string())
+        stamp = Time(sec=self.int32(), nanosec=self.uint32())
+        return Header(stamp=stamp, frame_id=self.string())
+
+    def _number(self, signed: bool) -> int:
+        self._at += -self._at % 4
+        return int.from_bytes(self._take(4), self._order, signed=signed)
 
     def _take(self, count: int) -> memoryview:
         end = self._at + count

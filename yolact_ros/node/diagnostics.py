@@ -18,7 +18,7 @@ from yolact_ros.node.statistics import Summary
 MEBIBYTE = 1 << 20
 
 HANGS = 5
-"""So many times as long as images take is too long for one to be waited for."""
+"""An image is overdue after this many times the 99th percentile of what images take."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class NodeExecutor(Executor):
     def spin_once(self, timeout_sec: float | None = None) -> None:
         """Call the next callback, or give it to a thread, within `timeout_sec` seconds (None: any).
 
-        Raises what a callback raises; in a thread, one before.
+        Raises what a callback raised, here or in a thread since the last call.
         """
         try:
             task, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)

@@ -1,7 +1,7 @@
 """Image messages as BGR uint8 arrays [H, W, 3], a view of the message where its encoding allows.
 
-Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields. Not by
-cv_bridge, which copies `bgr8` too, and knows no colour encoding that is not in the table here.
+Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields.
+cv_bridge is not used: it copies even `bgr8`, and knows no colour encoding beyond those here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolact_ros.pictures import is_cut_short
+from yolact_ros.pictures import JPEG_START, PNG_START, is_cut_short
 
 if TYPE_CHECKING:
     import torch
@@ -234,9 +234,9 @@ def _too_small(encoding: str, height: int, width: int, least: int) -> ImageError
 def check_compressed(image: CompressedImageMessage) -> None:
     """Raises ImageError for bytes that are visibly no whole JPEG or PNG, without decoding them."""
     data = bytes(image.data)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         kind, size = "JPEG", _jpeg_size(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+    elif data.startswith(PNG_START):
         kind, size = "PNG", _png_size(data)
     else:
         raise ImageError(

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from functools import partial
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -16,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.node.depth import DepthImages
 from yolact_ros.node.parameters import Parameters
-from yolact_ros.node.pipeline import Feed, Pipeline
+from yolact_ros.node.pipeline import STEADY, Feed, Pipeline
 from yolact_ros.node.subscription import ImageSubscription
 
 FOLLOW_PERIOD = 0.5
@@ -84,7 +83,7 @@ class Inputs:
             FOLLOW_PERIOD,
             self._follow_publishers,
             callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
+            clock=STEADY,
         )
         self._others.callback(self._node.destroy_timer, timer)
 

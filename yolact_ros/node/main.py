@@ -39,8 +39,8 @@ def main(args: list[str] | None = None) -> int:
         if not running:  # still importing: nothing to tidy up
             os._exit(0)
 
-    # A signal writes a byte whichever thread the system gives it to: it wakes the main thread,
-    # and cannot be missed by coming just before that waits.
+    # Whichever thread gets the signal, a byte is written, which wakes the main thread, even if it
+    # only begins to wait afterwards.
     ended, end = socket.socketpair()
     end.setblocking(False)
     signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
     spinner.start()
     running = True
     ended.recv(1)
-    # By a thread that needs no lock of Python's; it says where all others hang.
+    # This watchdog needs no GIL; before it ends the process it prints where all threads hang.
     faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
     if not node.is_configuring:  # a download may take minutes; the next one goes on where it ends
         stopped.set_result(None)

@@ -11,7 +11,7 @@ from yolact_ros.detection import Instances
 from yolact_ros.engine.overlay import class_colours
 from yolact_ros.node.depth import Positions
 
-LEAST_SIDE = 0.01
+MIN_SIDE = 0.01
 """Metres: RViz refuses boxes without thickness."""
 TEXT_HEIGHT = 0.1
 BOX_OPACITY = 0.4
@@ -31,7 +31,7 @@ def markers(header: Header, instances: Instances, positions: Positions) -> Marke
     scores, class_ids = instances.scores.tolist(), instances.class_ids.tolist()
     for i in positions.valid.nonzero()[0].tolist():
         x, y, z = positions.middles[i].tolist()
-        size = [max(side, LEAST_SIDE) for side in positions.sizes[i].tolist()]
+        size = [max(side, MIN_SIDE) for side in positions.sizes[i].tolist()]
         blue, green, red = colours[class_ids[i]].tolist()
         # The camera's y axis points down.
         text_at = Point(x=x, y=y - size[1] / 2 - TEXT_HEIGHT, z=z)

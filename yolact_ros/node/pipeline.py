@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ LOG_PERIOD = 1.0
 DOUBT_LOG_PERIOD = 60.0
 """Seconds between log lines about what may be right all the same."""
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
-"""For these periods: when the system's clock is set back, log lines go on."""
+"""Goes on when the system's clock is set back or simulated time stands still."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RateLimit:
         due = arrived if start is None else start + interval
         if arrived < due:
             return True
-        # Not the time of an image that is a little late: the rate would be lower than wanted.
+        # Counted from `due`, even if the image is a little late: else the rate would be too low.
         self._interval_starts[camera] = due if arrived < due + interval else arrived
         return False
 
@@ -275,17 +276,12 @@ class Pipeline:
                 feed.logger.warning(
                     f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
                     "positions are wrong unless the depth is registered to the images",
-                    throttle_duration_sec=DOUBT_LOG_PERIOD,
-                    throttle_time_source_type=STEADY,
+                    **at_most_every(DOUBT_LOG_PERIOD),
                 )
             return positions
         except NoDepthError as error:
             feed.statistics.without_depth()
-            feed.logger.warning(
-                f"Positions unknown: {error}",
-                throttle_duration_sec=LOG_PERIOD,
-                throttle_time_source_type=STEADY,
-            )
+            feed.logger.warning(f"Positions unknown: {error}", **at_most_every(LOG_PERIOD))
         except ImageError as error:
             self._refuse_depth(feed, error)
         return None
@@ -294,28 +290,27 @@ class Pipeline:
         count = feed.statistics.refused(error.reason, accepted)
         feed.logger.warning(
             f"Malformed image dropped on {feed.topic}: {error} ({count} so far)",
-            throttle_duration_sec=LOG_PERIOD,
-            throttle_time_source_type=STEADY,
+            **at_most_every(LOG_PERIOD),
         )
 
     def _refuse_depth(self, feed: Feed, error: ImageError) -> None:
         feed.statistics.depth_refused()
-        feed.logger.warning(
-            f"Depth not used: {error}",
-            throttle_duration_sec=LOG_PERIOD,
-            throttle_time_source_type=STEADY,
-        )
+        feed.logger.warning(f"Depth not used: {error}", **at_most_every(LOG_PERIOD))
 
     def _fail(self, feeds: Sequence[Feed], error: Exception) -> None:
         for feed in feeds:
             feed.statistics.failed()
             feed.logger.error(
                 f"An image of {feed.topic} could not be processed: {reason_of(error)}",
-                throttle_duration_sec=LOG_PERIOD,
-                throttle_time_source_type=STEADY,
+                **at_most_every(LOG_PERIOD),
             )
         if isinstance(error, DeviceLostError):
             self._on_lost(error)
+
+
+def at_most_every(seconds: float) -> dict[str, Any]:
+    """Arguments that make a logger leave out lines that come sooner from the same place."""
+    return {"throttle_duration_sec": seconds, "throttle_time_source_type": STEADY}
 
 
 def reason_of(error: Exception) -> str:

@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 @contextmanager
 def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """An executable of this package with arguments after --ros-args, ended at the end."""
+    """Run an executable of this package with arguments after --ros-args; end it on leaving."""
     path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
     process = subprocess.Popen([sys.executable, str(path), "--ros-args", *ros_arguments])
     try:

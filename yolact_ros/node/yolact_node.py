@@ -13,7 +13,6 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
@@ -26,7 +25,7 @@ from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array
 from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
-from yolact_ros.node.pipeline import STEADY, Feed, reason_of, warm_up_decoder
+from yolact_ros.node.pipeline import STEADY, Feed, at_most_every, reason_of, warm_up_decoder
 from yolact_ros.node.statistics import FrameStatistics, Summary
 
 DIAGNOSTICS_PERIOD = 1.0
@@ -44,7 +43,7 @@ Transition = Callable[["YolactNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _logging_errors(transition: Transition) -> Transition:
-    """Without, rclpy would take the node to error processing and not say why."""
+    """Log what a transition raises: rclpy goes to error processing without saying why."""
 
     @functools.wraps(transition)
     def logged(node: YolactNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -89,17 +88,15 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._give_up = self.create_guard_condition(self._deactivate, transitions)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Timers of the steady clock: simulated time may stand still.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(
             DIAGNOSTICS_PERIOD,
             self._publish_diagnostics,
             callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=steady,
+            clock=STEADY,
         )
         if self._wanted.autostart:
             self._autostart_timer = self.create_timer(
-                0.0, self._autostart, MutuallyExclusiveCallbackGroup(), clock=steady
+                0.0, self._autostart, MutuallyExclusiveCallbackGroup(), clock=STEADY
             )
 
     @property
@@ -130,7 +127,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._set_up(self._configured)
         except Exception as error:  # whatever is wrong with a model must not end the node
             problem = reason_of(error)
-        if problem:  # only here: an error keeps a model that it came from
+        if problem:  # outside of `except`: there the error still keeps the model that it is from
             self._release()
             self._state, self._problem = "unconfigured", problem
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
@@ -164,7 +161,19 @@ class YolactNode(LifecycleNodeMixin, Node):
             backbone=parameters.backbone,
             dcn_variant=parameters.dcn_variant,
         )
-        fixed = segmenter.runtime.header.fixed_settings  # by an exported detection stage
+        self._follow_file(segmenter, parameters, asked_for)
+        self._warm_up(segmenter, parameters)
+        self.get_logger().info(f"Running {segmenter.description}")
+        if not parameters.weights and not parameters.model:
+            self.get_logger().info(OFFICIAL_MODELS_HINT)
+        return segmenter
+
+    def _follow_file(self, segmenter: Segmenter, parameters: Parameters, file: str) -> None:
+        """Set parameters that the user left alone to what a detection stage in a file has fixed.
+
+        Raises ValueError for parameters that the segmenter cannot follow.
+        """
+        fixed = segmenter.runtime.header.fixed_settings
         taken = [
             Parameter(info.name, value=type(info.default)(fixed[info.field]))
             for info in PARAMETERS.values()
@@ -178,8 +187,10 @@ class YolactNode(LifecycleNodeMixin, Node):
             self.set_parameters(taken)
             self._fixed_by_file = {each.name: each.value for each in taken}
             values = ", ".join(f"{each.name}={each.value}" for each in taken)
-            self.get_logger().info(f"Fixed by the detection stage inside {asked_for}: {values}")
-        # The first images take longer than others, and show whether there is memory enough.
+            self.get_logger().info(f"Fixed by the detection stage inside {file}: {values}")
+
+    def _warm_up(self, segmenter: Segmenter, parameters: Parameters) -> None:
+        """The first images take longer than others, and show whether there is memory enough."""
         most = parameters.batch_limit(segmenter.device.type)
         try:
             segmenter.warm_up(batch_sizes=range(1, most + 1))
@@ -189,10 +200,6 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._lost_devices.add(segmenter.device)
             self._kept_from_lost_devices.append(segmenter)
             raise
-        self.get_logger().info(f"Running {segmenter.description}")
-        if not parameters.weights and not parameters.model:
-            self.get_logger().info(OFFICIAL_MODELS_HINT)
-        return segmenter
 
     def _forget_what_a_file_fixed(self) -> None:
         """Set parameters that an exported file had decided back to their defaults."""
@@ -379,7 +386,6 @@ class YolactNode(LifecycleNodeMixin, Node):
         silence = why_silent(published, f"sensor_msgs/msg/{kind}")
         self._logger_of(camera).warning(
             f"No image on {topic} for {frames.silence:.0f} s: {silence}",
-            throttle_duration_sec=SILENCE_LOG_PERIOD,
-            throttle_time_source_type=STEADY,
+            **at_most_every(SILENCE_LOG_PERIOD),
         )
         return CameraState(camera.name, topic, frames, silence)

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from yolact_ros.training.targets import Target
 
 # Of 255, added to all colours.
-_MOST_OFFSET = 32
+_MAX_OFFSET = 32
 # What expanded pictures are filled with: ImageNet's mean colour, RGB.
 _FILL: dict[Any, Any] = {tv_tensors.Image: [124, 117, 104], "others": 0}
 
@@ -89,9 +89,9 @@ class Sample:
 def augment(
     sample: Sample, image_size: int, settings: AugmentationSettings, donor: Sample | None = None
 ) -> Sample:
-    """Augment a picture and resize it to a square of `image_size` pixels.
+    """Augment a picture and resize it to a square of `image_size` pixels; masks [n, S, S] with it.
 
-    Random numbers are torch's. `donor` is the picture whose objects are pasted.
+    Random numbers are torch's. `donor` is the picture whose objects are pasted; None: none are.
     """
     if settings.photometric:
         sample, donor = _change_colours(sample), donor and _change_colours(donor)
@@ -166,17 +166,17 @@ def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
     return scene.apply(v2.RandomHorizontalFlip()) if settings.mirror else scene
 
 
-_MOST_CROPS = 50
+_MAX_CROPS = 50
 # One picture in six stays whole. SSD would have the others overlap an object by these much; in the
 # published code that is without effect, and with effect "it cut the mAP in half".
-_LEAST_OVERLAPS = [1.0, *[0.0] * 5]
+_MIN_OVERLAPS = [1.0, *[0.0] * 5]
 
 
 def _crop(scene: _Scene, smallest: float) -> _Scene:
     """A random part that holds an object; one that holds crowds alone does not do, as published."""
-    crop = v2.RandomIoUCrop(min_scale=smallest, sampler_options=_LEAST_OVERLAPS)
+    crop = v2.RandomIoUCrop(min_scale=smallest, sampler_options=_MIN_OVERLAPS)
     is_flat = min(scene.image.shape[-2:]) * smallest < 1  # parts could be without a pixel
-    for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MOST_CROPS):
+    for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MAX_CROPS):
         cropped = _Scene(**crop(vars(scene)))
         boxes, inside = _cut(cropped.boxes, smallest=1)
         cropped = dataclasses.replace(
@@ -232,7 +232,7 @@ def _change_colours(sample: Sample) -> Sample:
 
 
 def _offset(image: Tensor) -> Tensor:
-    offset = torch.randint(-_MOST_OFFSET, _MOST_OFFSET + 1, ())
+    offset = torch.randint(-_MAX_OFFSET, _MAX_OFFSET + 1, ())
     return tv_tensors.wrap((image.short() + offset).clamp(0, 255).byte(), like=image)
 
 

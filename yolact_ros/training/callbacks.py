@@ -22,7 +22,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.report import table
-from yolact_ros.files import written_whole
+from yolact_ros.files import atomic_write
 from yolact_ros.network import build, save_weights
 from yolact_ros.training.module import NonFiniteError, TrainingModule
 
@@ -42,8 +42,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
     ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)  # of a full disk, which it cannot name itself
+        with atomic_write(path) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)  # given a path, it would not say that the disk is full
 
 
 class ProgressBar(TQDMProgressBar):
@@ -109,7 +109,7 @@ def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tenso
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's, which also counts the iterations of a run that it was no part of so far."""
+    """Lightning's, which counts the iterations of a resumed run that had no averaging so far."""
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -205,7 +205,7 @@ class Validation(pl.Callback):
         mean = sum(accuracy) / len(accuracy)
         if all(mean > entry["accuracy"] for entry in earlier):
             best = self.weights.with_name(BEST_WEIGHTS_FILE)
-            with written_whole(best) as part:
+            with atomic_write(best) as part:
                 shutil.copy(self.weights, part)
         with self.history_file.open("a") as file:
             entry = {"iteration": iteration, "accuracy": mean, "val": self._measured()}

@@ -47,7 +47,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """Of the inputs [B, C, H, W] and the outputs' gradient [B, K, H, W], the weight's [K, C, 3, 3].
+    """Gradient [K, C, 3, 3] of the weight; inputs [B, C, H, W], outputs' gradient [B, K, H, W].
 
     Both become rows of pixels, padded alike so that each place of the window is a shift by a
     certain number of rows; what the shift brings to the borders meets zeros.
@@ -66,7 +66,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def use_matrix_gradients(net: nn.Module) -> None:
-    """Let the convolutions of a network that gain from it learn so. Names stay."""
+    """Replace those convolutions of `net` that learn faster; parameters keep their names."""
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
         gains = is_plain_3x3(conv) and min(conv.in_channels, conv.out_channels) >= _MIN_CHANNELS

@@ -23,9 +23,9 @@ from yolact_ros.training.targets import Target
 
 
 def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
-    """Picture and annotations of a record, for augmentation.
+    """Picture and annotations of a record, for augmentation. Raises DataError as `read` does.
 
-    Their shorter side is made `largest` pixels if it is longer.
+    They are shrunk, if need be, until their shorter side has `largest` pixels.
     """
     image = record.read()
     height, width = image.shape[:2]
@@ -74,8 +74,8 @@ Batch = tuple[Tensor, list[Target], list[Path]]
 class PackedRecords:
     """Records in one block of memory, which the processes that load pictures share.
 
-    Of objects each process would come to have a copy: to look at one changes its count of
-    references, and so the page that it is on. COCO's annotations are gigabytes of objects.
+    Python objects would be copied into each process: reading one changes its reference count, and
+    so the memory page that it is on. COCO's annotations are gigabytes of objects.
     """
 
     def __init__(self, records: Iterable[ImageRecord]) -> None:

@@ -87,9 +87,9 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_train_batch_start(self, *_: Any) -> int | None:
-        """Leave out what would be learned after the end: Lightning stops only behind an iteration.
+        """Skip the iteration if the training should stop: Lightning itself looks only after one.
 
-        -1 ends the epoch.
+        Returns -1, which ends the epoch, or None.
         """
         return -1 if self.trainer.should_stop else None
 
@@ -187,8 +187,8 @@ class TrainingModule(pl.LightningModule):
 
 
 def _give_way(_: int) -> None:
-    """On a CPU pictures are loaded in what the network leaves: its threads wait for each other, so
-    what takes a core from one of them takes it from all."""
+    """Lower the priority of a process that loads pictures, for training on a CPU: the network's
+    threads wait for each other, so taking a core from one holds up all."""
     os.nice(10)  # not 19: other programs would leave nothing
 
 

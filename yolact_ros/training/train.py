@@ -62,7 +62,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 def is_first_process() -> bool:
-    """Whether this one speaks, of all that train together."""
+    """Whether this process is the one, of all that train together, that prints."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
@@ -102,17 +102,21 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     if unknown:
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
-        source = DataSource.parse(text)
-        # None is left out, since accuracy counts all entries.
-        report = check(source, progress=is_first_process(), masks=masks, measure=True)
-        report.raise_if_bad()
-        if not _has_object(read_records(source, classes, report.content)):
-            raise DataError(f"{source.annotations} has no object of the classes to measure")
+        _check_validation(DataSource.parse(text), classes, masks)
     if not settings.negatives:
         records = [record for record in records if _has_object([record])]
     if not _has_object(records):
         raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
     return records, classes
+
+
+def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
+    """Raise DataError for a bad entry, or if no object has one of the classes."""
+    # Bad entries are not left out here: accuracy counts all of them.
+    report = check(source, progress=is_first_process(), masks=masks, measure=True)
+    report.raise_if_bad()
+    if not _has_object(read_records(source, classes, report.content)):
+        raise DataError(f"{source.annotations} has no object of the classes to measure")
 
 
 def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
@@ -129,7 +133,7 @@ def share_with_anchors(
 ) -> float:
     """Share of the objects that an anchor [P, 4] overlaps by `iou` or more, without augmentation.
 
-    Of pictures with objects, which some must be, `most` at most are looked at.
+    At most `most` of the pictures with objects are looked at; there must be some.
     """
     corners, best = box_convert(anchors, "cxcywh", "xyxy"), []
     useful = [record for record in records if _has_object([record])]

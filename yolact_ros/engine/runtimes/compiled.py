@@ -107,7 +107,7 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
         import torchvision.ops  # noqa: F401  # registers the operator that the package calls
     # Without its own book of what runs on which stream, which a CUDA graph could not capture.
     placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
-    # Where there is no C++ compiler, PyTorch calls every package outdated, and loads it well.
+    # Without a C++ compiler PyTorch warns that every package is outdated, but loads it correctly.
     logger = logging.getLogger("torch._inductor.package.package")
     level = logger.level
     logger.setLevel(logging.ERROR)

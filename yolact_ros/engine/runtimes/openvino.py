@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from yolact_ros.engine.runtimes.runtime import Runtime, runtime_of_graph
 from yolact_ros.engine.runtimes.shapes import Shape, check_inputs, check_outputs
 from yolact_ros.engine.runtimes.tracing import INPUT
 from yolact_ros.extras import missing
+from yolact_ros.files import sha256_of
 from yolact_ros.network import WeightsError
 
 if TYPE_CHECKING:
@@ -54,13 +53,13 @@ def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
 
 
 def save(model: openvino.Model, path: Path) -> None:
-    """Write `path`, which ends in .xml, and its weights, as they are, beside it as .bin.
+    """Write `path`, which ends in .xml, and its weights, unconverted, beside it as .bin.
 
-    The one says what the other must be: both may be there, and not belong together.
+    The .xml holds the checksum of the .bin, since the two may come from different exports.
     """
     write = _library().save_model
     write(model, path, compress_to_fp16=False)
-    model.set_rt_info(_sha256(path), [_KEY, _WEIGHTS])
+    model.set_rt_info(sha256_of(path.with_suffix(".bin")), [_KEY, _WEIGHTS])
     write(model, path, compress_to_fp16=False)
 
 
@@ -68,25 +67,17 @@ def read(path: Path, precision: str = "auto") -> Runtime:
     """What `save` has written. Raises WeightsError, ValueError or MissingExtraError."""
     library = _library()
     check_file(path)
-    check_file(path.with_suffix(".bin"))
+    weights = path.with_suffix(".bin")
+    check_file(weights)
     try:
         model = library.Core().read_model(path)
         values = model.get_rt_info([_KEY]).value if model.has_rt_info([_KEY]) else {}
         metadata = {key: str(value) for key, value in values.items()}
     except (RuntimeError, KeyError, AttributeError) as error:
         raise unreadable(path, "OpenVINO model", error) from error
-    if metadata.get(_WEIGHTS) not in (None, _sha256(path)):  # None: before it was written
-        raise WeightsError(f"{path.with_suffix('.bin')} is of another export than {path}")
+    if metadata.get(_WEIGHTS) not in (None, sha256_of(weights)):  # None: an older export
+        raise WeightsError(f"{weights} is of another export than {path}")
     return run_model(model, Header.from_metadata(metadata, path), precision, path)
-
-
-def _sha256(path: Path) -> str:
-    """Of the weights beside a file."""
-    with (
-        path.with_suffix(".bin").open("rb") as file,
-        mmap(file.fileno(), 0, access=ACCESS_READ) as m,
-    ):
-        return hashlib.sha256(m).hexdigest()
 
 
 def check(precision: str) -> None:

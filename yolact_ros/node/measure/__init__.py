@@ -1,0 +1,1 @@
+"""`yolact_measure`: what the node costs."""

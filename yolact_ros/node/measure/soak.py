@@ -11,7 +11,7 @@ from yolact_ros.node.diagnostics import MEBIBYTE, resident_bytes
 from yolact_ros.node.measure.camera import CameraSettings
 from yolact_ros.node.measure.graph import MeasureError, running
 
-LEAST_INTERVALS = 3
+MIN_INTERVALS = 3
 """The first is the warm-up, and one alone shows no change."""
 
 
@@ -58,10 +58,8 @@ class Limits:
 
 
 def _check_count(intervals: int) -> None:
-    if intervals < LEAST_INTERVALS:
-        raise ValueError(
-            f"{intervals} intervals say nothing: at least {LEAST_INTERVALS} are needed"
-        )
+    if intervals < MIN_INTERVALS:
+        raise ValueError(f"{intervals} intervals say nothing: at least {MIN_INTERVALS} are needed")
 
 
 def _rise(values: Sequence[float]) -> float:
