@@ -90,6 +90,14 @@ def test_messages_come_while_all_threads_are_busy_and_one_more_call_waits(graph,
     assert len(begun) == THREADS + 1, "each is called once"
 
 
+def test_it_spins_until_a_future_is_done(executor, node):
+    """As programs do that call services."""
+    future = Future()
+    node.create_timer(0.05, lambda: future.set_result("done"))
+    executor.spin_until_future_complete(future, timeout_sec=20)
+    assert future.result() == "done"
+
+
 @pytest.mark.parametrize("kind", ["message", "timer"])
 def test_what_a_callback_raises_comes_out(graph, executor, node, kind):
     def stumble(*_):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rclpy.context import Context
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import (
+    ConditionReachedException,
     Executor,
     ExternalShutdownException,
     ShutdownException,
+    SingleThreadedExecutor,
     TimeoutException,
 )
 from rclpy.node import Node
@@ -26,8 +29,15 @@ THREADS = 3
 _BEGIN_PERIOD = 0.001
 """Seconds that a thread gets to begin with a callback, before it is looked for again."""
 
+_NOTHING_TO_CALL = (
+    TimeoutException,
+    ConditionReachedException,
+    ShutdownException,
+    ExternalShutdownException,
+)
 
-class NodeExecutor(Executor):
+
+class NodeExecutor(SingleThreadedExecutor):
     """Calls the callbacks of messages in the thread that spins, all others in a few threads.
 
     Those of messages must be short. rclpy's MultiThreadedExecutor gives them to threads, too, and
@@ -40,14 +50,18 @@ class NodeExecutor(Executor):
         self._threads = ThreadPoolExecutor(THREADS, "callbacks")
         self._given: list[Task[Any]] = []
 
-    def spin_once(self, timeout_sec: float | None = None) -> None:
-        """Call the next callback, or give it to a thread, within `timeout_sec` seconds (None: any).
+    def _spin_once_impl(
+        self,
+        timeout_sec: Any = None,
+        wait_condition: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Call the next callback, or give it to a thread; all of rclpy's ways to spin come here.
 
         Raises what a callback raised, here or in a thread since the last call.
         """
         try:
-            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec=timeout_sec)
-        except (TimeoutException, ShutdownException, ExternalShutdownException):
+            task, entity, _ = self.wait_for_ready_callbacks(timeout_sec, None, wait_condition)
+        except _NOTHING_TO_CALL:
             return
         if entity is None or isinstance(entity, Subscription):
             task()
