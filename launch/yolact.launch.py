@@ -52,7 +52,7 @@ RVIZ_TOPICS = ("overlay", "labels", "markers")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the node, and RViz."""
+    """Return the launch arguments, the node, and RViz."""
     share = FindPackageShare("yolact_ros")
     arguments = [
         DeclareLaunchArgument(name, default_value="", description=f"{text} (parameter {parameter})")
@@ -101,16 +101,16 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
         emulate_tty=True,
     )
-    # First, so that nothing has begun if it is not installed.
+    # RViz first, so that nothing is started if it is not installed.
     return [_rviz(context), node]
 
 
 def _rviz(context: LaunchContext) -> Node:
     given = context.launch_configurations
-    # As the node's: PushRosNamespace may have been before.
+    # The node's namespace, which PushRosNamespace may have prefixed.
     namespace = prefix_namespace(given.get("ros_namespace"), given["namespace"]) or ""
     prefix = make_namespace_absolute(namespace).rstrip("/") + "/"
-    # Of several cameras the first one is shown.
+    # With several cameras, show the first.
     camera = cameras_of(given["image_topic"] or "image_raw")[0]
     # A camera that sends compressed images has the raw ones, if any, one level up.
     topic = camera.topic.removesuffix("/compressed").replace("~", "yolact", 1)

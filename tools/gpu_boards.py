@@ -1,4 +1,4 @@
-"""What a network takes at least on GPUs that are not at hand, from their data sheets."""
+"""Minimum times of a network on GPUs that are not at hand, from their data sheets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from yolact_ros.network.anchors import feature_sizes
 from yolact_ros.network.yolact import MaskIoUNet
 
 REACHED = 0.4
-"""Share of the limit that networks without a compiler of their own are assumed, not measured, to
-reach. Single images on large GPUs reach less: their layers do not fill the chip."""
+"""Fraction of the limit that networks are assumed (not measured) to reach without a compiler.
+Single images on large GPUs reach less: their layers do not fill the chip."""
 
 
 PCI_EXPRESS = 50e9
-"""Bytes a second, of the 63e9 that 16 lanes of the fifth generation have."""
+"""Bytes per second, of the 63e9 of 16 lanes of the fifth generation."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ BOARDS = (
 
 
 def estimates(models: Sequence[str], batch: int = 1) -> str:
-    """A Markdown table: least milliseconds an image of each network on each board, in float16."""
+    """Make a Markdown table of minimum milliseconds per image and board, in float16."""
     works = {name: count_work(config_of(name), batch, torch.float16) for name in models}
     lines = [
         f"| batch {batch}, float16 | " + " | ".join(models) + " |",
@@ -91,9 +91,9 @@ def estimates(models: Sequence[str], batch: int = 1) -> str:
 
 
 def parts(model: str, board: Board, image_size: tuple[int, int]) -> str:
-    """A Markdown table: least microseconds of the parts of one image on a board, in float16.
+    """Make a Markdown table of minimum microseconds of the parts of one image, in float16.
 
-    What is not counted: launches, and that small layers do not fill the chip.
+    It ignores launches, and that small layers do not fill the chip.
     """
     config = config_of(model)
     network = count_work(config, 1, torch.float16)

@@ -1,4 +1,4 @@
-"""The Triton kernels against their twins in plain PyTorch: how far they differ, how long they take.
+"""Compares the Triton kernels with their plain PyTorch twins, in error and time.
 
 Steps of `gpu_check.py`. Without Triton the kernels' columns stay empty.
 """
@@ -30,7 +30,7 @@ DEFORMABLE = {"C3": (69, 128), "C4": (35, 256), "C5": (18, 512)}
 """Side of the feature map and channels, for images of 550 pixels."""
 
 COPIES = 20
-"""Of a kernel in one graph: alone, many take less time than the host needs to launch a graph."""
+"""Copies of a kernel per graph: many kernels take less time than the launch of a graph."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Case:
     twin: Callable[[], Tensor]
     kernel: Callable[[], Tensor]
     exact: Callable[[], Tensor]
-    """The twin in float32, which errors are counted from."""
+    """The twin in float32, the reference for errors."""
     name: str
-    """Of the kernel, as `kernels.usable` takes it."""
+    """The kernel's name for `kernels.usable`."""
     dtype: torch.dtype
-    """That it computes in."""
+    """The data type that it computes in."""
 
 
 def builders(device: torch.device, small: bool = False) -> dict[str, Callable[[], Case]]:

@@ -1,7 +1,7 @@
-"""Steps that are measured one after the other, each kept in files at once, whatever happens then.
+"""Runs measurement steps one after another and saves each result at once, whatever happens next.
 
-`work` does them; `supervise` runs the process that does, ends it when the time is spent, and starts
-another for what is left where one died or lost its device.
+`work` runs them; `supervise` runs the worker process, ends it when the time is up, and starts
+another for the remaining steps if it died or lost its device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Report = dict[str, Any]
 NOT_BEGUN, RUNNING, MEASURED = "not begun", "running", "measured"
 """What `report["steps"]` says of each step; anything else is why it has no result."""
 STEP_SHARE = 0.3
-"""Of all seconds, those that one step may take: a step that hangs must not cost the others."""
+"""Fraction of the total time that one step may take: a hanging step must not cost the others."""
 DEVICE_LOST = 4
 """The exit status of a worker that needs a new process."""
 
@@ -56,7 +56,7 @@ class Files:
         return report
 
     def write(self, report: Report) -> None:
-        """Each file is whole at any time, even if the process is killed here."""
+        """Write both files atomically, so that each is complete even if the process is killed."""
         _replace(self.json, json.dumps(report, indent=2))
         _replace(self.markdown, to_markdown(report))
 
@@ -138,7 +138,7 @@ def supervise(command: Sequence[str], files: Files, seconds: float) -> None:
 
 
 def _run_worker(command: Sequence[str], files: Files, deadline: float, patience: float) -> str:
-    """Why the worker ended early; empty if its steps were done or the time was up."""
+    """Run a worker; return why it ended early, or "" if its steps were done or the time was up."""
     process = subprocess.Popen(command, start_new_session=True)  # to be ended with its children
     try:
         while time.monotonic() < deadline:
@@ -174,7 +174,7 @@ def _count(files: Files, state: str) -> int:
 
 
 def _mark(files: Files, state: str, text: str) -> None:
-    """Give all steps of a state another."""
+    """Replace a state of steps with `text`."""
     report = files.read()
     steps = report["steps"]
     if state in steps.values():

@@ -1,4 +1,4 @@
-"""Find the Python interpreters of this machine and say what they are good for."""
+"""Finds the Python interpreters of this machine and what they can be used for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message says what the user can do."""
+    """The set-up cannot continue; the message says what the user can do."""
 
 
 # Runs in the interpreter that is asked about.

@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # the repository, 
 from yolact_ros.engine.runtimes.tracing import INPUT  # noqa: E402
 
 ON_JETSON = "/usr/src/tensorrt/bin/trtexec"
-"""JetPack does not put it on PATH."""
+"""Location on a Jetson, which JetPack does not add to PATH."""
 
 
 class EngineError(Exception):
@@ -38,7 +38,7 @@ class Engine:
     path: Path
     image_size: int
     batch: int
-    """Largest batch; the engine takes 1 to so many images and is tuned for this number."""
+    """Largest batch; the engine takes 1 to `batch` images and is tuned for this size."""
     half: bool
 
     def build(self, trtexec: str) -> list[str]:
@@ -93,13 +93,13 @@ def find_trtexec(name: str) -> str:
 
 
 def knows_half(trtexec: str) -> bool:
-    """Whether this TensorRT chooses the precision itself."""
+    """Whether this trtexec has the option --fp16."""
     told = subprocess.run([trtexec, "--help"], capture_output=True, text=True, check=False)
     return "--fp16" in told.stdout + told.stderr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         size = image_size_of(options.onnx)

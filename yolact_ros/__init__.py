@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yolact_ros.engine import Segmenter
 
-# In the source folder Python finds this package there, without the messages that were built.
+# In the source folder Python imports this package from there; the built messages are elsewhere.
 __path__ = extend_path(__path__, __name__)
 
 __version__ = "0.1.0"

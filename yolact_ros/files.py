@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and checksums of them."""
+"""Atomic file writes, and checksums."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CHUNK = 1 << 18
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on leaving, that file replaces `path` in one step.
+    """Yield a temporary path to write to; on exit, that file atomically replaces `path`.
 
-    If anything fails, for example on a full disk, the temporary file is removed and what was at
-    `path` stays. Raises OSError, which names `path`, if it cannot be written.
+    If anything fails, for example on a full disk, the temporary file is removed and `path` keeps
+    its content. Raises OSError, naming `path`, if it cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -31,12 +31,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def move_into_place(part: Path, path: Path) -> None:
     """Give the complete file `part` its final name. Raises OSError."""
     with part.open("rb") as file:
-        os.fsync(file.fileno())  # machines lose power: no final name before the content
+        os.fsync(file.fileno())  # on power loss, no final name without the content
     part.replace(path)
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content as 64 hexadecimal digits. Raises OSError."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

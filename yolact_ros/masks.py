@@ -1,4 +1,4 @@
-"""The three mask encodings of `yolact_ros/msg/Mask`, written and read with NumPy alone.
+"""Encodes and decodes the three mask encodings of `yolact_ros/msg/Mask`, with only NumPy.
 
 `Mask.msg` defines the bytes. Nothing here needs ROS or torch, so a reader of recorded messages can
 use it anywhere: `decode` takes any object with the fields of a Mask.
@@ -35,7 +35,7 @@ class PlacedMaskMessage(MaskMessage, Protocol):
 
 
 def encode(mask: NDArray[np.bool_], encoding: str) -> bytes:
-    """The bytes of one mask [h, w], bool. Raises ValueError for an unknown encoding."""
+    """Encode one mask [h, w], bool. Raises ValueError for an unknown encoding."""
     height, width = mask.shape
     rectangles = np.array([[0, 0, width, height]])
     pixels = np.ascontiguousarray(mask, dtype=np.bool_).reshape(-1)
@@ -48,7 +48,7 @@ def encode_regions(
     offsets: NDArray[np.int64],
     encoding: str,
 ) -> list[bytes]:
-    """The bytes of n masks that lie one after the other in one flat array.
+    """Encode n masks that are stored one after another in a flat array.
 
     Args:
         rectangles: int [n, 4] (x1, y1, x2, y2), x2 and y2 exclusive.
@@ -57,7 +57,7 @@ def encode_regions(
         encoding: One of `ENCODINGS`.
 
     Raises:
-        ValueError: For an unknown encoding, or when rectangles and offsets do not fit each other.
+        ValueError: For an unknown encoding, or if rectangles and offsets do not match.
     """
     sizes = (rectangles[:, 3] - rectangles[:, 1]) * (rectangles[:, 2] - rectangles[:, 0])
     if not np.array_equal(np.diff(offsets), sizes) or len(pixels) != offsets[-1]:
@@ -81,8 +81,8 @@ def encode_regions(
 
 
 def _encode_runs(pixels: NDArray[np.bool_], offsets: NDArray[np.int64]) -> list[bytes]:
-    # One pass over the pixels of all masks finds where the value changes; what is left for each
-    # mask is a slice of that list.
+    # One pass over the pixels of all masks finds where the value changes; each mask then takes a
+    # slice of that list.
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     first = np.searchsorted(changes, offsets[:-1], side="right").tolist()
     last = np.searchsorted(changes, offsets[1:], side="left").tolist()
@@ -99,7 +99,7 @@ def _encode_runs(pixels: NDArray[np.bool_], offsets: NDArray[np.int64]) -> list[
 
 
 def decode(mask: MaskMessage) -> NDArray[np.bool_]:
-    """The pixels of one mask, bool [height, width].
+    """Decode one mask to bool [height, width].
 
     Args:
         mask: A `yolact_ros/msg/Mask` or any object with `height`, `width`, `encoding` and `data`
@@ -107,7 +107,7 @@ def decode(mask: MaskMessage) -> NDArray[np.bool_]:
             gives an array without pixels.
 
     Raises:
-        ValueError: For bytes that break the format; the message says how.
+        ValueError: For bytes that violate the format; the message says how.
     """
     height, width = int(mask.height), int(mask.width)
     if height < 0 or width < 0 or height * width > MAX_PIXELS:
@@ -155,9 +155,9 @@ def _decode_runs(data: NDArray[np.uint8], height: int, width: int) -> NDArray[np
 
 
 def paste(mask: PlacedMaskMessage, image_height: int, image_width: int) -> NDArray[np.bool_]:
-    """The mask in its place in the source image, bool [image_height, image_width].
+    """Place a mask in the source image, bool [image_height, image_width].
 
-    Raises ValueError as `decode` does, and for a rectangle that leaves the image.
+    Raises ValueError as `decode` does, and for a rectangle that exceeds the image.
     """
     pixels = decode(mask)
     top, left = int(mask.y_offset), int(mask.x_offset)

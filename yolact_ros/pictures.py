@@ -1,4 +1,4 @@
-"""Picture files: one way to read them, one to write them."""
+"""Reading and writing of picture files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PHOTOS = Path(__file__).parent / "demo" / "photos"
 """The photographs that come with the package."""
 
 JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-# Neither end can occur within the pixels.
+# Neither end marker can occur within the pixel data.
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKER, _JPEG_SCAN = re.compile(rb"\xff[\x01-\xfe]"), b"\xff\xda"
 
@@ -24,18 +24,18 @@ class PictureError(ValueError):
 
 
 class UnreadableError(PictureError):
-    """A picture or video that is missing, cut short, or none that can be read."""
+    """A picture or video that is missing, truncated or unreadable."""
 
 
 def read_picture(path: Path, as_stored: bool = False) -> npt.NDArray[np.uint8]:
-    """A picture as BGR uint8 [H, W, 3], turned as its EXIF orientation says unless `as_stored`.
+    """Read a picture as BGR uint8 [H, W, 3], with its EXIF orientation applied unless `as_stored`.
 
-    Raises UnreadableError when it is missing, cut short or no picture.
+    Raises UnreadableError if it is missing, truncated or not a picture.
     """
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     try:
         data = path.read_bytes()
-        if is_cut_short(data):  # some decoders would make up a grey rest
+        if is_cut_short(data):  # some decoders would fill the rest with grey
             raise UnreadableError(f"{path} is cut short")
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except FileNotFoundError as error:
@@ -48,7 +48,7 @@ def read_picture(path: Path, as_stored: bool = False) -> npt.NDArray[np.uint8]:
 
 
 def is_cut_short(data: bytes | mmap) -> bool:
-    """Whether a JPEG or PNG has no end; bytes behind it do not matter. False for other formats."""
+    """Whether a JPEG or PNG lacks its end marker; trailing bytes are ignored. Else False."""
     if data[: len(JPEG_START)] == JPEG_START:
         whole = data[-len(_JPEG_END) :] == _JPEG_END
         return not whole and data.find(_JPEG_END, _first_scan(data)) < 0
@@ -58,7 +58,7 @@ def is_cut_short(data: bytes | mmap) -> bool:
 
 
 def _first_scan(data: bytes | mmap) -> int:
-    """Where the pixels of a JPEG begin: segments before them may hold a whole JPEG, a thumbnail."""
+    """Return where a JPEG's pixels begin: segments before them may hold a thumbnail JPEG."""
     at = 2
     while found := _JPEG_MARKER.search(data, at):
         at = found.end()
@@ -69,16 +69,16 @@ def _first_scan(data: bytes | mmap) -> int:
 
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    """Write a BGR picture, uint8 [H, W, 3], in the format of the name's ending; make its folder.
+    """Write a BGR picture, uint8 [H, W, 3], in the format of the suffix; create its folder.
 
-    Raises PictureError when that cannot be done.
+    Raises PictureError if that fails.
     """
     ending = path.suffix.encode("ascii", "replace").decode()
     if not cv2.haveImageWriter(f"picture{ending}"):
         raise PictureError(f"{path} cannot be written: its ending is of no format, such as .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Names that are not UTF-8 would make OpenCV end the process.
+        # With names that are not UTF-8, OpenCV would abort the process.
         path.write_bytes(cv2.imencode(ending, picture)[1].tobytes())
     except (OSError, cv2.error) as error:
         raise PictureError(f"{path} cannot be written: {error}") from error

@@ -1,1 +1,1 @@
-"""Speed and memory of our models, beside other implementations and the machine's limits."""
+"""Speed and memory of our models, compared with other implementations and the machine's limits."""

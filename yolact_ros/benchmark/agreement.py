@@ -12,26 +12,26 @@ _SAME_BOX = 0.5
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the instances of two implementations are the same."""
+    """How well the instances of two implementations agree."""
 
     instances: int
-    """Of the one that found more."""
+    """Number of instances of the implementation that found more."""
     matched: int
-    """Pairs of the same class whose boxes have an IoU of one half or more."""
+    """Number of pairs of the same class whose boxes have an IoU of at least one half."""
     score_difference: float
-    """The largest between the scores of a pair."""
+    """Largest score difference of a pair."""
     mask_iou: float
-    """The smallest of a pair; two empty masks have an IoU of 1."""
+    """Smallest mask IoU of a pair; two empty masks have an IoU of 1."""
     mean_mask_iou: float
     box_difference: float
-    """The largest between edges of a pair, in pixels."""
+    """Largest difference of a box edge of a pair, in pixels."""
 
 
 def compare(a: Found, b: Found, least: float = 0.0) -> Agreement:
-    """Pair each instance of `a`, by falling score, with the instance of `b` that overlaps most.
+    """Pair each instance of `a`, by descending score, with the instance of `b` that overlaps most.
 
-    Instances count whose score, or whose partner's score, is at least `least`. Give more than
-    those, so that one that lies a little below has not lost its partner.
+    Only instances whose own or partner's score is at least `least` count. Pass lower-scoring ones
+    too, so that an instance just below `least` can still be a partner.
     """
     overlaps = iou(a.boxes.float(), b.boxes.float())
     overlaps[a.class_ids.unsqueeze(1) != b.class_ids.unsqueeze(0)] = 0

@@ -1,4 +1,4 @@
-"""Whatever segments an image, ours or another's."""
+"""Common interface to our and other implementations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Found(NamedTuple):
     """[n, H, W]; above one half inside."""
 
     def cpu(self) -> Found:
-        """The same in the memory of the host."""
+        """Copy to host memory."""
         return Found(*(each.cpu() for each in self))
 
 
 def masks_of(instances: Instances) -> Tensor:
-    """Masks as `Found` has them; of instances that are boxes alone empty ones, [n, 1, 1]."""
+    """Return masks for `Found`; instances without masks get empty ones, [n, 1, 1]."""
     if not instances.has_masks:
         return torch.zeros(len(instances), 1, 1)
     return instances.masks
@@ -43,5 +43,5 @@ class Contender:
 
     name: str
     segment: Callable[[Image], Found]
-    """Takes a BGR image [H, W, 3], gives what is found in the memory of the host."""
+    """Takes a BGR image [H, W, 3], returns the instances in host memory."""
     note: str = ""

@@ -1,8 +1,8 @@
-"""How much memory one segmenter takes, in a process of its own.
+"""Measures the memory of one segmenter in its own process.
 
     python -m yolact_ros.benchmark.memory '{"weights": "FILE", "device": "cpu"}' PICTURE FREE
 
-with the bytes of the device's memory that were free before, prints the numbers of `Memory` as JSON.
+prints the values of `Memory` as JSON; FREE is the number of bytes free on the device beforehand.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Memory:
     """Mebibytes that a process needs to segment one image."""
 
     host: float
-    """The most that lay in the host's memory at any time."""
+    """Peak host memory."""
     imports: float
-    """Of that: Python and its libraries, before there was a segmenter."""
+    """The part of it used by Python and its libraries before the segmenter is created."""
     device: float
-    """The most that PyTorch held of the device's memory from image to image: weights, graphs and
-    what is free between them. 0 on a CPU, as are the next two."""
+    """Peak device memory reserved by PyTorch in steady state: weights, graphs and fragmentation.
+    0 on a CPU, like the next two."""
     device_peak: float
-    """The same with warming up, while cuDNN tries its kernels."""
+    """The same including warm-up, when cuDNN benchmarks its kernels."""
     process: float
-    """What the device had less for everybody, with CUDA's context and libraries. Other processes
-    that take or free memory meanwhile spoil it."""
+    """Drop in the device's free memory, including CUDA's context and libraries. Other processes
+    that allocate or free memory meanwhile distort it."""
 
 
 def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
@@ -59,18 +59,18 @@ def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
 
 
 def can_measure_memory() -> bool:
-    """Whether the system tells a process its own peak: Linux does."""
+    """Whether the system reports a process's own peak memory, as Linux does."""
     return _STATUS.is_file()
 
 
 def _peak() -> float:
-    # Not getrusage: what that gives includes the process that started this one.
+    # Not getrusage, whose peak includes the parent process.
     fields = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) / 1024
 
 
 def _free(device: torch.device) -> int:
-    """Bytes of a device's memory that nobody has; 0 on a CPU."""
+    """Return the free bytes of a device's memory; 0 on a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 

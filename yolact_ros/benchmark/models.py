@@ -23,7 +23,7 @@ class Model:
 
     segmenter: Segmenter
     options: dict[str, Any]
-    """What the segmenter was made of."""
+    """Keyword arguments of the segmenter."""
     note: str
     name: str
     """Unique among the models."""
@@ -47,7 +47,7 @@ class Model:
 
 
 def prepare(settings: Settings, folder: Path) -> list[Model]:
-    """Each model on each backend; random weights are written to `folder` if not kept elsewhere.
+    """Prepare each model on each backend; random weights go to `folder` unless kept elsewhere.
 
     Raises as `Segmenter` does.
     """
@@ -65,7 +65,7 @@ def _is_exported(spec: str) -> bool:
 
 
 def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model:
-    """Build the segmenter of NAME, NAME=WEIGHTS or a file; random weights are written down."""
+    """Build the segmenter for NAME, NAME=WEIGHTS or a file; random weights are written first."""
     model, weights = _split(spec)
     note = ""
     if not weights and model in PUBLISHED:
@@ -86,14 +86,14 @@ def _prepare(spec: str, backend: str, settings: Settings, folder: Path) -> Model
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """Model and weights that `spec` names, each may be empty; a file's path may have "=" in it."""
+    """Split `spec` into model and weights, which may be empty; a path may contain "="."""
     model, _, weights = spec.partition("=")
     is_file = bool(weights) and Path(spec).expanduser().is_file()
     return (model, weights) if model in CONFIGS and not is_file else ("", spec)
 
 
 def _told_apart(models: Sequence[Model]) -> list[Model]:
-    """The models without duplicates; those of one name are told apart by their weights."""
+    """Remove duplicate models; add the weights to equal names."""
     counts = Counter(model.name for model in models)
     named = [
         replace(model, name=f"{model.name}, {model.weights or 'embedded weights'}")
@@ -105,7 +105,7 @@ def _told_apart(models: Sequence[Model]) -> list[Model]:
 
 
 def random_weights(config: NetworkConfig, image: Image, path: Path) -> Path:
-    """The file with weights of `random_network` for an image, written if it is not there."""
+    """Return the file with weights of `random_network` for an image; write it if missing."""
     if not path.exists():
         save_weights(random_network(config, preprocess([torch.from_numpy(image)], config)), path)
     return path

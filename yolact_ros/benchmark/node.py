@@ -1,4 +1,4 @@
-"""The node's own work for one image, by `yolact_measure`, in a process of its own."""
+"""Measures the node's own work for one image with `yolact_measure`, in its own process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 INSTANCES, FRAMES, RATE = 10, 50, 15
-"""Instances in each image, images that are measured, and images a second."""
+"""Instances per image, number of measured images, and images per second."""
 _STAGES = ("receive", "check", "decode", "publish", "own work")
-"""Of `yolact_measure stages`; it tells of the network too."""
+"""The node's own stages in the output of `yolact_measure stages`."""
 
 
 @dataclass(frozen=True)
 class NodeStage:
-    """Milliseconds that a stage of the node takes."""
+    """Time of a stage of the node in milliseconds."""
 
     median: float
     percentile_99: float
@@ -32,7 +32,7 @@ def node_can_run() -> bool:
 
 
 def measure_node(options: Mapping[str, Any], size: tuple[int, int]) -> dict[str, NodeStage]:
-    """Stages of images of `size` (height, width) in pixels on their way through the node.
+    """Measure the node's stages for images of `size` (height, width) in pixels.
 
     `options` are keyword arguments of `Segmenter`. Raises RuntimeError, with what the process
     wrote, when it fails.

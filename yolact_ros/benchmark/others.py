@@ -1,4 +1,4 @@
-"""Other instance segmentation, to measure beside ours: torchvision's and Ultralytics'."""
+"""Other instance segmentation models to compare with: torchvision's and Ultralytics'."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from yolact_ros.engine import Image
 
 
 def mask_rcnn(device: torch.device, image: Image, *, fast_nms: bool) -> Contender:
-    """torchvision's Mask R-CNN with a ResNet-50, of random weights, at its default input size.
+    """Make torchvision's Mask R-CNN ResNet-50 with random weights, at its default input size.
 
-    Its score threshold is set so that what it reports for `image`, 100 instances, is all that
-    passes. `fast_nms` replaces the non-maximum suppression of its last stage (YOLACT, table 2a).
+    Its score threshold is set so that exactly the 100 instances that it reports for `image` pass.
+    `fast_nms` replaces the NMS of its last stage (YOLACT, table 2a).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -79,14 +79,14 @@ def _fast_postprocess(
 
 
 def ultralytics(device: torch.device, image: Image, model: str, score: float) -> Contender:
-    """A segmentation model of Ultralytics, such as "yolo11n-seg", of random weights.
+    """Make an Ultralytics segmentation model, such as "yolo11n-seg", with random weights.
 
     It is built from the description inside the package `ultralytics`, at its default input size
-    for the shape of the image. The package is kept from the network and from the user's settings.
-    `score` is the least score of an instance; 0: so that what it reports for `image`, 100
-    instances at most, is all that passes. Raises ModuleNotFoundError without the package.
+    for the shape of the image. The package cannot access the network or the user's settings.
+    `score` is the minimum score of an instance; 0: chosen so that exactly the instances that it
+    reports for `image`, at most 100, pass. Raises ModuleNotFoundError without the package.
     """
-    # Its import and its first call take threads from everything else in the process.
+    # Its import and its first call change the number of threads of the whole process.
     threads, threads_of_opencv = torch.get_num_threads(), cv2.getNumThreads()
     with tempfile.TemporaryDirectory() as folder:
         quiet = {

@@ -1,4 +1,4 @@
-"""How much a lower precision changes of what a network finds."""
+"""How much a lower precision changes the results of a network."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def compare_precisions(
     dtype: torch.dtype,
     device: torch.device,
 ) -> list[Agreement]:
-    """What `net` finds in float32 and in `dtype`, for each image, on the path in fixed shapes.
+    """Compare what `net` finds in float32 and in `dtype`, per image, on the fixed-shape path.
 
-    `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. A CPU has no tensor cores:
-    there, what they do is simulated, see `rounded`.
+    `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. On a CPU, tensor cores are
+    simulated, see `rounded`.
     """
     batch = Batch.of(images, settings)
     on_device = [image.to(device) for image in images]
@@ -51,10 +51,10 @@ def compare_precisions(
 
 
 def rounded(runtime: Runtime, dtype: torch.dtype) -> Runtime:
-    """A float32 runtime, not `fast`, all of whose weights and operators' results are rounded to
+    """Return a float32 runtime (not `fast`) with all weights and operator results rounded to
     `dtype`.
 
-    As on tensor cores, sums are float32 and what is stored is not.
+    As on tensor cores, accumulation is in float32 and stored values are not.
     """
     mask_iou = None if runtime.mask_iou is None else _Rounded(runtime.mask_iou, dtype)
     return replace(
@@ -91,10 +91,10 @@ class _RoundResults(TorchDispatchMode):
 
 
 def is_harmless(agreements: Sequence[Agreement], mask_iou: float = 0.99) -> bool:
-    """Whether matched masks have such an IoU on average, and 95 of 100 instances are matched.
+    """Whether matched masks have at least this mean IoU, and 95 % of instances are matched.
 
-    Instances that are not differ in a decision: a score that passed a threshold or a place by a
-    hair, or one of two boxes that suppress each other.
+    Unmatched instances come from close decisions: a score next to a threshold or a rank, or which
+    of two boxes suppresses the other.
     """
     instances = sum(each.instances for each in agreements)
     matched = sum(each.matched for each in agreements)

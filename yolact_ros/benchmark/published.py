@@ -1,9 +1,8 @@
-"""The published implementation, from a checkout of github.com/dbolya/yolact, as it is.
+"""The published implementation, from an unmodified checkout of github.com/dbolya/yolact.
 
-Its code asks for CUDA when imported, for a compiled deformable convolution and for pycocotools. It
-is given the convolution of torchvision and stand-ins for what it imports but does not use here:
-pycocotools and, where there is no CUDA, the few calls that need it.
-Its files stay as they are.
+On import, its code requires CUDA, a compiled deformable convolution and pycocotools. It gets
+torchvision's convolution, and stubs for what it imports but does not use here: pycocotools and,
+without CUDA, the few calls that need it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _MODULES = ("backbone", "data", "dcn_v2", "layers", "pycocotools", "utils", "yol
 
 
 class _DeformableConv(nn.Module):
-    """What the published code imports as `dcn_v2.DCN`: the same parameters, nothing to compile."""
+    """Replaces `dcn_v2.DCN` in the published code: the same parameters, nothing to compile."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, **options: int) -> None:
         super().__init__()
@@ -65,22 +64,22 @@ def published(checkout: Path, net: Yolact, device: torch.device, score: float) -
 def load(
     checkout: Path, net: Yolact, device: torch.device, score: float
 ) -> Callable[[Image], Found]:
-    """What `published` calls; what it finds stays on the device.
+    """Load the published implementation; its results stay on the device.
 
-    Every call of this function imports the code anew, since its settings are global: several
-    models live side by side. Images are segmented as its `eval.py` does with videos, down to masks
-    of the size of the image. `score` is the least score of an instance.
+    Each call imports the code again, since its settings are global, so that several models can
+    coexist. Images are segmented as in its `eval.py` for videos, up to masks of the image's size.
+    `score` is the minimum score of an instance.
 
     Raises:
         ValueError: For a model that it does not have.
-        FileNotFoundError: If the folder is no checkout.
+        FileNotFoundError: If the folder is not a checkout.
     """
     name = net.config.name
     if name not in PUBLISHED:
         raise ValueError(f"the published implementation has no model {name!r}")
     check_checkout(checkout)
     with _imports(checkout), _without_cuda(device), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # for it is of 2020
+        warnings.simplefilter("ignore")  # the code dates from 2020
         config, code = importlib.import_module("data.config"), importlib.import_module("yolact")
         output = importlib.import_module("layers.output_utils")
         config.set_cfg(f"{name}_config")
@@ -103,7 +102,7 @@ def load(
             )
         if isinstance(scores, list):  # of boxes and of masks
             scores = scores[0]
-        if masks.is_cuda:  # a quarter of the bytes to copy; on a CPU they are not copied
+        if masks.is_cuda:  # a quarter of the bytes to copy; nothing is copied on a CPU
             masks = masks.bool()
         return Found(boxes.reshape(-1, 4), scores, ids, masks.reshape(-1, height, width))
 
@@ -111,10 +110,10 @@ def load(
 
 
 def _make_anchors(theirs: nn.Module, cfg: Any) -> None:
-    """Let the code make its anchors now, on the CPU; those that lie elsewhere it moves itself.
+    """Let the code create its anchors now, on the CPU; it moves them to the right device itself.
 
-    It makes them with `torch.Tensor(values, device=...)`, which PyTorch refuses for a device that
-    is not that of the default tensor type. Its scripts change that type for all of the process.
+    It uses `torch.Tensor(values, device=...)`, which PyTorch rejects for a device other than that
+    of the default tensor type. Its scripts change that type for the whole process.
     """
     cfg._tmp_img_w = cfg._tmp_img_h = cfg.max_size
     for layer, side in zip(theirs.prediction_layers, feature_sizes(cfg.max_size), strict=True):  # type: ignore[arg-type]
@@ -123,7 +122,7 @@ def _make_anchors(theirs: nn.Module, cfg: Any) -> None:
 
 @contextlib.contextmanager
 def _fusion_may_fail() -> Iterator[None]:
-    """Within, what TorchScript cannot fuse into kernels of its own runs without that."""
+    """Let TorchScript run without fusion what it fails to fuse."""
     compiler: Any = torch._C
     before = compiler._jit_texpr_fallback_allowed()
     compiler._jit_texpr_set_fallback_allowed(True)
@@ -134,17 +133,17 @@ def _fusion_may_fail() -> Iterator[None]:
 
 
 def check_checkout(folder: Path) -> None:
-    """Raise FileNotFoundError if a folder is no checkout of the published implementation."""
+    """Raise FileNotFoundError unless a folder is a checkout of the published implementation."""
     if not (folder / "yolact.py").is_file():
         raise FileNotFoundError(f"{folder} is no checkout of dbolya/yolact: it has no yolact.py")
 
 
 @contextlib.contextmanager
 def _imports(checkout: Path) -> Iterator[None]:
-    """Within, the checkout's modules can be imported; before and after, their names are free."""
+    """Make the checkout's modules importable, and remove them from `sys.modules` afterwards."""
     dcn = ModuleType("dcn_v2")
     dcn.DCN = _DeformableConv  # type: ignore[attr-defined]
-    coco = ModuleType("pycocotools")  # whose masks it imports, and uses in training alone
+    coco = ModuleType("pycocotools")  # whose mask module is imported, but used only in training
     coco.mask = ModuleType("pycocotools.mask")  # type: ignore[attr-defined]
     with mock.patch.object(sys, "path", [str(checkout), *sys.path]):
         before = _take_modules()
@@ -164,7 +163,7 @@ def _take_modules() -> dict[str, ModuleType]:
 
 @contextlib.contextmanager
 def _without_cuda(device: torch.device) -> Iterator[None]:
-    """Where the device is not CUDA: what the code asks of CUDA while it is set up does nothing."""
+    """If the device is not CUDA, stub the CUDA calls that the code makes during set-up."""
     if device.type == "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""What a benchmark found: data classes, Markdown tables and JSON."""
+"""Benchmark results: data classes, Markdown tables and JSON."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from yolact_ros.benchmark.work import Ceilings
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured."""
+    """The machine that was measured."""
 
     processor: str
     threads: int
-    """That PyTorch computes with on the host."""
+    """Number of PyTorch's threads on the host."""
     device: str
-    """Where the networks run."""
+    """Devices that the networks run on."""
     software: str
     """Versions of Python and PyTorch."""
     ceilings: dict[str, Ceilings]
-    """Of PyTorch, by kind of number and device."""
+    """PyTorch's ceilings, by precision and device."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class BatchReport:
 
     images: int
     total: Timing
-    """Images in the host's memory to `Instances` there."""
+    """Time from images to `Instances`, both in host memory."""
     stages: dict[str, Timing]
     flops: int
-    """Of the network."""
+    """Floating-point operations of the network."""
     bytes: int | None
-    """That its layers read and write; None of networks in 8 bits, which mix kinds."""
+    """Bytes that its layers read and write; None for 8-bit networks, which mix precisions."""
     limit: float | None
-    """Milliseconds that they take at PyTorch's ceilings; None where these were not measured."""
+    """Milliseconds of the layers at PyTorch's ceilings; None if these were not measured."""
 
     @property
     def frames_per_second(self) -> float:
@@ -63,35 +63,34 @@ class ModelReport:
     name: str
     description: str
     instances: int
-    """That it found in the image."""
+    """Number of instances found in the image."""
     single: BatchReport
     best: BatchReport
-    """Of the batch size with most frames a second; may be `single` itself."""
+    """The batch size with the most frames per second; may be `single` itself."""
     memory: Memory | str | None
-    """None where it was not measured, a reason where that failed."""
+    """None if it was not measured, a reason if that failed."""
     node: dict[str, NodeStage] | str | None
-    """Stages of an image's way through the node, by name; None where it was not asked for, a reason
-    where it could not be measured."""
+    """Stages of the node, by name; None if not requested, a reason if it could not be measured."""
 
     @property
     def batches(self) -> tuple[BatchReport, ...]:
-        """One image, and the best batch where that has more."""
+        """Batch size 1 and, if larger, the best batch size."""
         return (self.single, self.best) if self.best.images > 1 else (self.single,)
 
 
 @dataclass(frozen=True)
 class ContenderReport:
-    """Ours or another's, side by side."""
+    """One implementation, ours or another, of the side-by-side comparison."""
 
     name: str
     note: str
     timing: Timing
-    """An image in the host's memory to masks of its size there."""
+    """Time from an image to masks of its size, both in host memory."""
     instances: int
     speed_up: float | None
-    """Of ours over the published implementation of the same weights; None where it did not run."""
+    """Speed-up of ours over the published implementation with the same weights, if it ran."""
     agreement: Agreement | None
-    """Of ours with the same."""
+    """Agreement of ours with the same implementation."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _limit_table(models: Sequence[ModelReport]) -> list[str]:
 
 
 def _distance(batch: BatchReport) -> tuple[str, str, str, str, str]:
-    """Of an image of the batch: arithmetic, bytes, limit, time, and how far that is from it."""
+    """Format GFLOP, MB, limit and time per image of the batch, and time relative to the limit."""
     count, moved, limit = batch.images, batch.bytes, batch.limit
     return (
         f"{batch.flops / count / 1e9:.1f}",
@@ -243,12 +242,12 @@ def _side_by_side_table(contenders: Sequence[ContenderReport]) -> list[str]:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write all of it: data classes become objects, and each timing its median and 99 % too."""
+    """Write the whole report: data classes become objects, timings also get their percentiles."""
     path.write_text(json.dumps(report, indent=2, default=_fields) + "\n")
 
 
 def _fields(value: object) -> dict[str, Any]:
-    """Of a data class; of a timing also what its properties say."""
+    """Return the fields of a data class; for a timing also its percentiles."""
     if isinstance(value, Timing):
         return {"median": value.median, "percentile_99": value.percentile_99, **vars(value)}
     return vars(value)

@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 def run(settings: Settings, command: str, say: Callable[[str], None] = print) -> Report:
-    """Measure everything that `settings` name. `say` is told what is under way.
+    """Measure everything in `settings`. `say` is called with the progress.
 
     Raises ValueError, WeightsError or FileNotFoundError for models and files that cannot be used,
-    ModuleNotFoundError for what is not installed.
+    ModuleNotFoundError for missing packages.
     """
     device = choose_device(settings.device)
     if device.type == "cuda":
@@ -75,7 +75,7 @@ def run(settings: Settings, command: str, say: Callable[[str], None] = print) ->
 
 
 def _or_reason(say: Callable[[str], None], measure_it: Callable[[], T]) -> T | str:
-    """What was measured; or, of a process that failed, the last line that it wrote."""
+    """Return the measurement or, if it fails, the last line of the error."""
     try:
         return measure_it()
     except RuntimeError as error:
@@ -86,9 +86,9 @@ def _or_reason(say: Callable[[str], None], measure_it: Callable[[], T]) -> T | s
 def describe_machine(
     runtimes: Sequence[Runtime], clock: Callable[[], float] = time.perf_counter, size: int = 0
 ) -> Machine:
-    """This machine, with a ceiling for each kind of number on each device that `runtimes` use.
+    """Describe this machine, with ceilings for each precision and device that `runtimes` use.
 
-    `size` as `measure_ceilings` takes it.
+    `size` is passed to `measure_ceilings`.
     """
     kinds = {
         ceiling_of(runtime): (runtime.device, runtime.dtype)
@@ -112,12 +112,12 @@ def describe_machine(
 
 
 def ceiling_of(runtime: Runtime) -> str:
-    """The name in `Machine.ceilings` of what holds for a network; 8 bits have none there."""
+    """Return a network's key in `Machine.ceilings`; 8-bit networks have no ceiling there."""
     return f"{runtime.precision} on {runtime.device}"
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it."""
+    """Return the processor's name, from /proc/cpuinfo on Linux."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What a benchmark measures, and how long."""
+"""Benchmark settings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Settings:
     """What to measure, and how long."""
 
     models: tuple[str, ...]
-    """Names: of random weights, the embedded model with its own. Or NAME=WEIGHTS, or a file."""
+    """NAME (random weights, except for the embedded model), NAME=WEIGHTS, or a file."""
     image: Image
     """BGR, [H, W, 3]."""
     device: str = "auto"
     precision: str = "auto"
     backends: tuple[str, ...] = ("auto",)
-    """As `Segmenter` has them. An exported file runs on its own."""
+    """Backends as in `Segmenter`. An exported file runs on its own backend."""
     batches: tuple[int, ...] = (1,)
     """Batch sizes to try."""
     score_threshold: float = 0.0
@@ -35,16 +35,16 @@ class Settings:
     """A checkout of the published implementation."""
     mask_rcnn: bool = False
     ultralytics: tuple[str, ...] = ()
-    """Names of its models."""
+    """Names of Ultralytics models."""
     memory: bool = True
     node: bool = True
     rounds: int = 20
     seconds: float = 60.0
-    """The most that the rounds of one comparison take."""
+    """Time limit for the rounds of one comparison."""
     keep: Path | None = None
-    """Folder where random weights are kept, and taken from when they are there."""
+    """Folder where random weights are kept and reused."""
     clock: Callable[[], float] = time.perf_counter
-    """What times are read from, as `measure` takes it."""
+    """Clock for `measure`."""
 
     def __post_init__(self) -> None:
         """Raises ValueError, FileNotFoundError, MissingExtraError before anything has run."""
@@ -60,7 +60,7 @@ class Settings:
             check_installed("ultralytics", what, "pip install ultralytics")
 
     def clock_of(self, device: torch.device) -> Callable[..., dict[str, Timing]]:
-        """`measure` as these settings say."""
+        """Return `measure` with these settings."""
         return partial(
             measure, rounds=self.rounds, seconds=self.seconds, device=device, clock=self.clock
         )

@@ -1,4 +1,4 @@
-"""Our models and others in turns, each from an image in memory to masks of its size."""
+"""Our models and others, interleaved, each from an image in memory to masks of its size."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from yolact_ros.network import PUBLISHED, NetworkConfig, Yolact, load_network
 
 
 def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Contender]:
-    """The published implementation of our models that have one, by the names of ours.
+    """Make the published implementation of each of our models that has one, by our models' names.
 
-    It runs with the same weights on the same device. Weights of exported models cannot be read:
-    they are held to the first of their configuration.
+    It runs with the same weights on the same device. The weights of exported models cannot be read,
+    so these are compared with the first model of their configuration.
     """
     if settings.reference is None:
         return {}
@@ -42,7 +42,7 @@ def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Cont
                 contender = published(
                     settings.reference, _network_of(model), device, settings.score_threshold
                 )
-                if same:  # of other weights, or elsewhere
+                if same:  # with other weights or on another device
                     name = f"{contender.name}, {model.weights} on {device}"
                     contender = replace(contender, name=name)
                 made[key] = contender
@@ -51,7 +51,7 @@ def references_of(models: Sequence[Model], settings: Settings) -> dict[str, Cont
 
 
 def others_of(settings: Settings, devices: Sequence[torch.device]) -> list[Contender]:
-    """All others that were asked for, on the fastest of our models' devices."""
+    """Make all requested other implementations, on a GPU if one of our models uses it."""
     image, score = settings.image, settings.score_threshold
     device = next((each for each in devices if each.type == "cuda"), devices[0])
     others = []
@@ -61,9 +61,9 @@ def others_of(settings: Settings, devices: Sequence[torch.device]) -> list[Conte
 
 
 def is_published(config: NetworkConfig) -> bool:
-    """Whether it is a published network, but for the names of its classes.
+    """Whether a configuration is a published one, apart from its class names.
 
-    One's own, trained from that, has its name too, but another size or number of classes.
+    A user's network trained from it has its name too, but another size or number of classes.
     """
     published = PUBLISHED.get(config.name)
     if published is None or len(config.class_names) != len(published.class_names):
@@ -72,7 +72,7 @@ def is_published(config: NetworkConfig) -> bool:
 
 
 def _network_of(model: Model) -> Yolact:
-    """The network as it was loaded: the segmenter's own has been changed to run faster."""
+    """Load the unmodified network: the segmenter's has been optimised."""
     return load_network(weights_file(model.weights or model.config.name), model.config)
 
 
@@ -91,7 +91,7 @@ def side_by_side(
     others: Sequence[Contender],
     settings: Settings,
 ) -> tuple[ContenderReport, ...]:
-    """Ours and the others in turns; ours alone are no comparison."""
+    """Measure ours and the others, interleaved; return nothing if there are no others."""
     theirs = {f"ours {name}": contender.name for name, contender in references.items()}
     others = [*{each.name: each for each in references.values()}.values(), *others]
     if not others:

@@ -1,4 +1,4 @@
-"""The stages of a segmenter, each to be timed by itself."""
+"""The stages of a segmenter, to be timed separately."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ STAGES = {
 
 
 def repeats_on(device: torch.device) -> int:
-    """As `measure` takes it. A stage of a GPU may take less time than the host waits for it."""
+    """Return `repeats` for `measure`: a GPU stage may be shorter than a synchronisation."""
     return 20 if device.type == "cuda" else 1
 
 
 @torch.no_grad()
 def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> dict[str, Callable[[], object]]:
-    """Calls of the parts of `segmenter`, each on what the parts before it made of `images`.
+    """Return calls of the parts of `segmenter`, each on the output of the previous for `images`.
 
-    The parts are the ones that the segmenter calls itself: on a GPU those in fixed shapes. A part
-    that the network lacks is left out; the network is one part unless PyTorch runs it.
+    The parts are those that the segmenter itself calls: on a GPU, those of the fixed-shape path.
+    Parts that the network lacks are left out; the network is one part unless PyTorch runs it.
     """
     is_graphed = segmenter.device.type == "cuda" and segmenter.runtime.header.settings is None
     if is_graphed and segmenter.settings.nms_method != "standard":
@@ -94,8 +94,8 @@ def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> dict[str, Callab
 def fixed_stages_of(
     segmenter: Segmenter, images: Sequence[Image], in_parts: bool = True
 ) -> dict[str, Callable[[], object]]:
-    """The same of the path in fixed shapes; on CUDA each is a graph of its own, so that launches
-    take no time. The network is one part unless it is wanted `in_parts`."""
+    """`stages_of` for the fixed-shape path; on CUDA each part is its own graph, so that launches
+    cost no time. The network is one part unless `in_parts`."""
     runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
     tensors = [torch.from_numpy(image) for image in images]
     batch = Batch.of(tensors, settings)
@@ -146,7 +146,7 @@ def fixed_stages_of(
 
 
 def _packed(placed: Placed, scales: Tensor, batch: Batch, complete: Tensor | None) -> Results:
-    """With as much room for masks as is copied to the host after some such frames."""
+    """Allocate and write results with as much mask room as a graph has after some such frames."""
     results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
     results.write(placed, scales, complete)
     if missing := results.to("cpu").missing_bytes():
@@ -157,7 +157,7 @@ def _packed(placed: Placed, scales: Tensor, batch: Batch, complete: Tensor | Non
 
 def _pixels(instances: Instances) -> MaskRegions:
     assert instances.stored_masks is not None
-    return instances.stored_masks.regions(*instances.image_size)  # anew: instances keep theirs
+    return instances.stored_masks.regions(*instances.image_size)  # bypasses the instances' cache
 
 
 def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
@@ -177,11 +177,11 @@ def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
 def as_graph(
     call: Callable[[], object], device: torch.device, copies: int = 1
 ) -> Callable[[], object]:
-    """A CUDA graph that repeats `call` `copies` times, so that its kernels cost no launches; the
-    launch of the graph itself takes some microseconds. On a CPU `call` itself, once.
+    """Return a CUDA graph that repeats `call` `copies` times, so that kernel launches cost nothing;
+    the launch of the graph itself takes some microseconds. On a CPU, return `call`.
 
-    It is captured without gradients, in a thread of its own: in a thread that has chosen kernels
-    before, cuDNN would not search as it does for the segmenter's graphs.
+    It is captured without gradients, in its own thread: in a thread that has already chosen
+    kernels, cuDNN would not benchmark as it does for the segmenter's graphs.
     """
     if device.type != "cuda":
         return call
@@ -195,8 +195,8 @@ def as_graph(
             with garbage_kept(), torch.cuda.graph(graph, stream=stream):
                 return [call() for _ in range(copies)]
 
-    # The graph itself keeps neither what it reads and writes, nor the kernels that cuDNN made for
-    # the thread.
+    # The graph keeps neither the tensors that it uses nor the kernels that cuDNN compiled for the
+    # thread alive.
     thread = ThreadPoolExecutor(1, "yolact-stage")
     kept = call, thread, thread.submit(capture).result()
 

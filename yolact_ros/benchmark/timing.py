@@ -1,4 +1,4 @@
-"""Time several things in turns, so that whatever slows the machine down slows all of them."""
+"""Interleaved timing, so that whatever slows the machine down affects all candidates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 
 @dataclass(frozen=True)
 class Timing:
-    """How long something took, in milliseconds a call."""
+    """How long something took, in milliseconds per call."""
 
     milliseconds: tuple[float, ...]
-    """One for each round, in the order in which they were measured."""
+    """One value per round, in order of measurement."""
 
     @property
     def rounds(self) -> int:
@@ -29,12 +29,12 @@ class Timing:
 
     @property
     def percentile_99(self) -> float:
-        """99 of 100 calls took no longer. With few rounds it lies close to the slowest."""
+        """99 % of calls took no longer. With few rounds it is close to the slowest."""
         return float(np.percentile(self.milliseconds, 99))
 
 
 def check_limits(rounds: int, seconds: float = math.inf) -> None:
-    """Raise ValueError for limits that `measure` does not take."""
+    """Raise ValueError for limits that `measure` does not accept."""
     if rounds < 1:
         raise ValueError(f"rounds={rounds} is not allowed: it must be at least 1")
     if not seconds > 0:
@@ -51,21 +51,21 @@ def measure(
     device: torch.device | str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Call everything once a round and time each call; the same names come back.
+    """Time each call once per round; return the timings by the same names.
 
-    The order changes from round to round, always in the same way: nothing is measured in the
-    caches of the same neighbour each time. On CUDA the device has done its work before a clock
-    is read. Gradients are not computed.
+    The order is shuffled each round, reproducibly, so that a call does not always run in the caches
+    of the same predecessor. CUDA devices are synchronised before the clock is read. Gradients are
+    not computed.
 
     Args:
         calls: What to time, by name.
-        rounds: How often; at least 1.
-        warm_up: Rounds before those, not counted.
-        repeats: Calls of each a round, one right after the other, whose mean is the round's time: a
-            device then works on while the host gives it the next.
-        seconds: No new round begins when the counted rounds have taken so long, but one is made.
+        rounds: Number of rounds, at least 1.
+        warm_up: Uncounted rounds before those.
+        repeats: Back-to-back calls per round, whose mean is the round's time: the device then keeps
+            working while the host submits the next call.
+        seconds: No new round starts after this time; at least one round is measured.
         device: Where the calls compute.
-        clock: Gives seconds. `time.process_time` counts the processor's, of all threads together.
+        clock: Returns seconds. `time.process_time` counts the CPU time of all threads together.
 
     Raises:
         ValueError: For a number that is not allowed.
@@ -98,6 +98,6 @@ def measure(
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Synchronise with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

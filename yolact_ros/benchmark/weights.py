@@ -1,7 +1,7 @@
-"""Random weights that make a network do the work of a trained one.
+"""Random weights with which a network has as much work as a trained one.
 
-Fresh weights do not: activations grow from block to block, until every anchor is sure of itself or
-none is. Non-maximum suppression then works on everything or on nothing.
+Freshly initialised weights do not: activations grow from block to block until all anchors or none
+are confident, so that NMS works on everything or nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from yolact_ros.detection import DetectionSettings
 from yolact_ros.network import NetworkConfig, Predictions, Yolact, build
 
 CANDIDATES = 300
-"""So many anchors of the image exceed the confidence threshold: more than `top_k` instances."""
+"""Number of anchors above the confidence threshold: enough for more than `top_k` instances."""
 _LOGITS, _OFFSETS, _COEFFICIENTS = 3.0, 0.5, 0.5
 """Standard deviations of class logits, box offsets and mask coefficients."""
 _SHIFT, _SHIFT_VARIATION = 1.0, 0.25
-"""Deformable convolutions shift their samples by so many pixels: the same everywhere, and from
-place to place. More of the latter multiplies rounding errors from layer to layer."""
+"""Offsets of deformable convolutions in pixels: the standard deviations of the constant part and of
+the spatial variation. More of the latter would amplify rounding errors from layer to layer."""
 
 
 @torch.no_grad()
 def random_network(config: NetworkConfig, image: Tensor, seed: int = 0) -> Yolact:
-    """A network of random weights that finds `top_k` instances in `image`.
+    """Build a network with random weights that finds `top_k` instances in `image`.
 
-    `image` [1, 3, S, S] is preprocessed. Batch norm has the statistics of the image, and the
-    background's logit is moved until `CANDIDATES` anchors pass the confidence threshold.
+    `image` [1, 3, S, S] is preprocessed. Batch norm gets the statistics of the image, and the
+    background logit is shifted so that `CANDIDATES` anchors pass the confidence threshold.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -51,7 +51,7 @@ def random_network(config: NetworkConfig, image: Tensor, seed: int = 0) -> Yolac
 
 
 def adopt_statistics(net: nn.Module, image: Tensor) -> None:
-    """Give every batch norm of `net` the mean and variance that it sees when `net` sees `image`."""
+    """Set the statistics of every batch norm of `net` to those for `image`."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -64,12 +64,12 @@ def adopt_statistics(net: nn.Module, image: Tensor) -> None:
 
 
 def _scale(conv: nn.Conv2d, outputs: Tensor, spread: float) -> None:
-    """Change the weights of `conv`, whose bias is zero, so that its outputs spread so far."""
+    """Scale the weights of `conv`, whose bias is zero, to an output standard deviation `spread`."""
     conv.weight *= spread / outputs.float().std().clamp(min=1e-6)
 
 
 def _background(predictions: Predictions) -> float:
-    """What to add to the background's logit so that `CANDIDATES` anchors pass the threshold.
+    """Return the shift of the background logit with which `CANDIDATES` anchors pass the threshold.
 
     An anchor passes if exp(best) / (others + exp(background)) > threshold, where `best` is its
     largest logit of a class and `others` the sum of all their exponentials.

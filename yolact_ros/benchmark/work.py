@@ -1,8 +1,8 @@
-"""How much a network computes, and the time that this takes at a machine's rates.
+"""How much a network computes, and the least time for it at a machine's rates.
 
-The limit is the roofline (Williams et al., 2009), layer by layer: a layer takes at least as long as
-its arithmetic takes at the rate of a matrix product, and as its memory traffic takes at that of a
-copy. Measured rates are PyTorch's; other kernels may be faster.
+The limit is the roofline (Williams et al., 2009), per layer: a layer takes at least as long as its
+arithmetic at the rate of a matrix product, and as its memory traffic at the rate of a copy.
+Measured rates are PyTorch's; other kernels may be faster.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Layer:
     flops: int
     """Floating-point operations: a multiply-add counts as two."""
     values: int
-    """Numbers that it reads and writes: input, weights and output, each once. Whatever stands
-    between two layers counts as fused into them."""
+    """Values read and written: input, weights and output, each once. Operators between layers count
+    as fused."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a network does for a batch of images."""
+    """The work of a network for a batch of images."""
 
     layers: tuple[Layer, ...]
     bytes_per_value: int
@@ -49,7 +49,7 @@ class Work:
         return sum(layer.values for layer in self.layers) * self.bytes_per_value
 
     def limit(self, ceilings: Ceilings) -> float:
-        """Milliseconds that the layers take at least on a machine with these ceilings."""
+        """Return the minimum milliseconds of the layers on a machine with these ceilings."""
         return 1000 * sum(
             max(
                 layer.flops / ceilings.flops,
@@ -61,12 +61,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device does at best: by PyTorch, where it was measured."""
+    """The maximum rates of a device; with PyTorch, if measured."""
 
     flops: float
-    """Floating-point operations a second, in a product of large square matrices."""
+    """Floating-point operations per second, in a product of large square matrices."""
     bytes: float
-    """Bytes read and written a second, in a copy of an array larger than the caches."""
+    """Bytes read and written per second, in a copy of an array larger than the caches."""
 
 
 def count_work(config: NetworkConfig, batch: int = 1, dtype: torch.dtype = torch.float32) -> Work:
@@ -78,17 +78,18 @@ def count_work(config: NetworkConfig, batch: int = 1, dtype: torch.dtype = torch
 
 
 def layers_of(net: nn.Module, *inputs: Tensor) -> list[Layer]:
-    """The layers that run when `net` is called on `inputs`. On the meta device nothing computes."""
+    """Return the layers that run when `net` is called on `inputs`, which may be meta tensors."""
     deformable = torch.ops.torchvision.deform_conv2d
     counter = FlopCounterMode(display=False, custom_mapping={deformable: _deformable_flops})
-    # Gradients choose the plain operators: a CPU's own forms of them are not counted so well.
+    # With gradients PyTorch uses the plain operators, which are counted better than CPU-specific
+    # variants.
     with torch.enable_grad(), counter, _LayerMode(counter) as mode:
         net(*inputs)
     return mode.layers
 
 
 class _LayerMode(TorchDispatchMode):
-    """Sees every operator, and keeps those in which the counter sees arithmetic."""
+    """Records every operator for which the counter counts arithmetic."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class _LayerMode(TorchDispatchMode):
 def _deformable_flops(
     input_shape: torch.Size, weight_shape: torch.Size, *_: Any, out_shape: torch.Size, **__: Any
 ) -> int:
-    """The arithmetic of the convolution; the interpolation of its samples is not counted."""
+    """Count the arithmetic of the convolution, without the interpolation of its samples."""
     return 2 * out_shape.numel() * weight_shape[1:].numel()
 
 
@@ -121,9 +122,9 @@ def measure_ceilings(
     rounds: int = 10,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ceilings:
-    """Measure a product of matrices [size, size] and a copy of eight times as many numbers.
+    """Measure a product of matrices [size, size] and a copy of 8 * size**2 values.
 
-    The fastest round counts. `size` 0 is 2048 on a CPU and 8192 on a GPU.
+    The fastest round counts. `size` 0 means 2048 on a CPU and 8192 on a GPU.
     """
     size = size or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(size, size, device=device, dtype=dtype)

@@ -22,7 +22,7 @@ _COMMANDS = {
     "export": "write a network for ONNX Runtime, OpenVINO or as compiled PyTorch",
     "table": "print a table from the papers next to values measured here",
 }
-# What a subcommand needs beside the plain installation.
+# Extra that a subcommand needs.
 _EXTRAS = {
     "train": "train",
     "eval": "eval",
@@ -31,7 +31,7 @@ _EXTRAS = {
     "table": "eval",
     "bench": "bench",
 }
-# These plot at the very end: that matplotlib is missing must show before the work begins.
+# These plot at the very end: check for matplotlib before the work begins.
 _PLOTTING = ("eval", "stability")
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module.run(rest)
     except Exception as error:
-        # These say all that a user needs; a trace would hide it. Others are bugs.
+        # These tell all that a user needs; a traceback would hide it. Others are bugs.
         ours = type(error).__module__.startswith("yolact_ros")
         if not ours and not isinstance(error, ValueError | OSError):
             raise

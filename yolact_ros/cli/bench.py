@@ -107,7 +107,7 @@ def _say(text: str) -> None:
 
 
 def _read_image(path: Path | None, size: str) -> Image:
-    """A picture of WIDTHxHEIGHT. Raises ValueError for what is no picture or no size."""
+    """Read a picture and resize it to WIDTHxHEIGHT. Raises ValueError for a bad picture or size."""
     try:
         width, height = map(int, size.split("x"))
         if not 1 <= min(width, height) <= max(width, height) <= _LARGEST_SIDE:

@@ -34,11 +34,11 @@ def run(arguments: Sequence[str]) -> None:
     if options.worst < 0:
         raise ValueError(f"worst={options.worst} is not allowed: it must be 0 or more")
     if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)  # not after all the work
+        options.output.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
     segmenter = make_segmenter(options, score_threshold=0)
     print(segmenter.description)
     sources = [DataSource.parse(text) for text in options.file]
-    # What is wrong with one is told before any is measured.
+    # Report problems of any file before measuring the first.
     contents = [read_source(segmenter, source) for source in sources]
     names = short_names([source.annotations for source in sources])
     for source, content, name in zip(sources, contents, names, strict=True):
@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _makers(options: argparse.Namespace, segmenter: Segmenter) -> list[Callable[[], Segmenter]]:
-    """What makes the segmenter on each device: from its own on, or processes on the CPU.
+    """Return functions that make a segmenter on each GPU, starting at its own, or on the CPU.
 
-    Raises ValueError for a GPU that is not there.
+    Raises ValueError for a missing GPU.
     """
     own, makers = segmenter.device, list[Callable[[], Segmenter]]()
     for i in range(options.devices):

@@ -108,11 +108,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Pictures(Mapping[str, Image]):
-    """Pictures by their files' short names, each read when it is wanted: together they may be more
-    than the memory holds."""
+    """Pictures by their files' short names, read lazily: together they may not fit into memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Raises ValueError for what is no picture, before anything is exported."""
+        """Raise ValueError for an unreadable picture before anything is exported."""
         found = [file for path in paths for file in find_pictures(path)]
         self._files = dict(zip(short_names(found), found, strict=True))
         for name in self:

@@ -1,4 +1,4 @@
-"""Which files commands read, and names of what they write, so that nothing overwrites another."""
+"""Input files of commands, and output names that do not overwrite each other."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _VIDEOS |= {".3gp", ".flv", ".m2ts", ".mts", ".ogv", ".ts"}
 
 
 def find_files(path: Path) -> list[Path]:
-    """A file itself, or the pictures and videos in a folder.
+    """Return a file itself, or the pictures and videos in a folder.
 
-    Raises ValueError when there is nothing to segment.
+    Raises ValueError if there is nothing to segment.
     """
     return _find(path, _PICTURES | _VIDEOS, "picture or video")
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """A file itself, or the pictures in a folder. Raises ValueError when there are none."""
+    """Return a file itself, or the pictures in a folder. Raises ValueError if there are none."""
     return _find(path, _PICTURES, "picture")
 
 
@@ -37,20 +37,20 @@ def _find(path: Path, kinds: frozenset[str], what: str) -> list[Path]:
 
 
 def _in_order(file: Path) -> list[tuple[int, str]]:
-    """What sorts numbers in names by their value: frame 2 is before frame 10."""
+    """Sort key that orders numbers in names by value: frame 2 comes before frame 10."""
     parts = re.split(r"(\d+)", file.name)
     return [(int(part), part) if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def is_video(file: Path) -> bool:
-    """Whether a file is one, by its name."""
+    """Whether a file is a video, by its name."""
     return file.suffix.lower() in _VIDEOS
 
 
 def choose_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """What the results of each file are called in `folder`, but for their endings.
+    """Choose the path of each file's results in `folder`, without suffix.
 
-    Raises ValueError where one would overwrite another, or a file itself.
+    Raises ValueError if one would overwrite another or an input file.
     """
     targets = {file: folder / file.stem for file in files}
     owners: dict[tuple[Path, bool], Path] = {}
@@ -69,9 +69,9 @@ def choose_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 def short_names(files: Sequence[Path]) -> list[str]:
-    """A name for each of some files: as many of the last parts of its path as tell them apart.
+    """Name files by as many trailing path components as are needed to tell them apart.
 
-    One that comes more than once gets numbers.
+    Repeated files are numbered.
     """
     paths = [file.absolute().with_suffix("") for file in files]
     parts = [path.relative_to(path.anchor).parts for path in paths]

@@ -12,7 +12,7 @@ from yolact_ros.network import CONFIGS
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that choose a network and how it detects."""
+    """Add options for the network and for detection."""
     defaults = DetectionSettings()
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -45,7 +45,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_segmenter(options: argparse.Namespace, score_threshold: float) -> Segmenter:
-    """The segmenter that the options ask for."""
+    """Make the segmenter for the options."""
     return Segmenter(
         options.model,
         options.weights,

@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     for file, target in targets.items():
         try:
             print(f"{file}: {_predict(segmenter, file, target, not options.no_overlay)}")
-        except UnreadableError as error:  # others can; what cannot be written ends it all
+        except UnreadableError as error:  # go on with other files; write errors are fatal
             print(f"yolact predict: {error}", file=sys.stderr)
             unread += 1
     print(f"written to {options.output}")
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _predict(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> str:
-    """Segment a picture or video; tell what was found."""
+    """Segment a picture or video; return a summary."""
     if is_video(file):
         return f"{predict_video(segmenter, file, target, overlay)} frames"
     instances = predict_picture(segmenter, file, target, overlay)
@@ -73,7 +73,10 @@ def predict_picture(segmenter: Segmenter, file: Path, target: Path, overlay: boo
 
 
 def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> int:
-    """Segment a video; write `target`.jsonl, a line a frame, and `target`.mp4. Returns frames."""
+    """Segment a video; write `target`.jsonl (a line per frame) and, with `overlay`, `target`.mp4.
+
+    Returns the number of frames.
+    """
     count, writer = 0, None
     with ExitStack() as stack:
         video = stack.enter_context(Video(file))
@@ -92,7 +95,7 @@ def predict_video(segmenter: Segmenter, file: Path, target: Path, overlay: bool)
 
 
 def _open_writer(film: Path, rate: float, frame: Image) -> cv2.VideoWriter:
-    """A writer of an MP4 whose frames are as large as `frame`."""
+    """Open an MP4 for frames of the size of `frame`."""
     code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.shape[1], frame.shape[0])
     writer = cv2.VideoWriter(str(film), code, rate, size)
     if not writer.isOpened():
@@ -101,7 +104,7 @@ def _open_writer(film: Path, rate: float, frame: Image) -> cv2.VideoWriter:
 
 
 def to_json(instances: Instances) -> dict[str, Any]:
-    """Instances as plain values; masks are COCO's uncompressed RLE (columns first, zeros first)."""
+    """Convert instances to plain values; masks are COCO's uncompressed RLE (column-major)."""
     height, width = instances.image_size
     regions = instances.regions() if instances.has_masks else None
     found = []
@@ -124,6 +127,6 @@ def to_json(instances: Instances) -> dict[str, Any]:
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_], start: int, total: int) -> list[int]:
-    """Of `total` pixels, of which those that are not `pixels`, from `start` on, are zeros."""
+    """Return the run lengths of `total` pixels: `pixels` from `start` on, zeros elsewhere."""
     changes = start + np.flatnonzero(np.diff(pixels.ravel(), prepend=False, append=False))
     return [int(n) for n in np.diff(changes[changes < total], prepend=0, append=total)]

@@ -48,7 +48,7 @@ def _text(value: float, form: str) -> str:
 
 
 def read_frames(path: Path) -> Iterator[Image]:
-    """The frames of a video or of a folder of pictures. Raises UnreadableError for others."""
+    """Yield the frames of a video or of a folder of pictures. Raises UnreadableError for others."""
     if path.is_dir():
         yield from map(read_image, find_pictures(path))
         return

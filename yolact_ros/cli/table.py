@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
     """Print a table from the papers next to values measured here."""
     options = _parser().parse_args(arguments)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)  # not after all the work
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
     comparison = COMPARISONS[options.table]
     setup = Setup(
         image=read_image(options.image or PHOTOS / PHOTO),
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     source, remark = _source(options.data, has_ap=bool(comparison.rows))
     if source is None:
-        print(remark, flush=True)  # before what takes time, for whoever meant another file
+        print(remark, flush=True)  # early, in case another file was meant
     if comparison.rows:
         rows = compare(comparison, setup, source)
     else:
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source(text: str | None, has_ap: bool) -> tuple[DataSource | None, str]:
-    """The data to measure AP on, if there is some, and what to say of it. Raises DataError."""
+    """Return the data to measure AP on, if any, and a remark on it. Raises DataError."""
     if not has_ap:
         return None, "no AP: this table has only times"
     if text is None:
@@ -116,7 +116,7 @@ _COLUMNS = {
 
 
 def _format(rows: Sequence[Measured]) -> str:
-    """A line for each row; columns in which nothing is known are left out."""
+    """Format a line for each row; empty columns are left out."""
     values = {title: [getattr(row, name) for row in rows] for title, name in _COLUMNS.items()}
     columns = {t: column for t, column in values.items() if any(v is not None for v in column)}
     width = 2 + max(len(row.name) for row in rows)

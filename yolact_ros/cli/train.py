@@ -23,13 +23,13 @@ def run(arguments: Sequence[str]) -> None:
     _quiet_lightning()
     try:
         weights = train(settings, resume)
-    except SIGTERMException as error:  # a SystemExit without a status: queues take 0 for the end
+    except SIGTERMException as error:  # a SystemExit without status: for job queues a success
         raise SystemExit(128 + signal.SIGTERM) from error
     print(f"weights: {weights}")
 
 
 def _quiet_lightning() -> None:
-    """Silence Lightning's advertisements, and its warnings of what is intended here."""
+    """Silence Lightning's tips, and its warnings about what is intended here."""
     for message in (
         r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
         "You're resuming from a checkpoint that ended before",  # our data order resumes anywhere
@@ -41,8 +41,8 @@ def _quiet_lightning() -> None:
 
 
 def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
-    """Settings, and whether to resume. Options win over the file of --config."""
-    # The meaning of a setting is the docstring below it.
+    """Return the settings, and whether to resume. Options override the file of --config."""
+    # A setting's help is the docstring below it.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="yolact train",
@@ -59,7 +59,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[TrainingSettings, bool]:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Options as the parser knows them: `--skip-bad` alone is `--skip_bad=true`, and
+    """Rewrite options for the parser: `--skip-bad` alone is `--skip_bad=true`, and
     `--train=a.json`, or `--train a.json`, is `--train=[a.json]`."""
     known = fields(TrainingSettings)
     flags = {f"--{field.name}" for field in known if isinstance(field.default, bool)}
@@ -83,7 +83,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _file_first(arguments: Sequence[str]) -> list[str]:
-    """The parser takes files and options as they come: what comes later wins."""
+    """Move --config files to the front: for the parser, later arguments win."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     files, others = parser.parse_known_args(arguments)

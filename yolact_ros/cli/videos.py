@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from yolact_ros.pictures import UnreadableError
 
-# So many frames, or such a share of them, may be missing: some files only estimate their number.
+# Number or fraction of frames that may be missing: some files only estimate their number.
 _FEW, _SHARE = 1, 0.02
 
 
 class Video:
-    """An open video file, to be used with `with`; iterating gives its frames once.
+    """An open video file, used as a context manager; iterating yields its frames once.
 
-    Raises UnreadableError for what is no video.
+    Raises UnreadableError for a file that is not a video.
     """
 
     def __init__(self, path: Path):
@@ -31,9 +31,9 @@ class Video:
         if not self._capture.isOpened():
             raise UnreadableError(f"{path} is not a video that can be read, or was cut short")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        """Frames a second."""
+        """Frames per second."""
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        """As the file says; 0 where it does not."""
+        """Number of frames according to the file; 0 if unknown."""
 
     def __enter__(self) -> Video:
         return self
@@ -42,14 +42,14 @@ class Video:
         self._capture.release()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """The frames, BGR [H, W, 3]. Raises UnreadableError after the last one of a cut file."""
+        """Yield frames, BGR [H, W, 3]. Raises UnreadableError at the end of a truncated file."""
         count, reached = 0, 0.0
         while True:
             good, frame = self._capture.read()
             if not good:
                 break
             count += 1
-            # Of a frame rate that changes, the number of frames is an estimate, but not the time.
+            # With a variable frame rate, the number of frames is an estimate, but not the time.
             reached = 1 + self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 * self.rate
             yield np.asarray(frame, np.uint8)
         missing = self.frames - max(count, reached)

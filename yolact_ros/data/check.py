@@ -1,4 +1,4 @@
-"""Finding what is wrong with a data set before a training run does."""
+"""Finds errors in a data set before a training run does."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from yolact_ros.data.entries import (
 )
 from yolact_ros.pictures import is_cut_short
 
-# Boxes may stand out of the picture by rounding.
+# Boxes may exceed the picture by rounding, in pixels.
 _TOLERANCE = 1.0
 _NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
-# A box is around its mask if they overlap so much, or if no side is farther off, in pixels.
+# A box fits its mask if their IoU is at least this, or no side is farther off, in pixels.
 _MIN_IOU, _NEAR = 0.5, 3.0
 _FARTHEST_LEARNED, _FARTHEST_COUNTED = 1, 100
-"""How far outside their picture points of polygons may lie, in widths or heights of it: drawing and
-counting take time and memory for every pixel on the way."""
+"""How far outside the picture polygon points may lie, in widths or heights of it: drawing and
+counting take time and memory for every pixel in between."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Report:
 
     problems: tuple[Problem, ...]
     content: dict[str, Any]
-    """The file's content without the entries that are wrong."""
+    """The file's content without the bad entries."""
 
     def raise_if_bad(self) -> None:
-        """Raises DataError with the first problems, if there are any."""
+        """Raise DataError with the first problems, if there are any."""
         refuse(self.problems)
 
 
@@ -61,19 +61,19 @@ def check(
     masks: bool = True,
     measure: bool = False,
 ) -> Report:
-    """Look at every entry and every picture of a data set.
+    """Check every entry and every picture of a data set.
 
     Args:
         source: The annotation file and its pictures.
-        decode: Decode every picture. If not, their headers are read, and the ends of JPEG and PNG
-            files show whether they are whole.
+        decode: Decode every picture. Otherwise only headers are read, and the ends of JPEG and PNG
+            files show whether they are complete.
         progress: Show progress bars.
-        masks: Each object needs a mask; without, its box is enough.
+        masks: Require a mask for each object; otherwise a box is enough.
         measure: The data are for measuring accuracy: annotations need only be countable, as in
             `read_countable`, even if nothing can be learned from them.
 
     Raises:
-        DataError: If no picture or no category of the file is right.
+        DataError: If no picture or no category in the file is valid.
     """
     file, content = source.annotations, load(source.annotations)
     good: dict[str, list[Any]] = {}
@@ -102,11 +102,11 @@ def check(
 
 
 def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
-    """The content of a file that accuracy can be measured on, counted as COCO does.
+    """Read a file that accuracy can be measured on, counted as COCO does.
 
     Raises DataError for missing pictures, and for annotations without a picture or a category in
-    the file or, if accuracy is that of `masks`, without a mask. Boxes and masks without a pixel are
-    of no use for training but can be counted: COCO's own files have some.
+    the file or, if `masks` are evaluated, without a mask. Empty boxes and masks are useless for
+    training but can be counted: COCO's own files have some.
     """
     file, content = source.annotations, read_json(source.annotations)
     reason = partial(_uncountable, masks, _Known.of(content))
@@ -122,7 +122,7 @@ def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
 
 
 def crowd_remark(content: dict[str, Any]) -> str:
-    """What to say of a file's crowd regions where they are a tenth of its annotations or more."""
+    """Return a remark if crowd regions are at least a tenth of a file's annotations, else ""."""
     total = len(content["annotations"])
     crowds = sum(bool(a.get("iscrowd")) for a in content["annotations"])
     if crowds * 10 < max(total, 1):
@@ -135,7 +135,7 @@ def crowd_remark(content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Known:
-    """What annotations may refer to."""
+    """Pictures and categories that annotations may refer to."""
 
     sizes: dict[int, tuple[int, int]]
     """(height, width) in pixels of each picture, by its id."""
@@ -157,21 +157,21 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
             fits_as_stored(image, path, size)
             is_tried = decode or image.format not in ("JPEG", "PNG")
             if is_tried:
-                image.load()  # it finds damage that OpenCV makes up for
+                image.load()  # finds damage that OpenCV conceals
         if _is_cut_short(path):
             return f"{path} cannot be read: it is cut short"
         if is_tried:
             read_image(path, size)
     except DataError as error:
         return str(error)
-    except Exception as error:  # damaged files make the reader stumble in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         return f"{path} cannot be read: {error}"
     return None
 
 
 def _is_cut_short(path: Path) -> bool:
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        return is_cut_short(data)  # of a whole file that touches the first and last page
+        return is_cut_short(data)  # reads only the first and last page of a complete file
 
 
 def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | None:
@@ -182,7 +182,7 @@ def _uncountable(masks: bool, known: _Known, entry: dict[str, Any]) -> str | Non
     if not segmentation:
         return _NO_MASK
     if isinstance(segmentation, list):
-        # The library takes a first polygon of two points for a box; later ones have no pixel.
+        # The library treats a first polygon of two points as a box; later ones are empty.
         first, others = segmentation[:1], segmentation[1:]
         return (
             _wrong_numbers(first, least=6)
@@ -233,7 +233,7 @@ def _wrong_box(box: list[float], height: int, width: int) -> str | None:
 def _wrong_place(
     box: list[float], segmentation: list[Any] | dict[str, Any], height: int, width: int
 ) -> str | None:
-    """What is wrong with a box that is not around its mask, as one of other units is not."""
+    """Describe a box that does not fit its mask, for example because its units are wrong."""
     x, y, w, h = around = coco_mask.toBbox(as_rle(segmentation, height, width)).tolist()
     offsets = np.subtract(box, around)
     offsets[2:] += offsets[:2]  # of the right and the lower side
@@ -282,9 +282,10 @@ def _wrong_rle(rle: dict[str, Any], height: int, width: int) -> str | None:
 
 
 def _runs(counts: str) -> list[int]:
-    """Run lengths of a compressed RLE: five bits a character, differences to the run before last.
+    """Decode the run lengths of a compressed RLE: five bits per character, as differences to the
+    run before last.
 
-    Read here and not by the C library, which trusts the text. Raises ValueError for other text.
+    The C library would trust invalid text. Raises ValueError for invalid text.
     """
     runs: list[int] = []
     value, shift = 0, 0

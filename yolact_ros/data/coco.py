@@ -1,4 +1,4 @@
-"""COCO-format data sets: JSON files beside folders of pictures."""
+"""COCO-format data sets: JSON files and folders of pictures."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class DataSource:
 
     annotations: Path
     images: Path | None = None
-    """None where the pictures are in one of the usual places, see `folder`."""
+    """None if the pictures are in one of the usual places, see `folder`."""
 
     @classmethod
     def parse(cls, text: str) -> DataSource:
-        """`FILE.json` or `FILE.json:FOLDER`."""
-        file, end, folder = text.partition(".json:")  # folders may be called by the time
+        """Parse `FILE.json` or `FILE.json:FOLDER`."""
+        file, end, folder = text.partition(".json:")  # a folder's name may contain colons
         return cls(Path(file + end.removesuffix(":")), Path(folder) if folder else None)
 
     def folder(self, content: dict[str, Any]) -> Path:
-        """The folder of the pictures of the file, which has this content.
+        """Return the picture folder of the file, which has this content.
 
-        Where none is named it is the first that has a picture of the file: `images` beside the
-        file; the file's own, as Roboflow exports; NAME above it for `instances_NAME.json`, as in
-        COCO; `images` above it, or NAME there, as CVAT exports. Raises DataError when no picture is
-        there at all.
+        If none is given, it is the first that has a picture of the file: `images` next to the file;
+        the file's own folder, as in Roboflow exports; for `instances_NAME.json`, NAME one level up,
+        as in COCO; `images` one level up, or NAME in it, as in CVAT exports. Raises DataError if no
+        picture is found.
         """
         names = [image["file_name"] for image in content["images"]]
         folders = self._usual_folders() if self.images is None else [self.images]
@@ -93,21 +93,21 @@ class ImageRecord:
     annotations: tuple[Annotation, ...]
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """The picture, BGR uint8 [height, width, 3]. Raises DataError."""
+        """Read the picture, BGR uint8 [height, width, 3]. Raises DataError."""
         return read_image(self.path, (self.height, self.width))
 
 
 def class_names(content: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the categories in a file's content, in the order of their ids."""
+    """Return the category names in a file's content, in the order of their ids."""
     return tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"]))
 
 
 def category_ids(
     source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
 ) -> dict[str, int]:
-    """The data set's category id of each class that it has. Raises DataError when it has none.
+    """Return the category id of each class that the data set has. Raises DataError if none.
 
-    `content` takes the place of the file's content.
+    `content` replaces the file's content.
     """
     categories = (content or read_json(source.annotations))["categories"]
     found = {c["name"]: c["id"] for c in categories if c["name"] in classes}
@@ -122,10 +122,10 @@ def category_ids(
 def read_records(
     source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
 ) -> list[ImageRecord]:
-    """All pictures of a data set with the annotations of the classes `classes`.
+    """Return all pictures of a data set with the annotations of the classes `classes`.
 
-    Categories are told apart by name; those that are not in `classes` are left out. Raises
-    DataError when none of them is. `content` takes the place of the file's content.
+    Categories are matched by name; those not in `classes` are left out. Raises DataError if none
+    is in `classes`. `content` replaces the file's content.
     """
     content = content or read_json(source.annotations)
     ids = category_ids(source, classes, content)
@@ -156,35 +156,35 @@ def read_records(
 
 
 def _mask_of(annotation: dict[str, Any]) -> Any:
-    """Its own, or its box where it has none: nothing, [] or [[]]."""
+    """Return an annotation's segmentation, or its box's outline if it is missing, [] or [[]]."""
     segmentation = annotation.get("segmentation")
     return segmentation if any(segmentation or ()) else _outline(*annotation["bbox"])
 
 
 def _outline(x: float, y: float, width: float, height: float) -> list[list[float]]:
-    """A box as a polygon."""
+    """Return a box as a polygon."""
     return [[x, y, x + width, y, x + width, y + height, x, y + height]]
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A mask uint8 [height, width] of 0 and 1, from polygons or either form of RLE."""
+    """Decode polygons or either form of RLE to a mask uint8 [height, width] of 0 and 1."""
     return np.asarray(coco_mask.decode(as_rle(segmentation, height, width)), np.uint8)
 
 
 def encode_mask(mask: npt.NDArray[Any]) -> dict[str, Any]:
-    """The compressed RLE, as JSON takes it, of a mask [height, width] of 0 and 1, or bool."""
+    """Encode a mask [height, width] of 0 and 1, or bool, as JSON-compatible compressed RLE."""
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
 
 
 def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """The compressed RLE of polygons or either form of RLE."""
+    """Convert polygons or either form of RLE to one compressed RLE."""
     rle: dict[str, Any] = coco_mask.merge(as_rles(segmentation, height, width))
     return rle
 
 
 def as_rles(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Compressed RLEs, which together are a mask, of polygons or either form of RLE."""
+    """Convert polygons or either form of RLE to compressed RLEs, whose union is the mask."""
     if isinstance(segmentation, list):
         rles: list[dict[str, Any]] = coco_mask.frPyObjects(segmentation, height, width)
         return rles
@@ -194,11 +194,11 @@ def as_rles(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """A picture as BGR uint8 [H, W, 3].
+    """Read a picture as BGR uint8 [H, W, 3].
 
-    With the `size` (height, width) that annotations state, the picture is read so that they fit it,
-    see `fits_as_stored`; without, as it is displayed. Raises DataError for a missing or unreadable
-    picture, or one of another size.
+    With the `size` (height, width) of its annotations, the picture is read in the orientation that
+    fits them, see `fits_as_stored`; otherwise as displayed. Raises DataError for a missing or
+    unreadable picture, or one of another size.
     """
     try:
         if size is None:
@@ -210,7 +210,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[n
         raise DataError(str(error)) from error
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if picture.shape[:2] != size:  # Pillow says how it lies, OpenCV reads it: they may differ
+    if picture.shape[:2] != size:  # Pillow and OpenCV may disagree on the orientation
         height, width = picture.shape[:2]
         raise DataError(
             f"{path} is read as {width} x {height} pixels, its entry says {size[1]} x {size[0]}: "
@@ -220,11 +220,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[n
 
 
 def fits_as_stored(header: Image.Image, path: Path, size: tuple[int, int]) -> bool:
-    """Whether a picture has the `size` (height, width) as it is stored; else as it is displayed.
+    """Whether a picture has the `size` (height, width) as stored; otherwise it has it as displayed.
 
-    Cameras store pictures lying on their side and say so in the EXIF orientation. Annotations may
-    count pixels either way; the size that goes with them tells which. Raises DataError if neither
-    way has that size.
+    Cameras may store pictures rotated and record that in the EXIF orientation. Annotations may
+    refer to either; their size tells which. Raises DataError if neither has that size.
     """
     stored = header.height, header.width
     if stored == size:

@@ -1,4 +1,4 @@
-"""The entries of COCO-format files, and the fields that each kind of them must have."""
+"""The entries of COCO-format files, and the fields that each kind must have."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-# Beyond this, numbers in a file are no pixels and no ids.
+# Larger numbers in a file cannot be pixels or ids.
 _LARGEST = 2**53
-# As many problems, and entries with the same one, are named in a message.
+# Maximum number of problems, and of entries with the same problem, in a message.
 _SHOWN, _NAMED = 20, 5
 
 
@@ -21,14 +21,14 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, with one entry or several."""
+    """One problem of one or several entries."""
 
     file: Path
     """The annotation file."""
     kind: str
-    """Of the entries: `image`, `category` or `annotation`."""
+    """Kind of the entries: `image`, `category` or `annotation`."""
     names: tuple[str, ...]
-    """Their ids, or `no. 3`, the place in the file."""
+    """Their ids, or `no. 3`, the position in the file."""
     reason: str
 
     @property
@@ -54,17 +54,17 @@ class Field:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether it is a whole number, which True is not."""
+    """Whether a value is an integer, not a bool."""
     return type(value) is int and abs(value) <= _LARGEST
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, which True is not."""
+    """Whether a value is a finite number, not a bool."""
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 _ID = Field(is_integer, "an integer", unique=True)
-# The library that counts accuracy takes no others.
+# The evaluation library accepts no others.
 _IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 on", unique=True)
 _REFERENCE = Field(is_integer, "an integer")
 _NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
@@ -117,7 +117,7 @@ class FieldCheck:
 def sift(
     file: Path, kind: str, entries: Sequence[Any], reasons: Iterable[str | None]
 ) -> tuple[list[Any], list[Problem]]:
-    """The entries that are right, and the problems of those for which there is a reason."""
+    """Return the good entries, and the problems of those with a reason."""
     good, problems = [], []
     singular = {"categories": "category"}.get(kind, kind[:-1])
     for number, (entry, reason) in enumerate(zip(entries, reasons, strict=True), start=1):
@@ -131,7 +131,7 @@ def sift(
 
 
 def gather(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems with those of one kind of entry and one reason as one, in order."""
+    """Merge problems with the same kind of entry and reason, in order."""
     alike: dict[tuple[Path, str, str], list[str]] = {}
     for problem in problems:
         alike.setdefault((problem.file, problem.kind, problem.reason), []).extend(problem.names)
@@ -141,7 +141,7 @@ def gather(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raises DataError with the first problems, if there are any."""
+    """Raise DataError with the first problems, if there are any."""
     if problems:
         gathered = gather(problems)
         lines = [str(problem) for problem in gathered[:_SHOWN]]
@@ -151,10 +151,10 @@ def refuse(problems: Sequence[Problem]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a COCO-format file, its entries unchecked.
+    """Load the content of a COCO-format file without checking its entries.
 
-    Files of pictures whose annotations are kept secret, as COCO's test-dev, have no list of them:
-    it is empty then. Raises DataError if another list is not there.
+    If there is no list of annotations, as in COCO's test-dev, whose annotations are secret, it is
+    empty. Raises DataError if another list is missing.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -171,9 +171,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _with_numbers(annotation: Any) -> Any:
-    """An annotation whose box may be numbers written as text, as Roboflow exports width and height.
+    """Convert numbers in a box from text, which Roboflow exports for width and height.
 
-    Text that is no number stays, for `FieldCheck` to find.
+    Other text is kept, for `FieldCheck` to find.
     """
     box = annotation.get("bbox") if isinstance(annotation, dict) else None
     if not isinstance(box, list) or not any(isinstance(value, str) for value in box):
@@ -185,10 +185,10 @@ def _with_numbers(annotation: Any) -> Any:
 
 
 def _without_headings(lists: dict[str, Any]) -> list[Any]:
-    """The categories but for headings: those above others that no object belongs to.
+    """Return the categories except headings: supercategories of others without objects.
 
-    Roboflow exports one above all classes; its name may be that of a class, too. A file without
-    objects does not tell: all its categories stay.
+    Roboflow exports one above all classes; its name may also be that of a class. In a file without
+    objects they cannot be recognised, so all categories are kept.
     """
     categories, objects = (
         [entry for entry in lists[kind] if isinstance(entry, dict)]
@@ -198,7 +198,7 @@ def _without_headings(lists: dict[str, Any]) -> list[Any]:
     def is_heading(category: Any) -> bool:
         if not isinstance(category, dict) or not isinstance(category.get("name"), str):
             return False
-        # Not of itself: COCO's person is in the supercategory person.
+        # Not its own: COCO's person is in the supercategory person.
         below = [c for c in categories if c.get("supercategory") == category["name"]]
         is_above, id_ = any(c is not category for c in below), category.get("id")
         return is_above and all(a.get("category_id") != id_ for a in objects)
@@ -207,10 +207,9 @@ def _without_headings(lists: dict[str, Any]) -> list[Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO-format file, all fields in order.
+    """Load the content of a COCO-format file and check all fields.
 
-    Raises DataError if they are not. Whether boxes, masks and pictures are right, too, is for
-    `check` to say.
+    Raises DataError for bad fields. Boxes, masks and pictures are checked by `check`.
     """
     content = load(path)
     for kind in FIELDS:

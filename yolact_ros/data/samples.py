@@ -1,4 +1,4 @@
-"""A page of pictures with their annotations, to see that they belong together."""
+"""A page of pictures with their annotations, to check that they match."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
 
 
 def _colours(count: int) -> npt.NDArray[np.uint8]:
-    """Strong BGR colours [count, 3], each far from those before it."""
+    """Return saturated BGR colours [count, 3], each far from those before it."""
     hues = 180 * (np.arange(count) * 0.618034 % 1)  # the golden ratio; OpenCV's go to 180
     hsv = np.stack((hues, np.full(count, 190), np.full(count, 255)), axis=1).astype(np.uint8)
     return np.asarray(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0], np.uint8)
 
 
 def _label(image: npt.NDArray[np.uint8], text: str, x: int, y: int, bgr: tuple[int, ...]) -> None:
-    """Dark text on the colour, above y, or below it where there is no room."""
+    """Draw dark text on the colour, above y, or below it if there is no room."""
     (width, height), baseline = cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)
     x = max(0, min(x, image.shape[1] - width))
     bottom = y if y > height + baseline else y + height + baseline

@@ -1,4 +1,4 @@
-"""Pascal SBD (Hariharan et al., 2011) in its own files, to COCO's format."""
+"""Converts Pascal SBD (Hariharan et al., 2011) from its own files to COCO's format."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from yolact_ros.extras import how_to_install
 
 
 def find_dataset(folder: Path) -> Path:
-    """The folder with `img` and `inst`, which the release has in `dataset`.
+    """Find the folder with `img` and `inst`, which is `dataset` in the release.
 
-    Raises DataError when there is none.
+    Raises DataError if there is none.
     """
     for path in (folder / "dataset", folder):
         if (path / "img").is_dir() and (path / "inst").is_dir():
@@ -30,10 +30,10 @@ def find_dataset(folder: Path) -> Path:
 def read_sbd(
     dataset: Path, split: str, classes: Sequence[str], progress: bool = False
 ) -> dict[str, Any]:
-    """The content of a COCO-format file for the pictures that SPLIT.txt lists.
+    """Make the content of a COCO-format file for the pictures listed in SPLIT.txt.
 
     `classes` are Pascal's, in order. Masks become RLEs, file names are relative to `img`. Raises
-    DataError for a file that is missing or that is not of SBD's kind, and without scipy.
+    DataError for a missing file or one that is not SBD's, and if scipy is missing.
     """
     listed = dataset / f"{split}.txt"
     try:
@@ -68,7 +68,7 @@ def read_sbd(
 
 
 def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Which instance each pixel is of [H, W], 0 for none; the category of each, from 1."""
+    """Return the instance of each pixel [H, W] (0: none) and each instance's category, from 1."""
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError as error:
@@ -77,12 +77,12 @@ def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
         content = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
         labels = np.asarray(content.Segmentation, np.uint8)
         return labels, np.atleast_1d(content.Categories).astype(int).tolist()
-    except Exception as error:  # damaged files make the reader stumble in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         raise DataError(f"{path} has no instances in SBD's form: {error!r}") from error
 
 
 def _annotate(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Boxes hold all of the mask's pixels; the published conversion leaves out the last ones."""
+    """Annotate a mask. Its box covers all pixels; the published conversion omits the last ones."""
     return {
         "segmentation": encode_mask(mask),
         "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),

@@ -1,4 +1,4 @@
-"""Keeping pictures back to measure with."""
+"""Holds back pictures for validation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 def split(
     content: dict[str, Any], share: float, seed: int | None = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The content of a COCO-format file as that of two: to train with, and to measure with.
+    """Split the content of a COCO-format file in two: for training and for validation.
 
-    The second gets the `share` of the pictures, at least one, drawn with the `seed`; with None, the
-    last ones in the file. Each keeps the annotations of its pictures, and all categories. Raises
-    ValueError for a share that leaves either without pictures.
+    The second gets the fraction `share` of the pictures, at least one, drawn with the `seed`; with
+    None, the last ones in the file. Each keeps the annotations of its pictures, and all categories.
+    Raises ValueError for a share that leaves either without pictures.
     """
     images = content["images"]
     count = max(1, round(share * len(images))) if 0 < share < 1 else 0

@@ -1,4 +1,4 @@
-"""Raw predictions to instances: box decoding, NMS, mask assembly, re-scoring."""
+"""From raw predictions to instances: box decoding, NMS, mask assembly, re-scoring."""
 
 from yolact_ros.detection.detections import Detections, detect
 from yolact_ros.detection.instances import Instances, make_instances

@@ -1,4 +1,4 @@
-"""Candidates: the anchors that detection looks at, and their boxes and scores."""
+"""Candidates: the anchors that detection considers, with their boxes and scores."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ class Candidates:
     """N anchors of each of B images, in any order."""
 
     anchors: Tensor | None
-    """[B, N] int64, which ones; None: all, in their order."""
+    """[B, N] int64, indices of the anchors; None: all anchors, in order."""
     boxes: Tensor
     """[B, N, 4] as (x1, y1, x2, y2) relative to the image; 0 for padding."""
     scores: Tensor
-    """[B, C, N] of all classes but background; -1 for padding."""
+    """[B, C, N] for all classes except background; -1 for padding."""
     rest: Tensor | None
-    """[B]: the highest score among the anchors that were left out; None where these score too
-    little to matter."""
+    """[B]: upper bound of the scores of anchors left out; None if those cannot matter."""
 
 
 def find_candidates(
     predictions: Predictions, anchors: Tensor, threshold: float | Tensor, count: int | None
 ) -> Candidates:
-    """The anchors of each image that detection looks at.
+    """Select the anchors of each image that detection considers.
 
     Args:
-        predictions: Of the network, for B images and P anchors.
+        predictions: The network's output for B images and P anchors.
         anchors: [P, 4] as (cx, cy, w, h) relative to the image.
-        threshold: An anchor whose best class scores no more becomes padding; a number or [].
-        count: The number of anchors, those whose best classes score highest; None: as many as pass
-            the threshold in the image where most do.
+        threshold: An anchor whose best class does not exceed it becomes padding; a number or [].
+        count: How many anchors to take, in order of their best class score; None: as many as pass
+            the threshold in the image with the most.
     """
     best = best_scores(predictions.class_logits)  # [B, P]
     has_all = count is None
@@ -51,9 +50,9 @@ def find_candidates(
 
 
 def best_scores(logits: Tensor) -> Tensor:
-    """Score [B, P] float32 of each anchor's best class but background, of logits [B, P, C + 1].
+    """Return each anchor's best non-background score [B, P], float32, for logits [B, P, C + 1].
 
-    It is -1 where half precision gave no number.
+    NaN, which half precision may produce, becomes -1.
     """
     return _class_scores(logits).amax(dim=-1).nan_to_num(-1)
 
@@ -61,10 +60,10 @@ def best_scores(logits: Tensor) -> Tensor:
 def decode(
     predictions: Predictions, anchors: Tensor, index: Tensor | None, known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Boxes [B, N, 4] and scores [B, C, N], float32, of some anchors.
+    """Return boxes [B, N, 4] and scores [B, C, N], float32, of the anchors `index` [B, N].
 
-    What is not `known` [B, N], or has no finite box, is padding: it has a box of 0 and scores of
-    -1. `index` [B, N] says which anchors; None: all.
+    Anchors that are not `known` [B, N] or have no finite box become padding, with a box of 0 and
+    scores of -1. `index` None: all anchors.
     """
     logits, offsets = predictions.class_logits, predictions.box_offsets
     if index is not None:
@@ -76,10 +75,10 @@ def decode(
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` [B, N] of values [B, P, d], as [B, N, d]."""
+    """Gather rows `index` [B, N] of values [B, P, d]; returns [B, N, d]."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def _class_scores(logits: Tensor) -> Tensor:
-    """Scores of the classes but background, float32 [..., C], of logits [..., C + 1]."""
+    """Return the scores of all classes except background, [..., C], for logits [..., C + 1]."""
     return logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]

@@ -18,30 +18,30 @@ from yolact_ros.detection.settings import DetectionSettings
 from yolact_ros.network.predictions import Predictions
 
 _PARTS = 16
-"""That a long row of scores is cut into, for top-k."""
+"""Number of parts that a long row of scores is split into for top-k."""
 
 _METHODS = {"fast": fast_nms, "cross_class": cross_class_fast_nms, "standard": standard_nms}
 
 
 @dataclass(frozen=True)
 class Detections:
-    """At most K detections in each of B images, by falling score; the valid ones come first."""
+    """At most K detections in each of B images, by descending score; valid ones come first."""
 
     boxes: Tensor
     """[B, K, 4] as (x1, y1, x2, y2) relative to the image; may reach beyond 0..1."""
     scores: Tensor
     """[B, K] in 0..1."""
     class_ids: Tensor
-    """[B, K] int64, from 0, without background."""
+    """[B, K] int64, from 0, not counting background."""
     coefficients: Tensor | None
     """[B, K, k], or None for boxes only."""
     valid: Tensor
-    """[B, K] bool; the other fields say nothing where it is False."""
+    """[B, K] bool; the other fields are meaningless where it is False."""
     complete: Tensor | None = None
-    """[B] bool: whether detection on all anchors gives the same; None: it does."""
+    """[B] bool: whether considering all anchors would give the same result; None: it would."""
 
     def trimmed(self) -> Detections:
-        """Without the columns that are valid in no image; reads a number from the device."""
+        """Drop the columns that are valid in no image; synchronises with the device."""
         count = int(self.valid.sum(dim=1).max())
         coefficients = self.coefficients
         return Detections(
@@ -55,12 +55,12 @@ class Detections:
 
 
 class Thresholds(NamedTuple):
-    """What scores must exceed: numbers, or tensors [], which a graph reads each time anew."""
+    """Score thresholds: numbers, or tensors [], which a graph reads on each replay."""
 
     detection: float | Tensor
-    """To be reported."""
+    """Score that a detection must exceed to be reported."""
     anchor: float | Tensor
-    """Of the best class, for an anchor to be considered at all."""
+    """Score that an anchor's best class must exceed for the anchor to be considered."""
 
     @classmethod
     def of(cls, settings: DetectionSettings) -> Thresholds:
@@ -79,13 +79,13 @@ def detect(
     """Softmax, thresholds, box decoding, NMS and top-k on a batch of predictions.
 
     Args:
-        predictions: Of the network.
-        anchors: [P, 4], those of the network.
-        settings: How to do it.
-        candidates: So many anchors of each image are looked at, and no shape depends on values, as
-            graphs need it. None: all that pass the threshold, and less is computed where there is
-            little to find. The result is the same where `complete`.
-        thresholds: Instead of those of the settings, with `candidates`.
+        predictions: The network's output.
+        anchors: [P, 4], the network's anchors.
+        settings: The detection settings.
+        candidates: Number of anchors to consider in each image; shapes do not depend on values, as
+            graphs require. None: all anchors that pass the threshold, with dynamic shapes. The
+            result is the same where `complete`.
+        thresholds: Replace those of the settings, with `candidates`.
 
     Raises:
         ValueError: For `candidates` with standard NMS, whose result has no fixed length.
@@ -108,7 +108,7 @@ def detect_plain(
     candidates: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Detections:
-    """`detect` for every device."""
+    """`detect` in plain PyTorch, for every device."""
     least, threshold = thresholds or Thresholds.of(settings)
     found = find_candidates(predictions, anchors, threshold, candidates)
     if candidates is None:
@@ -116,7 +116,7 @@ def detect_plain(
     method = _METHODS[settings.nms_method]
     kept, candidate, class_ids = method(found.boxes, found.scores, settings)  # [B, M] each
     if settings.class_ids:
-        wanted = [class_ids == i for i in settings.class_ids]  # no copy to the device, unlike isin
+        wanted = [class_ids == i for i in settings.class_ids]  # isin would copy to the device
         kept = kept.masked_fill(~functools.reduce(torch.logical_or, wanted), -1)
     kept, order = top_scores(kept, min(settings.top_k, kept.shape[1]))  # [B, K]
     candidate, class_ids = candidate.gather(1, order), class_ids.gather(1, order)
@@ -124,7 +124,7 @@ def detect_plain(
     coefficients = predictions.coefficients
     complete = None
     if found.rest is not None:
-        # Anchors that were left out come after all of a better score, and suppress none of them.
+        # Anchors that were left out rank below all with a better score, and cannot suppress them.
         complete = found.rest <= threshold
         if kept.shape[1] == settings.top_k:
             complete |= kept[:, -1] >= found.rest
@@ -148,7 +148,7 @@ def _detect_by_kernels(
     from yolact_ros.kernels import nms
 
     logits, coefficients = predictions.class_logits, predictions.coefficients
-    # Filled on the device: a copy to it could not be captured.
+    # Filled on the device: a host-to-device copy could not be captured.
     least, threshold = (
         each
         if isinstance(each, Tensor)
@@ -180,9 +180,9 @@ def _detect_by_kernels(
 
 
 def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of scores [B, M], by falling score, and their indices: [B, count] each.
+    """Return the `count` highest of scores [B, M], descending, and their indices: [B, count] each.
 
-    On a GPU, where one multiprocessor does a row, long rows are cut into parts.
+    On a GPU, where one multiprocessor handles a row, long rows are split.
     """
     if scores.is_cuda and scores.shape[1] >= 4 * _PARTS * count:
         return top_of_parts(scores, count)
@@ -190,7 +190,7 @@ def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def top_of_parts(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`top_scores` by way of the highest of 16 parts; each part must hold `count` scores."""
+    """`top_scores` by way of the top scores of 16 parts, each of at least `count` scores."""
     scores = F.pad(scores, (0, -scores.shape[1] % _PARTS), value=-torch.inf)
     best, index = scores.unflatten(1, (_PARTS, -1)).topk(count, sorted=False)
     starts = torch.arange(0, scores.shape[1], scores.shape[1] // _PARTS, device=scores.device)
@@ -199,9 +199,9 @@ def top_of_parts(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _with_shorter_lists(settings: DetectionSettings, scores: Tensor) -> DetectionSettings:
-    """Fast NMS need not compare more candidates than those that can be reported.
+    """Limit `nms_top_k` to the candidates that can be reported; `scores` [B, C, N].
 
-    Those that score less come after them and suppress none of them. `scores` [B, C, N].
+    Candidates that score less rank below these and cannot suppress them.
     """
     if settings.nms_method == "standard" or settings.score_threshold == 0:
         return settings

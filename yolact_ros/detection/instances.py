@@ -1,4 +1,4 @@
-"""Instances: what is in one image, in its own pixels."""
+"""Instances of one image, in source pixels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from yolact_ros.detection.regions import MaskRegions, PackedMasks, SmallMasks
 
 @dataclass(frozen=True)
 class Instances:
-    """n instances in one image, by falling score."""
+    """n instances in one image, by descending score."""
 
     boxes: Tensor
-    """[n, 4] float (x1, y1, x2, y2) in source pixels. As published, x1 and y1 are cut at 0 and x2
-    and y2 at the image's size, so a box wholly outside the image has x2 < x1 or y2 < y1."""
+    """[n, 4] float (x1, y1, x2, y2) in source pixels. As published, x1 and y1 are clamped at 0 and
+    x2 and y2 at the image size, so a box entirely outside the image has x2 < x1 or y2 < y1."""
     scores: Tensor
     """[n] class confidence in 0..1."""
     mask_scores: Tensor
-    """[n] score times predicted mask IoU where the network re-scores masks, else the score."""
+    """[n] score times predicted mask IoU if the network re-scores masks, else the score."""
     class_ids: Tensor
     """[n] int64, from 0."""
     image_size: tuple[int, int]
@@ -40,26 +40,26 @@ class Instances:
         return len(self.scores)
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Instances:
-        """Some of the instances, chosen by an index, indices, a slice (a view) or a bool tensor."""
-        if isinstance(index, Integral):  # NumPy's, too
+        """Select instances by an index, indices, a slice (gives a view) or a bool tensor."""
+        if isinstance(index, Integral):  # NumPy integers too
             index = [range(len(self))[int(index)]]  # IndexError on every device
         elif isinstance(index, Tensor):
-            index = index.reshape(-1)  # one without dimensions is an index
+            index = index.reshape(-1)  # a 0-d tensor is an index
         return self._with_each(lambda values: values[index])
 
     def to(self, device: torch.device | str) -> Instances:
-        """The same on another device."""
+        """Copy the instances to another device."""
         return self._with_each(lambda values: values.to(device))
 
     def _with_each(self, change: Callable[[Any], Any]) -> Instances:
-        """With every tensor, and the masks, changed alike."""
+        """Apply `change` to every tensor and to the masks."""
         kinds = (Tensor, SmallMasks, PackedMasks)
         changed = {n: change(v) for n, v in vars(self).items() if isinstance(v, kinds)}
         return replace(self, **changed)
 
     @property
     def has_masks(self) -> bool:
-        """Whether the model makes masks; else it gives boxes only."""
+        """Whether there are masks; otherwise the model gives boxes only."""
         return self.stored_masks is not None
 
     @property
@@ -69,9 +69,9 @@ class Instances:
 
     @property
     def masks(self) -> Tensor:
-        """Masks bool [n, height, width], made anew at each call; `regions` takes less memory.
+        """Masks as bool [n, height, width], created on each access; `regions` takes less memory.
 
-        Raises ValueError where the model gives boxes only.
+        Raises ValueError if the model gives boxes only.
         """
         regions = self.regions()
         result = regions.pixels.new_zeros(len(self), *self.image_size)
@@ -80,10 +80,10 @@ class Instances:
         return result
 
     def regions(self) -> MaskRegions:
-        """Masks in source pixels, only where they are; made when first asked for, and kept: do not
-        write to them.
+        """Return the masks in source pixels, within their rectangles.
 
-        Raises ValueError for boxes only.
+        They are created on first use and cached, so do not write to them. Raises ValueError if the
+        model gives boxes only.
         """
         return self._regions
 
@@ -94,15 +94,17 @@ class Instances:
         return self.stored_masks.regions(*self.image_size)
 
     def integer_boxes(self) -> Tensor:
-        """Boxes in whole pixels, cut as in the published implementation, int64 [n, 4].
+        """Return boxes in whole pixels, truncated as in the published code, int64 [n, 4].
 
-        x2 and y2 lie outside; small boxes may have no pixel.
+        x2 and y2 are exclusive; small boxes may be empty.
         """
         return self.boxes.long()
 
     def label_image(self) -> Tensor:
-        """int32 [height, width]: 0 for background, i + 1 for instance i. Where masks overlap the
-        first wins, which is the best as long as nobody has changed the order."""
+        """Return int32 [height, width]: 0 for background, i + 1 for instance i.
+
+        Where masks overlap, the first instance wins, which is the best unless reordered.
+        """
         regions = self.regions()
         labels = regions.pixels.new_zeros(self.image_size, dtype=torch.int32)
         for i in reversed(range(len(self))):
@@ -117,14 +119,14 @@ def make_instances(
     image_sizes: list[tuple[int, int]],
     class_names: tuple[str, ...],
 ) -> list[Instances]:
-    """Instances of each of the B images of a batch.
+    """Convert the detections of a batch to the instances of each of its B images.
 
     Args:
-        detections: In the images.
-        prototypes: [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+        detections: The detections in the batch.
+        prototypes: [B, k, Hp, Wp]; None: coefficients, if any, are fc masks.
         mask_iou: The network that re-scores masks; None: they are not re-scored.
         image_sizes: (height, width) of each image in pixels.
-        class_names: Of all classes of the model, by class id.
+        class_names: Names of all classes of the model, by class id.
     """
     detections = detections.trimmed()
     grids = make_masks(detections, prototypes, mask_iou)
@@ -137,7 +139,7 @@ class Placed:
     """At most K detections in each of B images, in source pixels; the valid ones come first."""
 
     boxes: Tensor
-    """[B, K, 4] (x1, y1, x2, y2), cut as those of `Instances`."""
+    """[B, K, 4] (x1, y1, x2, y2), clamped like those of `Instances`."""
     scores: Tensor
     """[B, K]"""
     mask_scores: Tensor
@@ -149,12 +151,12 @@ class Placed:
     grids: MaskGrids | None
     """None for boxes only."""
     extents: Tensor
-    """[B, K, 4] float (x1, y1, x2, y2): what each grid covers."""
+    """[B, K, 4] float (x1, y1, x2, y2): the area that each grid covers."""
 
     def instances(
         self, image: int, image_size: tuple[int, int], class_names: tuple[str, ...]
     ) -> Instances:
-        """The valid ones of one image; reads their number from the device."""
+        """Return the valid instances of one image; synchronises with the device."""
         count = int(self.valid[image].sum())
         small = None
         if self.grids is not None:
@@ -172,12 +174,12 @@ class Placed:
 
 
 def image_scales(image_sizes: Sequence[tuple[int, int]]) -> list[list[tuple[int, int, int, int]]]:
-    """What `place` multiplies relative boxes with, [B, 1, 4], of B (height, width)."""
+    """Return the factors [B, 1, 4] by which `place` scales relative boxes, for B image sizes."""
     return [[(width, height, width, height)] for height, width in image_sizes]
 
 
 def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Placed:
-    """Detections in the pixels of their images; `scales` [B, 1, 4] are their `image_scales`."""
+    """Convert detections to source pixels; `scales` [B, 1, 4] are the `image_scales`."""
     boxes = _ordered(detections.boxes * scales)
     sizes = scales[..., 2:]
     low, high = boxes[..., :2].clamp(min=0), torch.minimum(boxes[..., 2:], sizes)
@@ -196,6 +198,6 @@ def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Pl
 
 
 def _ordered(boxes: Tensor) -> Tensor:
-    """Corners [..., 4] swapped where x2 < x1 or y2 < y1."""
+    """Swap the corners of boxes [..., 4] where x2 < x1 or y2 < y1."""
     a, b = boxes[..., :2], boxes[..., 2:]
     return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), dim=-1)

@@ -1,4 +1,4 @@
-"""Masks at the resolution of the prototypes: assembly, crop (YOLACT, section 3.3), re-scoring."""
+"""Masks at prototype resolution: assembly, crop (YOLACT, section 3.3), re-scoring."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class MaskGrids:
     values: Tensor
     """[B, K, h, w] in 0..1."""
     cells: Tensor
-    """[B, K, 4] int64 (x1, y1, x2, y2): the cells that may be other than 0."""
+    """[B, K, 4] int64 (x1, y1, x2, y2): the cells that may be non-zero."""
     scores: Tensor
-    """[B, K] scores of the detections, times the predicted IoU where masks are re-scored."""
+    """[B, K] scores of the detections, times the predicted IoU if masks are re-scored."""
     of_boxes: bool
     """Whether a grid covers its box (fc masks) instead of the whole image (prototypes)."""
 
@@ -29,9 +29,9 @@ class MaskGrids:
 def make_masks(
     detections: Detections, prototypes: Tensor | None, mask_iou: nn.Module | None
 ) -> MaskGrids | None:
-    """Masks of all detections, valid or not; None for boxes only.
+    """Make the masks of all detections, valid or not; returns None for boxes only.
 
-    `prototypes` [B, k, Hp, Wp]; without them coefficients are fc masks, or there are none.
+    `prototypes` [B, k, Hp, Wp]; None: coefficients, if any, are fc masks.
     """
     coefficients, scores = detections.coefficients, detections.scores
     if coefficients is None:
@@ -49,7 +49,7 @@ def make_masks(
 
 
 def cropped_masks(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
-    """Masks [B, K, Hp, Wp] of coefficients [B, K, k], with zeros outside of cells [B, K, 4]."""
+    """Assemble masks [B, K, Hp, Wp] from coefficients [B, K, k], zero outside cells [B, K, 4]."""
     if kernels.usable(prototypes, "assemble"):
         with kernels.attempt(prototypes, "assemble"):
             from yolact_ros.kernels import masks
@@ -59,7 +59,7 @@ def cropped_masks(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Te
 
 
 def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
-    """Masks [..., n, Hp, Wp] in 0..1: one matrix product and a sigmoid.
+    """Assemble masks [..., n, Hp, Wp] in 0..1: a matrix product and a sigmoid.
 
     `coefficients` [..., n, k], `prototypes` [..., k, Hp, Wp].
     """
@@ -67,10 +67,10 @@ def assemble(coefficients: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def crop_rectangles(boxes: Tensor, height: int, width: int, padding: int = 1) -> Tensor:
-    """Cells [..., 4] (x1, y1, x2, y2), int64, that boxes [..., 4] keep of a grid.
+    """Return the cells [..., 4] (x1, y1, x2, y2), int64, of a grid that boxes [..., 4] keep.
 
-    Boxes are relative to the image, with corners in any order. A cell is kept when its left edge
-    and its top edge lie in the padded box.
+    Boxes are relative to the image, with corners in any order. A cell is kept if its left edge and
+    its top edge lie in the padded box.
     """
     low = torch.minimum(boxes[..., :2], boxes[..., 2:])
     high = torch.maximum(boxes[..., :2], boxes[..., 2:])
@@ -84,7 +84,7 @@ def crop_rectangles(boxes: Tensor, height: int, width: int, padding: int = 1) ->
 
 
 def crop(masks: Tensor, rectangles: Tensor) -> Tensor:
-    """Masks [..., n, H, W] with zeros outside rectangles [..., n, 4] (x1, y1, x2, y2)."""
+    """Zero masks [..., n, H, W] outside rectangles [..., n, 4] (x1, y1, x2, y2)."""
     height, width = masks.shape[-2:]
     rows = torch.arange(height, device=masks.device)
     columns = torch.arange(width, device=masks.device)
@@ -95,6 +95,6 @@ def crop(masks: Tensor, rectangles: Tensor) -> Tensor:
 
 
 def rescore(mask_iou: nn.Module, masks: Tensor, class_ids: Tensor, scores: Tensor) -> Tensor:
-    """Scores [B, K] times the predicted IoU of cropped masks [B, K, Hp, Wp] (YOLACT++)."""
+    """Multiply scores [B, K] by the predicted IoU of cropped masks [B, K, Hp, Wp] (YOLACT++)."""
     predicted = mask_iou(masks.flatten(0, 1).unsqueeze(1)).float()  # [B * K, C]
     return scores * predicted.gather(1, class_ids.reshape(-1, 1)).view_as(scores)

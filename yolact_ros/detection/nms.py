@@ -1,8 +1,8 @@
-"""Non-maximum suppression: Fast NMS, the same across classes, and the standard one.
+"""Non-maximum suppression: Fast NMS, cross-class Fast NMS, and standard NMS.
 
 All take the N candidates of B images, boxes [B, N, 4] and scores [B, C, N] with -1 for padding,
-and return M pairs of candidate and class an image: scores [B, M] with -1 for those suppressed,
-indices of the candidates [B, M] and class ids [B, M].
+and return M pairs of candidate and class per image: scores [B, M] with -1 for suppressed pairs,
+candidate indices [B, M] and class ids [B, M].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Kept = tuple[Tensor, Tensor, Tensor]
 
 
 def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
-    """Fast NMS in each class (YOLACT, section 5): boxes already removed may suppress others."""
+    """Fast NMS in each class (YOLACT, section 5): suppressed boxes may still suppress others."""
     batch, classes, candidates = scores.shape
     top, index = scores.topk(min(settings.nms_top_k, candidates))  # [B, C, T]
     top = suppress(boxes, index, top, settings.nms_iou_threshold)
@@ -27,7 +27,7 @@ def fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept
 
 
 def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
-    """Fast NMS over all classes at once: each candidate has its best class only."""
+    """Fast NMS across classes: each candidate has only its best class."""
     best, class_ids = scores.max(dim=1)  # [B, N]
     top, index = best.topk(min(settings.nms_top_k, best.shape[1]))  # [B, T]
     top = suppress(boxes, index, top, settings.nms_iou_threshold)
@@ -37,13 +37,13 @@ def cross_class_fast_nms(boxes: Tensor, scores: Tensor, settings: DetectionSetti
 def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> Kept:
     """Greedy NMS in each class (torchvision's), on class scores above the thresholds.
 
-    The published one counts a pixel more on each side of a box: small boxes overlap more there.
+    The published code adds one pixel to each side length, so small boxes overlap more there.
     """
-    from torchvision.ops import batched_nms  # more than a second to import, and rarely needed
+    from torchvision.ops import batched_nms  # slow to import, and rarely needed
 
     threshold = max(settings.confidence_threshold, settings.score_threshold)
-    # torchvision tells classes apart by moving their boxes: without overlap only if none is
-    # negative, and without rounding only in double precision.
+    # torchvision separates classes by offsetting their boxes: this needs non-negative boxes to
+    # avoid overlap, and double precision to avoid rounding.
     boxes = boxes.double().clamp(-100, 100) + 100
     results = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
@@ -63,10 +63,10 @@ def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> 
 
 
 def suppress(boxes: Tensor, index: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Scores [B, ..., T], with -1 where a better box of the same list overlaps too much.
+    """Return scores [B, ..., T] with -1 where a better box of the same list overlaps too much.
 
-    Each list has falling scores and says with `index` [B, ..., T] which of its image's `boxes`
-    [B, N, 4] they are of.
+    Each list is sorted by descending score; `index` [B, ..., T] selects from its image's `boxes`
+    [B, N, 4].
     """
     boxes = take(boxes, index.flatten(1)).unflatten(1, index.shape[1:])  # [B, ..., T, 4]
     overlaps = iou(boxes, boxes).triu_(diagonal=1)

@@ -1,4 +1,4 @@
-"""Masks at the resolution of the source image, made only where they can be."""
+"""Masks at source resolution, stored only within their rectangles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yolact_ros import kernels
 from yolact_ros.detection.sampling import sample
 
 _PACKED_AT_ONCE = 1 << 16
-"""Bytes of packed masks that the plain way makes at once: it takes half a kilobyte for each."""
+"""Bytes of packed masks that plain PyTorch computes at once; each needs half a kilobyte."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class MaskRegions:
     """Binary masks of n instances, each in its own rectangle of the source image."""
 
     rectangles: Tensor
-    """[n, 4] int64 (x1, y1, x2, y2) in source pixels; outside it a mask is empty."""
+    """[n, 4] int64 (x1, y1, x2, y2) in source pixels; a mask is empty outside its rectangle."""
     pixels: Tensor
-    """Flat bool: the rectangles' pixels, row by row, one rectangle after the other."""
+    """Flat bool: the rectangles' pixels, row by row, one rectangle after another."""
     offsets: Tensor
     """[n + 1] int64: mask i is pixels[offsets[i]:offsets[i + 1]] of shape (y2 - y1, x2 - x1)."""
 
@@ -30,18 +30,18 @@ class MaskRegions:
         return len(self.rectangles)
 
     def mask(self, i: int) -> Tensor:
-        """Mask i in its rectangle, bool [y2 - y1, x2 - x1], a view."""
+        """Return mask i within its rectangle, bool [y2 - y1, x2 - x1], as a view."""
         i = range(len(self))[i]
         x1, y1, x2, y2 = self.rectangles[i].tolist()
         return self.pixels[self.offsets[i] : self.offsets[i + 1]].view(y2 - y1, x2 - x1)
 
     def window(self, i: int, images: Tensor) -> Tensor:
-        """The part of images [..., height, width] that the rectangle of mask i covers, a view."""
+        """Return the part of images [..., height, width] in the rectangle of mask i, as a view."""
         x1, y1, x2, y2 = self.rectangles[i].tolist()
         return images[..., y1:y2, x1:x2]
 
     def areas(self) -> Tensor:
-        """Pixels of each mask, [n] int64."""
+        """Return the number of pixels of each mask, [n] int64."""
         counts = [int(self.mask(i).count_nonzero()) for i in range(len(self))]
         return torch.tensor(counts, dtype=torch.int64, device=self.pixels.device)
 
@@ -53,19 +53,19 @@ class SmallMasks:
     values: Tensor
     """[n, h, w] in 0..1."""
     extents: Tensor
-    """[n, 4] float (x1, y1, x2, y2): what each grid covers, in source pixels."""
+    """[n, 4] float (x1, y1, x2, y2): the area that each grid covers, in source pixels."""
     cells: Tensor
-    """[n, 4] int64 (x1, y1, x2, y2): the cells of each grid that may be other than 0."""
+    """[n, 4] int64 (x1, y1, x2, y2): the cells of each grid that may be non-zero."""
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> SmallMasks:
         return SmallMasks(self.values[index], self.extents[index], self.cells[index])
 
     def to(self, device: torch.device | str) -> SmallMasks:
-        """The same on another device."""
+        """Copy the masks to another device."""
         return SmallMasks(self.values.to(device), self.extents.to(device), self.cells.to(device))
 
     def regions(self, height: int, width: int) -> MaskRegions:
-        """Sample the masks (bilinear, above one half) at the pixels of a height x width image."""
+        """Sample the masks (bilinear, threshold 0.5) at the pixels of a height x width image."""
         limits = self.extents.new_tensor((width, height))
         rectangles = pixel_rectangles(self.extents, self.cells, self.values, limits)
         areas = (rectangles[:, 2:] - rectangles[:, :2]).prod(dim=1)
@@ -77,15 +77,15 @@ class SmallMasks:
 
 @dataclass(frozen=True)
 class PackedMasks:
-    """Binary masks of n instances as bits, sampled already: what comes from a GPU."""
+    """Binary masks of n instances as bits, already sampled: the form that a GPU returns."""
 
     rectangles: Tensor
-    """[n, 4] int64 (x1, y1, x2, y2) in source pixels; outside it a mask is empty."""
+    """[n, 4] int64 (x1, y1, x2, y2) in source pixels; a mask is empty outside its rectangle."""
     starts: Tensor
-    """[n] int64: where each mask's bytes begin. Rows are padded to whole bytes; the first pixel is
-    the highest bit."""
+    """[n] int64: offset of each mask's first byte. Rows are padded to whole bytes; the first pixel
+    is the most significant bit."""
     bits: Tensor
-    """uint8, flat: the bytes of all masks, and maybe of others."""
+    """uint8, flat: the bytes of all masks, possibly among others."""
     image_size: tuple[int, int]
     """(height, width) of the source that the masks were sampled for."""
 
@@ -93,12 +93,12 @@ class PackedMasks:
         return PackedMasks(self.rectangles[index], self.starts[index], self.bits, self.image_size)
 
     def to(self, device: torch.device | str) -> PackedMasks:
-        """The same on another device."""
+        """Copy the masks to another device."""
         rectangles, starts = self.rectangles.to(device), self.starts.to(device)
         return PackedMasks(rectangles, starts, self.bits.to(device), self.image_size)
 
     def regions(self, height: int, width: int) -> MaskRegions:
-        """The masks, one byte a pixel. Raises ValueError for another size than the source's."""
+        """Unpack the masks to one byte per pixel. Raises ValueError unless the size matches."""
         if (height, width) != self.image_size:
             raise ValueError(
                 f"masks of an image of {self.image_size} cannot be had at {(height, width)}"
@@ -117,11 +117,11 @@ class PackedMasks:
 
 
 def pixel_rectangles(extents: Tensor, cells: Tensor, grids: Tensor, limits: Tensor) -> Tensor:
-    """Source pixels [..., 4] int64 outside of which no sample of a mask can exceed one half.
+    """Return rectangles [..., 4] int64 of source pixels that contain all samples above one half.
 
-    A sample does only within half a cell of a cell's centre: inside the cells themselves.
-    `extents` and `cells` [..., 4] as in `SmallMasks`, `grids` [..., h, w]; `limits` [..., 2] are
-    (width, height) of the image.
+    A sample exceeds one half only within half a cell of a non-zero cell's centre, that is, inside
+    the cell. `extents` and `cells` [..., 4] as in `SmallMasks`, `grids` [..., h, w]; `limits`
+    [..., 2] are (width, height) of the image.
     """
     h, w = grids.shape[-2:]
     size = extents[..., 2:] - extents[..., :2]
@@ -134,20 +134,20 @@ def pixel_rectangles(extents: Tensor, cells: Tensor, grids: Tensor, limits: Tens
 
 
 def packed_sizes(rectangles: Tensor) -> Tensor:
-    """Bytes [...] that masks in rectangles [..., 4] take as bits, rows padded to whole bytes."""
+    """Return the bytes [...] of bit masks in rectangles [..., 4], rows padded to whole bytes."""
     widths, heights = (rectangles[..., 2:] - rectangles[..., :2]).unbind(-1)
     return (widths + 7).div(8, rounding_mode="floor") * heights
 
 
 def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor) -> None:
-    """Sample masks as `SmallMasks.regions` does, but as bits, in as many steps whatever they hold.
+    """Sample masks as `SmallMasks.regions` does, but to bits, without data-dependent shapes.
 
     Args:
         values: [n, h, w] grids in 0..1, n >= 1.
-        extents: float32 [n, 4] (x1, y1, x2, y2): what each grid covers, in source pixels.
-        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels wanted of each.
+        extents: float32 [n, 4] (x1, y1, x2, y2): the area that each grid covers, in source pixels.
+        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels to sample for each mask.
         ends: int64 [n]: where each mask's bytes end in `out`: cumulative `packed_sizes`.
-        out: uint8, of any length. What lies beyond it is left out.
+        out: uint8, of any length. Bytes beyond its end are dropped.
     """
     if kernels.usable(values, "pack"):
         with kernels.attempt(values, "pack"):
@@ -159,9 +159,9 @@ def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out:
 
 @torch.no_grad()
 def packs_by_kernel(device: torch.device, dtype: torch.dtype, masks: int) -> bool:
-    """Whether `pack` would use the kernel for so many masks of a type; tries it with empty ones."""
+    """Whether `pack` uses the kernel for `masks` masks of this type; tries it with empty ones."""
     values = torch.zeros((masks, 1, 1), dtype=dtype, device=device)
-    rectangles = torch.ones((masks, 4), dtype=torch.int64, device=device)  # without a pixel
+    rectangles = torch.ones((masks, 4), dtype=torch.int64, device=device)  # empty
     ends = packed_sizes(rectangles).cumsum(0)
     out = torch.empty(1, dtype=torch.uint8, device=device)
     pack(values, rectangles.float(), rectangles, ends, out)
@@ -171,7 +171,7 @@ def packs_by_kernel(device: torch.device, dtype: torch.dtype, masks: int) -> boo
 def pack_plain(
     values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor
 ) -> None:
-    """`pack` for every device."""
+    """`pack` in plain PyTorch, for every device."""
     for start in range(0, len(out), _PACKED_AT_ONCE):
         _pack_part(values, extents, rectangles, ends, start, out[start : start + _PACKED_AT_ONCE])
 
@@ -179,7 +179,7 @@ def pack_plain(
 def _pack_part(
     values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, start: int, out: Tensor
 ) -> None:
-    """Of what `pack_plain` writes the bytes from `start` on that `out` has room for."""
+    """Compute the len(out) bytes of packed masks that begin at offset `start`."""
     n, height, width = values.shape
     byte = torch.arange(start, start + len(out), device=out.device)
     mask = torch.searchsorted(ends, byte, right=True).clamp_(max=n - 1)

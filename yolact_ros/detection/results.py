@@ -1,4 +1,4 @@
-"""Results in one block of memory of fixed size, so that one copy takes them from a GPU."""
+"""Results in one memory block of fixed size, so that one copy moves them from a GPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from yolact_ros.detection.instances import Instances, Placed
 from yolact_ros.detection.regions import PackedMasks, pack, packed_sizes, pixel_rectangles
 
 _COLUMNS = 13
-"""Box (4), score, mask score: bits of float32; class id, validity, rectangle of the mask (4), and
-whether the image's results are complete."""
+"""Columns: box (4), score and mask score as bits of float32; class id, validity, rectangle of the
+mask (4), and whether the image's results are complete."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Results:
     shape: tuple[int, int]
     """(B, K)"""
     has_masks: bool
-    """Whether the model makes any."""
+    """Whether the model makes masks."""
 
     @classmethod
     def allocate(cls, placed: Placed, mask_bytes: int) -> Results:
-        """Room for all that was placed, and for `mask_bytes` of masks in all."""
+        """Allocate memory for detections like `placed` and `mask_bytes` of masks in total."""
         images, count = placed.scores.shape
         has_masks = placed.grids is not None
         size = 4 * images * count * _COLUMNS + (mask_bytes if has_masks else 0)
@@ -37,37 +37,37 @@ class Results:
         return cls(memory, (images, count), has_masks)
 
     def on_host(self) -> Results:
-        """The same room in the host's memory, pinned if this is a GPU's."""
+        """Allocate the same amount of host memory, pinned if this is on a GPU."""
         size, pinned = len(self.memory), self.memory.is_cuda
         memory = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         return replace(self, memory=memory)
 
     def head(self, mask_bytes: int) -> Results:
-        """The same with room for so many bytes of masks at most, a view."""
+        """Return a view with room for at most `mask_bytes` of masks."""
         images, count = self.shape
         return replace(self, memory=self.memory[: 4 * images * count * _COLUMNS + mask_bytes])
 
     def to(self, device: torch.device | str) -> Results:
-        """The same on another device."""
+        """Copy the results to another device."""
         return replace(self, memory=self.memory.to(device))
 
     @property
     def table(self) -> Tensor:
-        """int32 [B, K, columns], a view."""
+        """The table, int32 [B, K, columns], as a view."""
         images, count = self.shape
         size = 4 * images * count * _COLUMNS
         return self.memory[:size].view(torch.int32).view(images, count, _COLUMNS)
 
     @property
     def bits(self) -> Tensor:
-        """uint8, flat, a view: the masks of all instances of all images, see `PackedMasks`."""
+        """The bit masks of all images (see `PackedMasks`), flat uint8, as a view."""
         images, count = self.shape
         return self.memory[4 * images * count * _COLUMNS :]
 
     def write(self, placed: Placed, scales: Tensor, complete: Tensor | None = None) -> None:
-        """Fill the memory with what was placed with `scales` [B, 1, 4], without a synchronisation.
+        """Write detections that were placed with `scales` [B, 1, 4]; does not synchronise.
 
-        `complete` [B] bool says of each image whether that is all that there is; None: of all.
+        `complete` [B] bool tells for each image whether its results are complete; None: all are.
         """
         rectangles = torch.zeros_like(placed.boxes, dtype=torch.int64)
         if placed.grids is not None:
@@ -91,18 +91,18 @@ class Results:
         torch.cat(columns, dim=-1, out=self.table)
 
     def is_complete(self) -> bool:
-        """Whether all images' results are. To be asked on the CPU."""
+        """Whether the results of all images are complete. Call it on the CPU."""
         return bool(self.table[..., 12].all())
 
     def missing_bytes(self) -> int:
-        """How many more bytes the masks need than there is room for. To be asked on the CPU."""
+        """Return how many bytes the masks need beyond the available room. Call it on the CPU."""
         needed = int(packed_sizes(self.table[..., 8:12]).sum(dtype=torch.int64))
         return max(0, needed - len(self.bits))
 
     def instances(
         self, image_sizes: Sequence[tuple[int, int]], class_names: tuple[str, ...]
     ) -> list[Instances]:
-        """The valid ones of each image, copied. To be asked on the CPU, with room for all masks."""
+        """Return copies of each image's valid instances. Call it on the CPU, if none is missing."""
         table = self.table
         rectangles = table[..., 8:12].long()
         ends = packed_sizes(rectangles).flatten().cumsum(0).view(self.shape)

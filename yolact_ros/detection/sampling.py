@@ -1,4 +1,4 @@
-"""Small masks at the pixels of the source image, each in its own rectangle."""
+"""Samples small masks at the pixels of the source image, each within its rectangle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _IN_CACHE = 1 << 16
-"""Pixels that are interpolated at once, for which the processor's cache has room."""
+"""Number of pixels interpolated at once, which fit into the processor's cache."""
 
 
 def sample(
@@ -22,16 +22,16 @@ def sample(
     rectangles: Integers,
     image_size: tuple[int, int],
 ) -> NDArray[np.bool_]:
-    """Where grids, interpolated (bilinear), exceed one half.
+    """Compute where grids exceed one half after bilinear interpolation.
 
     Args:
         grids: [n, h, w] in 0..1.
-        extents: (x1, y1, x2, y2) of each: what it covers, in source pixels.
-        rectangles: [n, 4] (x1, y1, x2, y2): the pixels wanted of each, inside the image.
+        extents: (x1, y1, x2, y2) for each grid: the area that it covers, in source pixels.
+        rectangles: [n, 4] (x1, y1, x2, y2): the pixels to sample, inside the image.
         image_size: (height, width) of the image.
 
     Returns:
-        The pixels of all rectangles, row by row, one rectangle after the other.
+        The pixels of all rectangles, row by row, one rectangle after another.
     """
     ends = (rectangles[:, 2:] - rectangles[:, :2]).prod(axis=1).cumsum().tolist()
     pixels = np.empty(ends[-1] if ends else 0, np.bool_)
@@ -57,24 +57,24 @@ def sample(
 
 @dataclass(frozen=True)
 class _Taps:
-    """Linear interpolation along an axis: the two cells that each pixel lies between."""
+    """Linear interpolation along an axis: the two cells around each pixel and their weights."""
 
     first: Integers
-    """[pixels]: index of the cell before."""
+    """[pixels]: index of the cell before the pixel."""
     second: Integers
-    """[pixels]: of the cell behind."""
+    """[pixels]: index of the cell after it."""
     share: Floats
-    """[pixels]: of the second, in 0..1."""
+    """[pixels]: weight of the second cell, in 0..1."""
 
     def __getitem__(self, pixels: slice) -> _Taps:
         return _Taps(self.first[pixels], self.second[pixels], self.share[pixels])
 
     def counted_from(self, cell: np.int64) -> _Taps:
-        """The same, where that cell is the first one."""
+        """Return the taps with indices relative to `cell`."""
         return _Taps(self.first - cell, self.second - cell, self.share)
 
     def interpolate(self, cells: Floats, axis: int) -> Floats:
-        """The pixels, in place of that axis of cells [h, w]."""
+        """Interpolate cells [h, w] along `axis`, which becomes the pixels."""
         first, values = cells.take(self.first, axis), cells.take(self.second, axis)
         values -= first
         values *= self.share if axis == 1 else self.share[:, np.newaxis]
@@ -82,9 +82,9 @@ class _Taps:
         return values
 
 
-@functools.lru_cache(maxsize=8)  # a camera's images have them in common
+@functools.lru_cache(maxsize=8)  # shared by all images of a camera
 def _taps(length: int, low: float, high: float, count: int) -> _Taps:
-    """For `length` pixels of an axis; `count` cells divide those from `low` to `high`."""
+    """Return the taps for `length` pixels of an axis, with `count` cells from `low` to `high`."""
     positions = (np.arange(length) + (0.5 - low)) * (count / max(high - low, 1e-6)) - 0.5
     positions = positions.clip(0, count - 1).astype(np.float32)
     first = positions.astype(np.int64)

@@ -1,4 +1,4 @@
-"""How raw predictions become detections; everything here may change from image to image."""
+"""Detection settings; all of them may change from image to image."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ NmsMethod = Literal["fast", "cross_class", "standard"]
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """The published evaluation settings are the defaults. Raises ValueError for bad values."""
+    """How raw predictions become detections. The defaults are the published evaluation settings.
+
+    Raises ValueError for bad values.
+    """
 
     score_threshold: float = 0.0
-    """Detections that score no more are left out, 0 to 1."""
+    """Detections must score more than this, 0 to 1."""
     confidence_threshold: float = 0.05
-    """Anchors whose best class scores no more are not considered at all, 0 to 1."""
+    """Anchors are considered only if their best class scores more than this, 0 to 1."""
     nms_method: NmsMethod = "fast"
-    """Fast NMS (YOLACT, section 5), the same across classes, or standard NMS for each class."""
+    """Fast NMS (YOLACT, section 5), per class or across classes, or standard NMS per class."""
     nms_iou_threshold: float = 0.5
-    """Boxes that overlap a better one by more are suppressed, 0 to 1."""
+    """Boxes that overlap a better one by more than this IoU are suppressed, 0 to 1."""
     nms_top_k: int = 200
-    """Fast NMS looks at so many best candidates, of each class or, across classes, in all."""
+    """Number of best candidates that Fast NMS considers: per class or, across classes, in total."""
     top_k: int = 100
-    """Detections an image, at most."""
+    """Maximum number of detections per image."""
     class_ids: tuple[int, ...] = ()
     """Only these classes are reported; empty: all."""
 
@@ -44,7 +47,7 @@ class DetectionSettings:
                 raise ValueError(
                     f"{name}={value!r} is not allowed: it must be a whole number, 1 to {most}"
                 )
-        # Graphs are kept by settings, which must be hashable: a list would not be.
+        # Settings are keys of the graph cache, so they must be hashable: a list would not be.
         object.__setattr__(self, "class_ids", tuple(self.class_ids))
         if any(not isinstance(i, int) or i < 0 for i in self.class_ids):
             raise ValueError(

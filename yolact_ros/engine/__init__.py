@@ -1,4 +1,4 @@
-"""Images in, instances out: preprocessing, device, weights to download, pictures."""
+"""Images in, instances out: preprocessing, devices, weight downloads, overlays."""
 
 from yolact_ros.engine.download import DownloadError, fetch_weights
 from yolact_ros.engine.failures import DeviceLostError, DeviceMemoryError

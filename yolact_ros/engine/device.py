@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and with which of its kernels."""
+"""Choice of device, precision and cuDNN kernels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PRECISIONS = {
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:N".
+    """Return the device for "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    Raises ValueError, which names the devices of this machine, for any other name.
+    Raises ValueError, naming the devices of this machine, for any other name.
     """
-    # The count alone may be NVIDIA's own, with GPUs whose driver is too old for PyTorch.
+    # device_count() may come from NVML and include GPUs whose driver is too old for PyTorch.
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     there = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if name not in there:
@@ -32,9 +32,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The data type called `name`; "auto" is float16 on CUDA and float32 on a CPU.
+    """Return the data type `name`; "auto" is float16 on CUDA and float32 on a CPU.
 
-    Raises ValueError for one that the device does not compute in, such as float16 on a CPU.
+    Raises ValueError for one that the device does not support, such as float16 on a CPU.
     """
     allowed = ["auto", *(_PRECISIONS if device.type == "cuda" else ["float32", "bfloat16"])]
     if name not in allowed:
@@ -51,7 +51,7 @@ _searching = threading.RLock()
 
 @contextlib.contextmanager
 def garbage_kept() -> Iterator[None]:
-    """No garbage is collected meanwhile: a graph among it would break off a capture."""
+    """Disable garbage collection: freeing a CUDA graph would invalidate a capture."""
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
@@ -64,11 +64,11 @@ def garbage_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cudnn_benchmark() -> Iterator[None]:
-    """Within, cuDNN tries its kernels for each new shape and takes the fastest. One thread at a
-    time: the flag is the whole process's.
+    """Let cuDNN benchmark its kernels for each new shape; one thread at a time, since the flag is
+    global.
 
-    `torch.backends.cudnn.flags` would set TensorFloat-32 and determinism, too, or refuse what a
-    user has set of them.
+    `torch.backends.cudnn.flags` would also set TensorFloat-32 and determinism, or reject the
+    user's settings of them.
     """
     with _searching:
         before = torch.backends.cudnn.benchmark

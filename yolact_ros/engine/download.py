@@ -1,4 +1,4 @@
-"""Published weights from the authors' collection on Hugging Face, downloaded once into a cache."""
+"""Downloads published weights from the authors' collection on Hugging Face into a cache."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 class DownloadError(RuntimeError):
-    """Weights that could not be downloaded; the message says why and what to do instead."""
+    """Weights could not be downloaded; the message says why and what to do instead."""
 
 
 def fetch_weights(
     name: str, cache_dir: str | Path | None = None, endpoint: str | None = None
 ) -> Path:
-    """The weight file of the published model `name`, downloaded when the cache has none.
+    """Return the weight file of the published model `name`; download it if it is not cached.
 
-    A download that was interrupted goes on where it stopped. A file gets its final name only when
-    it is whole, has the checksum that the server announces, and fits the model.
+    An interrupted download is resumed. A file gets its final name only when it is complete, has
+    the checksum that the server announces, and fits the model.
 
     Args:
         name: One of `DOWNLOADABLE`.
@@ -45,7 +45,7 @@ def fetch_weights(
         endpoint: Address of Hugging Face or a mirror. Default: $HF_ENDPOINT, else the official one.
 
     Raises:
-        DownloadError: Without network, for an unknown name, for a damaged file, on a full disk.
+        DownloadError: No network, an unknown name, a damaged file, or a full disk.
     """
     if name not in DOWNLOADABLE:
         raise DownloadError(
@@ -74,8 +74,8 @@ def fetch_weights(
 
 
 def weights_file(name: str | Path) -> Path:
-    """The file of weights that are named by a published model, downloaded once, by the embedded
-    one, or by their path."""
+    """Return the weight file for the name of a published model (downloaded once) or of the embedded
+    one, or for a path."""
     if str(name) in PUBLISHED:
         return fetch_weights(str(name))
     if str(name) != EMBEDDED.name:
@@ -95,7 +95,7 @@ def _advice(url: str, path: Path, reason: str) -> str:
 
 
 def _download(name: str, url: str, path: Path) -> None:
-    """Make `path` from `url` by way of a partial file, which stays when this is interrupted."""
+    """Download `url` to `path` by way of a partial file, which is kept on interruption."""
     part = path.with_name(path.name + ".part")
     resumed = part.exists()
     sha256 = _receive(url, part)
@@ -105,7 +105,7 @@ def _download(name: str, url: str, path: Path) -> None:
         part.unlink()
         if not resumed:
             raise
-        _check(name, url, part, _receive(url, part))  # what was there before may have been stale
+        _check(name, url, part, _receive(url, part))  # the partial file may have been stale
     move_into_place(part, path)
 
 
@@ -116,7 +116,7 @@ def _check(name: str, url: str, file: Path, sha256: str | None) -> None:
         raise DownloadError(
             f"{url} arrived damaged: its SHA-256 is {found} instead of {sha256}. Try again"
         )
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # shapes only
         net = build(name)
     try:
         load_weights(net, file)
@@ -125,9 +125,9 @@ def _check(name: str, url: str, file: Path, sha256: str | None) -> None:
 
 
 def _receive(url: str, part: Path) -> str | None:
-    """Complete `part`; return the SHA-256 that the server announces, if it does.
+    """Complete `part`; return the SHA-256 that the server announces, if any.
 
-    Connects anew as long as each connection brings something.
+    Reconnects as long as each connection makes progress.
     """
     while True:
         before = _size(part)
@@ -138,7 +138,7 @@ def _receive(url: str, part: Path) -> str | None:
             raise OSError(f"the connection broke after {_size(part)} of {size} bytes")
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code == 416 and before:
-                part.unlink()  # nothing comes after so many bytes, so they are not this file's
+                part.unlink()  # longer than the file, so it belongs to another one
             elif _size(part) <= before:
                 raise
 
@@ -148,7 +148,7 @@ def _size(file: Path) -> int:
 
 
 def _receive_rest(url: str, part: Path) -> tuple[int | None, str | None]:
-    """Append what `part` lacks; return the whole file's size and SHA-256, where announced."""
+    """Append the rest of the file to `part`; return its total size and SHA-256, if announced."""
     have = _size(part)
     headers = {"User-Agent": "yolact_ros"} | ({"Range": f"bytes={have}-"} if have else {})
     redirects = _Redirects()
@@ -165,7 +165,7 @@ def _receive_rest(url: str, part: Path) -> tuple[int | None, str | None]:
                 initial=start,
                 unit="B",
                 unit_scale=True,
-                disable=None,  # a terminal shows it, a log does not
+                disable=None,  # shown only in a terminal
             ) as bar,
         ):
             if start < have:
@@ -176,7 +176,7 @@ def _receive_rest(url: str, part: Path) -> tuple[int | None, str | None]:
 
 
 def _extent(headers: Message) -> tuple[int, int | None]:
-    """Where in the file an answer's bytes belong, and how large the file is."""
+    """Return the offset of a response's first byte in the file, and the file's size."""
     if match := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", "")):
         return int(match.group(1)), int(match.group(2))
     length = headers.get("Content-Length", "")
@@ -184,14 +184,14 @@ def _extent(headers: Message) -> tuple[int, int | None]:
 
 
 def _announced_sha256(answers: list[Message]) -> str | None:
-    """From the answers on the way to a file: Hugging Face's own header, else the first ETag."""
+    """Return the SHA-256 from a chain of responses: Hugging Face's header, else the first ETag."""
     etags = [headers["X-Linked-Etag"] for headers in answers if "X-Linked-Etag" in headers]
     etag = (etags or [answers[0].get("ETag", "")])[0].removeprefix("W/").strip('"').lower()
     return etag if re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections and keeps their headers, one of which knows the checksum."""
+    """Follows redirects and keeps their headers, one of which has the checksum."""
 
     def __init__(self) -> None:
         self.headers: list[Message] = []

@@ -1,4 +1,4 @@
-"""When a device has too little memory, or is gone."""
+"""Devices that run out of memory or are lost."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class DeviceLostError(RuntimeError):
-    """The device no longer answers. On CUDA only a new process can use it again."""
+    """The device no longer responds. With CUDA only a new process can use it again."""
 
 
 class DeviceMemoryError(RuntimeError):
-    """Not even one image fits the device's memory."""
+    """Not even one image fits into the device's memory."""
 
 
 @contextlib.contextmanager
 def lost_devices_named(device: torch.device) -> Iterator[None]:
-    """Within, an error after which `device` does not answer any more becomes a DeviceLostError."""
+    """Turn an error after which `device` no longer responds into a DeviceLostError."""
     try:
         yield
     except RuntimeError as error:
@@ -39,13 +39,13 @@ def lost_devices_named(device: torch.device) -> Iterator[None]:
 
 @functools.cache
 def whole_device(device: torch.device) -> threading.Lock:
-    """To be held during a capture, and by what CUDA forbids while any thread captures: to wait for
-    all of a device, which cuDNN's search for kernels does, too."""
+    """Return the lock to hold during a capture and for calls that CUDA forbids while any thread
+    captures: device-wide synchronisation, which cuDNN's benchmarking also does."""
     return threading.Lock()
 
 
 def answers(device: torch.device) -> bool:
-    """Whether a device still does what it is told. After a fault CUDA refuses every call."""
+    """Whether a device still responds. After a fault, every CUDA call fails."""
     if device.type != "cuda":
         return True
     try:
@@ -57,25 +57,25 @@ def answers(device: torch.device) -> bool:
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes of the device's memory that tensors take now; 0 on a CPU, which does not count them."""
+    """Return the bytes that tensors occupy on the device; 0 on a CPU, which does not count them."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What a batch took of a device's memory before there was no more."""
+    """How much memory a batch needed on a device that ran out of it."""
 
     images: int
     bytes: int
-    """At least so many for all images, the weights not counted; 0 where nothing is known."""
+    """Lower bound for all images, without the weights; 0 if unknown."""
     free: int
-    """Bytes that there were for them."""
+    """Bytes that were available for them."""
 
     @classmethod
     def of(cls, error: BaseException, images: int, device: torch.device, before: int) -> MemoryNeed:
-        """To be asked while `error` is handled: until then nothing is freed.
+        """Measure the need; call this while `error` is being handled, before anything is freed.
 
-        `before` is what was `allocated` before the batch came.
+        `before` is what was `allocated` before the batch.
         """
         taken = allocated(device) - before
         asked = re.search(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", str(error))
@@ -88,7 +88,7 @@ class MemoryNeed:
         return cls(images, taken + wanted, free + taken)
 
     def image_size(self, current: int) -> int:
-        """The largest network input that fits, a multiple of 32: memory grows with its area."""
+        """Return the largest input size that fits, a multiple of 32: memory grows with its area."""
         share = min(1.0, self.free * self.images / max(self.bytes, 1))
         return max(64, int(current * share**0.5) // 32 * 32)
 

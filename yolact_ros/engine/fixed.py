@@ -1,8 +1,8 @@
-"""The path in fixed shapes, from uint8 images to results.
+"""The fixed-shape path, from uint8 images to results.
 
-Nothing in it depends on what the images show, and the host reads nothing before the end: a CUDA
-graph can hold it. Images are brought to the network's size before, so one path serves images of all
-sizes.
+No shape depends on the content of the images, and the host reads nothing before the end, so a CUDA
+graph can capture it. Images are resized to the network's input first, so one path serves images of
+all sizes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ImageSizes = tuple[tuple[int, int], ...]
 """(height, width) of each image of a batch."""
 
 CANDIDATES = 4096
-"""Anchors of an image that detection looks at. Where others could have changed what is found, the
-plain path takes over; so many never pass the threshold in photographs."""
+"""Number of anchors per image that detection considers. If others could have changed the result,
+the plain path takes over; in photographs fewer pass the threshold."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a path is made for: everything that its shapes and constants come from."""
+    """What a path is made for: everything that determines its shapes and constants."""
 
     images: int
     settings: DetectionSettings
-    """Their thresholds of scores are 0: those may change from batch to batch."""
+    """With score thresholds of 0: those may change from batch to batch."""
 
     @classmethod
     def of(cls, images: int, settings: DetectionSettings) -> Plan:
@@ -49,14 +49,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of any sizes, and what is to be found in them."""
+    """The sizes of a batch's images, and the detection settings for it."""
 
     image_sizes: ImageSizes
     settings: DetectionSettings
 
     @classmethod
     def of(cls, images: Sequence[Tensor], settings: DetectionSettings) -> Batch:
-        """Of images [H, W, 3]."""
+        """Describe a batch of images [H, W, 3]."""
         return cls(tuple((image.shape[0], image.shape[1]) for image in images), settings)
 
     @property
@@ -68,30 +68,30 @@ class Batch:
         return sum(3 * height * width for height, width in self.image_sizes)
 
     def mask_bytes(self, area: float) -> int:
-        """Bytes of masks, one bit a pixel, that cover `area` times the images."""
+        """Return the bytes of bit masks that cover `area` times the images."""
         return int(area * sum(h * ((w + 7) // 8) for h, w in self.image_sizes))
 
     def numbers(self) -> Tensor:
-        """What a path has to know of a batch besides its pixels, float32 [B + 1, 4]: the
-        `image_scales`, then the thresholds, padded."""
+        """Return a path's inputs besides pixels, float32 [B + 1, 4]: the `image_scales`, then the
+        thresholds, padded."""
         scales = [row for (row,) in image_scales(self.image_sizes)]
         rows = [*scales, (*Thresholds.of(self.settings), 0, 0)]
         return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
     def parts(self, flat: Tensor) -> list[Tensor]:
-        """The images [H, W, 3] that lie in flat bytes, or in the first of them."""
+        """Return views [H, W, 3] of the images stored at the start of a flat buffer."""
         parts = flat[: self.image_bytes].split([3 * h * w for h, w in self.image_sizes])
         return [part.view(*size, 3) for part, size in zip(parts, self.image_sizes, strict=True)]
 
     def views(self, flat: Tensor) -> list[Tensor] | Tensor:
-        """The same; as one tensor [B, H, W, 3] where they are of one size."""
+        """Return the same views, as one tensor [B, H, W, 3] if all sizes are equal."""
         if len(set(self.image_sizes)) == 1:
             return flat[: self.image_bytes].view(-1, *self.image_sizes[0], 3)
         return self.parts(flat)
 
 
 class FixedPath:
-    """From the network's `inputs` to `results`, on the device of a runtime that gives
+    """Computes `results` from the network's `inputs`, on the device of a runtime that returns
     `Predictions`."""
 
     @torch.no_grad()
@@ -107,13 +107,13 @@ class FixedPath:
 
     @torch.no_grad()
     def prepare(self, images: Sequence[Tensor] | Tensor, numbers: Tensor) -> None:
-        """Take images, uint8 [H, W, 3], on the device, and `Batch.numbers` of them."""
+        """Preprocess images, uint8 [H, W, 3] on the device, and store their `Batch.numbers`."""
         preprocess(images, self.runtime.config, self.runtime.dtype, out=self.inputs)
         self._numbers.copy_(numbers)
 
     @torch.no_grad()
     def run(self) -> None:
-        """From what was prepared to `results`; in the same shapes whatever the images show."""
+        """Compute `results` from the prepared inputs, in fixed shapes."""
         placed, complete = self._place()
         self.results.write(placed, self._scales, complete)
 
@@ -122,7 +122,7 @@ class FixedPath:
         return self._numbers[:-1].unsqueeze(1)
 
     def _place(self) -> tuple[Placed, Tensor | None]:
-        """What is found, and whether that is all, as `Detections.complete`."""
+        """Return the placed detections and `Detections.complete`."""
         runtime, settings = self.runtime, self.plan.settings
         predictions = runtime(self.inputs)
         assert isinstance(predictions, Predictions)

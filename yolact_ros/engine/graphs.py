@@ -1,6 +1,6 @@
-"""Paths in fixed shapes, captured as CUDA graphs.
+"""Fixed-shape paths, captured as CUDA graphs.
 
-A GPU is given all of a batch at once, and the next images are prepared while it computes.
+A whole batch is launched at once, and the next images are prepared while the GPU computes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
 
 MASK_AREA = 8
-"""Room for the masks that are copied to the host, in areas of the image. A batch that needs more
-enlarges it for those to come."""
+"""Capacity for masks copied to the host, in multiples of the image area. A batch that needs more
+enlarges it for later batches."""
 
 ROOMY_SIZE = (1080, 1920)
-"""(height, width) of images up to which a graph has room for them, and for that area of masks, from
-the beginning."""
+"""(height, width) of the largest images that a new graph has buffers for, including `MASK_AREA` of
+masks."""
 
 SMALL_SIZE, SMALL_MASK_AREA = (480, 640), 2
-"""The same where room costs time."""
+"""Image size and mask area for devices where unused capacity costs time."""
 
 WARM_UP_RUNS = 2
-"""Eager runs before a capture: libraries choose their kernels and take their memory in them."""
+"""Eager runs before a capture, in which libraries choose kernels and allocate workspaces."""
 
 
 class Slot:
-    """Memory for one batch on its way: pinned on the host, and staged on the device."""
+    """Buffers for one batch in flight: pinned on the host, and staging on the device."""
 
     def __init__(self, path: FixedPath) -> None:
         device, shape = path.runtime.device, (path.plan.images + 1, 4)
@@ -60,27 +60,27 @@ class Slot:
         self.pending: Pending | None = None
 
     def make_room(self, size: int) -> None:
-        """For images of so many bytes, on the current stream, when nothing uses the slot."""
+        """Grow the buffers to `size` bytes, on the current stream; the slot must be idle."""
         if len(self.staged) < size:
-            with torch.inference_mode(False):  # else it could not be written to outside that mode
+            with torch.inference_mode(False):  # inference tensors cannot be written to outside it
                 images = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
                 staged = torch.empty(size, dtype=torch.uint8, device=self.staged.device)
-            self.images, self.staged = images, staged  # both, or as before where one does not fit
+            self.images, self.staged = images, staged  # both or, if memory is short, neither
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A batch of which a graph did not give all results."""
+    """A batch for which a graph did not return all results."""
 
     batch: Batch
     images: list[Tensor]
     """On the host."""
     mask_bytes: int
-    """That the masks take, where there was less room; 0 where more would not help."""
+    """Bytes that the masks need, if the capacity was too small; 0 if more would not help."""
 
 
 class Pending:
-    """Results that the device is working on."""
+    """Results that the device is still computing."""
 
     def __init__(
         self, slot: Slot, results: Results, batch: Batch, class_names: tuple[str, ...]
@@ -89,7 +89,7 @@ class Pending:
         self._batch, self._class_names = batch, class_names
         self._outcome: list[Instances] | Unfinished | None = None
         self.milliseconds = 0.0
-        """After `wait`: how long the device computed."""
+        """Time that the device computed; set by `wait`."""
 
     def is_done(self) -> bool:
         """Whether `wait` would return, or raise, at once."""
@@ -101,7 +101,7 @@ class Pending:
             return True
 
     def wait(self) -> list[Instances] | Unfinished:
-        """Instances on the CPU, when they are there."""
+        """Wait for the results and return the instances on the CPU."""
         if self._outcome is None:
             slot = self._slot
             slot.done.synchronize()
@@ -115,36 +115,36 @@ class Pending:
         missing, complete = results.missing_bytes(), results.is_complete()
         if complete and not missing:
             return results.instances(batch.image_sizes, self._class_names)
-        # The caller's memory may be another image's by now, and the slot's will be.
+        # The caller may have reused its memory, and the slot's will be reused.
         images = [part.cpu() for part in batch.parts(self._slot.staged)]
         return Unfinished(batch, images, len(results.bits) + missing if complete else 0)
 
 
 class Lane:
-    """What graphs share that are captured after each other: no two of them compute at once.
+    """Streams and memory pool shared by graphs, of which no two run at once.
 
-    A capture that fails begins a new one; those from before it keep theirs.
+    A failed capture starts a new lane; existing graphs keep theirs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.compute, self.upload = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
-        """Memory of what graphs make on their way."""
+        """Memory for the graphs' intermediate tensors."""
 
 
 class GraphedPath:
-    """A `FixedPath` as a CUDA graph, with memory for two batches: one computes, one is prepared."""
+    """A `FixedPath` as a CUDA graph, double-buffered: one batch computes, the next is prepared."""
 
     def __init__(self, runtime: Runtime, plan: Plan, lane: Lane, room: int) -> None:
-        """With room for so many bytes of masks."""
+        """Capture the graph, with `room` for that many bytes of masks."""
         self.room, self.mask_area = room, float(MASK_AREA)
         self.too_large = math.inf
-        """Bytes of images that did not fit the memory."""
+        """Bytes of a batch's images that did not fit into memory."""
         self._compute, self._upload = lane.compute, lane.upload
         with torch.cuda.device(runtime.device):
-            self._compute.wait_stream(torch.cuda.current_stream())  # the weights come from there
+            self._compute.wait_stream(torch.cuda.current_stream())  # which wrote the weights
             with torch.cuda.stream(self._compute):
-                # The sizes of all layers are fixed: it pays to search, which a capture forbids.
+                # All shapes are fixed, so benchmarking pays off; it must happen before the capture.
                 with cudnn_benchmark():
                     self._path = FixedPath(runtime, plan, room)
                     for _ in range(WARM_UP_RUNS):
@@ -156,7 +156,7 @@ class GraphedPath:
                         self._graph,
                         pool=lane.pool,
                         stream=self._compute,
-                        capture_error_mode="thread_local",  # others may use the device meanwhile
+                        capture_error_mode="thread_local",  # other threads may use the device
                     ),
                 ):
                     self._path.run()
@@ -167,9 +167,9 @@ class GraphedPath:
             torch.cuda.synchronize()
 
     def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending:
-        """Begin with a batch of images [H, W, 3] that the graph is for; returns at once.
+        """Launch a batch of images [H, W, 3] that fits the graph's plan; returns at once.
 
-        Waits only where the batch before the last is not yet done.
+        Waits only if the batch before the last is not done yet.
         """
         path, slot = self._path, self._slots[0]
         self._slots.reverse()
@@ -189,7 +189,7 @@ class GraphedPath:
         return slot.pending
 
     def _begin_upload(self, slot: Slot, images: Sequence[Tensor], batch: Batch) -> None:
-        """Images on the host go by way of pinned memory; others, as nvJPEG makes them, do not."""
+        """Copy images to the device; those on the host go through pinned memory."""
         device = slot.staged.device
         maker = torch.cuda.current_stream(device)
         with torch.cuda.device(device), torch.cuda.stream(self._upload):
@@ -210,10 +210,10 @@ class GraphedPath:
 
 
 def first_room(plan: Plan, runtime: Runtime) -> int:
-    """Bytes of masks that a new graph has room for.
+    """Return the bytes of masks that a new graph has room for.
 
-    Triton's kernel stops where the masks end; its twin fills all of the room each time, which is
-    small to begin with, therefore.
+    The Triton kernel stops where the masks end; its PyTorch twin always fills the whole room, which
+    is therefore small at first.
     """
     size, area = ROOMY_SIZE, MASK_AREA
     if runtime.device.type == "cuda":
@@ -229,7 +229,7 @@ _MAX_GRAPHS = 16
 
 
 class Graphs:
-    """Graphs of one runtime, all captured in one thread; of many those that were used last."""
+    """The graphs of one runtime, all captured in one thread; an LRU cache."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -241,7 +241,7 @@ class Graphs:
         self._did_not_fit: set[Plan] = set()
 
     def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending | None:
-        """Begin with a batch; None where it has no graph, or too large images for its graph."""
+        """Launch a batch; return None if it has no graph or its images are too large for it."""
         graph = self.of(batch.plan)
         if graph is None or batch.image_bytes >= graph.too_large:
             return None
@@ -262,9 +262,10 @@ class Graphs:
         return None
 
     def of(self, plan: Plan, capture: bool = False) -> GraphedPath | None:
-        """The graph for a plan. It is captured now, or when so many images come a second time.
+        """Return the graph for a plan, or None.
 
-        A single batch would not be worth its graph. None without a graph.
+        It is captured at once if `capture`, else when a batch of this size comes a second time: a
+        single batch is not worth a graph.
         """
         if not plan.has_fixed_shapes:
             return None
@@ -278,13 +279,13 @@ class Graphs:
         return self._graphs.get(plan)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of graphs."""
         return len(self._graphs)
 
     def make_room(self, batch: Batch, mask_bytes: int) -> bool:
-        """Whether a batch's graph, captured again if need be, has room for such masks from now on.
+        """Make room for `mask_bytes` in a batch's graph, recaptured if necessary; return success.
 
-        And for twice as many if masks can take so much.
+        A recaptured graph has room for twice as much, up to the most that masks can take.
         """
         plan = batch.plan
         area = min(2 * mask_bytes / batch.mask_bytes(1), plan.settings.top_k)
@@ -297,19 +298,19 @@ class Graphs:
         return True
 
     def clear(self) -> None:
-        """Give up all graphs, and their memory. What they were given is still done."""
+        """Finish submitted batches, then release all graphs and their memory."""
         with whole_device(self._runtime.device):
             torch.cuda.synchronize(self._runtime.device)
-        if self._graphs:  # what is freed may do for others
+        if self._graphs:  # the freed memory may suffice for others
             self._did_not_fit.clear()
         self._graphs.clear()
         self._renew_lane()
 
     def _capture(self, plan: Plan, room: int = 0) -> None:
-        """Capture the graph of a plan with room for so many bytes of masks; 0: `first_room`.
+        """Capture the graph of a plan with `room` bytes for masks; 0: `first_room`.
 
-        If that fails, a warning says so and the plain path is used, which needs no graph. It is not
-        tried again, unless memory was short and may no longer be.
+        If that fails, it warns, and the plain path is used instead. The capture is not retried
+        unless memory was short and may have become available.
         """
         if plan in self._refused | self._did_not_fit:
             return
@@ -317,8 +318,8 @@ class Graphs:
         before = allocated(device)
         try:
             room = room or first_room(plan, self._runtime)
-            # The future gets no name: it and its error would refer to each other, and all that was
-            # allocated would stay.
+            # Do not name the future: it and its exception's traceback would form a reference cycle
+            # that keeps everything allocated.
             with whole_device(device):
                 graph = self._thread.submit(
                     GraphedPath, self._runtime, plan, self._lane, room
@@ -335,7 +336,7 @@ class Graphs:
                 raise
         else:
             with whole_device(device):
-                torch.cuda.synchronize(device)  # nothing may be using those that go
+                torch.cuda.synchronize(device)  # evicted graphs must not be in use
             self._graphs[plan] = graph
             while len(self._graphs) > _MAX_GRAPHS:
                 self._graphs.popitem(last=False)
@@ -349,7 +350,7 @@ class Graphs:
         )
 
     def _renew_lane(self) -> None:
-        """Begin a new lane, since a failed capture spoils its pool; free unused memory."""
+        """Start a new lane, since a failed capture spoils the pool, and free unused memory."""
         self._lane = Lane(self._runtime.device)
         gc.collect()
         torch.cuda.empty_cache()

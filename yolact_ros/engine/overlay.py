@@ -1,4 +1,4 @@
-"""Pictures for people: masks, boxes, class names and scores drawn over the image."""
+"""Overlays: masks, boxes, class names and scores drawn over the image."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _GOLDEN_RATIO = 0.618034
 
 
 _SHADES = ((0.0, 0.75, 1.0), (0.15, 0.75, 1.0), (-0.15, 0.75, 1.0), (0.05, 0.5, 0.7))
-"""Of the instances of a class, from left to right, over and over: hue beside that of the class,
-saturation and value."""
+"""Shades of the instances of a class, from left to right, repeated: hue relative to the class,
+saturation, value."""
 
 
 def class_colours(count: int) -> npt.NDArray[np.uint8]:
-    """A BGR colour for each class id, [count, 3]; the same in every image and every run."""
+    """Return a BGR colour for each class id, [count, 3]; the same in every image and every run."""
     return np.array([_colour(i, 0) for i in range(count)], np.uint8).reshape(count, 3)
 
 
 def instance_colours(instances: Instances) -> npt.NDArray[np.uint8]:
-    """BGR colours [n, 3]: those of the classes, in shades that tell neighbours apart.
+    """Return BGR colours [n, 3]: those of the classes, in shades that tell neighbours apart.
 
-    The first from the left has the class's own. So colours stay while objects keep their order.
+    The leftmost instance of a class has the class colour. Colours are stable from frame to frame
+    while objects keep their order.
     """
     class_ids, boxes = instances.class_ids.numpy(), instances.boxes.numpy()
     order = np.lexsort((boxes[:, 0] + boxes[:, 2], class_ids))
@@ -59,10 +60,10 @@ def draw_overlay(
     boxes: bool = True,
     labels: bool = True,
 ) -> Image:
-    """A copy of the BGR image [H, W, 3] with the instances, which are on the CPU, drawn on it.
+    """Return a copy of a BGR image [H, W, 3] with the instances (on the CPU) drawn on it.
 
-    `alpha` is how much of a mask's pixels is its colour, 0 to 1; outlines are opaque.
-    Raises ValueError for an image of another size than that of the instances.
+    `alpha` is the opacity of masks, 0 to 1; outlines are opaque.
+    Raises ValueError if the image does not have the size of the instances' image.
     """
     height, width = instances.image_size
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
@@ -103,10 +104,10 @@ def _draw_masks(
     """Blend each instance's colour in, and draw its outline."""
     labels = label_image.astype(np.uint16)
     x, y, width, height = cv2.boundingRect((labels > 0).view(np.uint8))
-    # With a frame of background, where there is any, which outlines are told by.
+    # With a border of background, if there is any: outlines need it.
     window = np.s_[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
     image, labels = image[window], labels[window]
-    # A colour is looked up as one number of four bytes, the fourth of which is not used.
+    # Look up each colour as one 4-byte number; the fourth byte is unused.
     palette = np.zeros((1 + len(colours), 4), np.uint8)
     palette[1:, :3] = colours
     four = palette.view(np.uint32)[:, 0].take(labels).view(np.uint8)
@@ -132,7 +133,7 @@ class _Label:
     right: int
     bottom: int
     baseline: int
-    """How far the text's lowest parts reach below its line."""
+    """How far descenders reach below the baseline."""
 
     def overlaps(self, other: _Label) -> bool:
         beside = self.right <= other.left or other.right <= self.left
@@ -145,9 +146,9 @@ def _place_labels(
     size: tuple[int, int],
     thickness: int,
 ) -> list[_Label | None]:
-    """Above each box, else below its upper edge or beside its lower one: where none is yet.
+    """Place each label above its box, else inside or outside another edge, where none is yet.
 
-    None for what is wider than the image. `boxes` (x1, y1, x2, y2), the best first.
+    None for a label larger than the image. `boxes` are (x1, y1, x2, y2), best first.
     """
     placed: list[_Label | None] = []
     for text, (x1, y1, _, y2) in zip(texts, boxes, strict=True):
@@ -167,7 +168,7 @@ def _place_labels(
 
 
 def _draw_label(image: Image, label: _Label, colour: list[int]) -> None:
-    """Dark text on the colour."""
+    """Draw dark text on a coloured patch."""
     corner, end = (label.left, label.top), (label.right, label.bottom)
     cv2.rectangle(image, corner, end, colour, cv2.FILLED)
     line = (label.left, label.bottom - label.baseline // 2 - 1)

@@ -1,4 +1,4 @@
-"""Images to the network's input."""
+"""Preprocessing: images to the network's input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from yolact_ros import kernels
 from yolact_ros.network.config import NetworkConfig
 
-# Mean and standard deviation of the channels in BGR order, as each backbone was trained.
+# Mean and standard deviation of the channels in BGR order, as used to train each backbone.
 _IMAGENET_BGR = ((103.94, 116.78, 123.68), (57.38, 57.12, 58.40))
 NORMALISATION = {
     "resnet50": _IMAGENET_BGR,
@@ -29,8 +29,9 @@ def preprocess(
 ) -> Tensor:
     """Resize to S x S, normalise, reorder to RGB and stack.
 
-    Images uint8 [H, W, 3] in BGR order, of any sizes, on one device, or one tensor [B, H, W, 3].
-    Returns `dtype` [B, 3, S, S] on that device, in channels-last memory order: `out`, if given.
+    `images` are uint8 [H, W, 3] in BGR order, of any sizes, on one device, or one tensor
+    [B, H, W, 3]. Returns `dtype` [B, 3, S, S] on that device, in channels-last memory format; it
+    is written to `out` if given.
     """
     if kernels.usable(images[0], "resize_and_normalise", dtype):
         with kernels.attempt(images[0], "resize_and_normalise", dtype):
@@ -49,7 +50,7 @@ def preprocess(
 
 
 def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:
-    """Images [H, W, 3] as float32 [B, 3, side, side] in the same range."""
+    """Resize images [H, W, 3] to float32 [B, 3, side, side] in the same range."""
     return torch.cat(
         [
             F.interpolate(
@@ -64,7 +65,7 @@ def resize(images: Sequence[Tensor] | Tensor, side: int) -> Tensor:
 
 
 def normalise(images: Tensor, config: NetworkConfig) -> Tensor:
-    """Float BGR images [B, 3, S, S] in 0..255 to the network's normalised RGB input."""
+    """Convert float BGR images [B, 3, S, S] in 0..255 to the network's normalised RGB input."""
     result = torch.empty_like(images, memory_format=torch.channels_last)
     for channel, (mean, std) in enumerate(zip(*NORMALISATION[config.backbone], strict=True)):
         torch.div(images[:, channel] - mean, std, out=result[:, 2 - channel])

@@ -1,4 +1,4 @@
-"""Images in, instances out."""
+"""The segmenter: images in, instances out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from yolact_ros.network import (
 
 RANDOM_WEIGHTS = "random"
 
-# Images are only read, so memory that must not be written to, such as a message's, will do.
+# Images are only read, so read-only memory, such as a message's, is fine.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 
@@ -58,8 +58,8 @@ class Segmenter:
     """A network on a device, with its detection settings.
 
     `segmenter(image)` takes one BGR uint8 image [H, W, 3], or a list of them of any sizes, and
-    returns `Instances` on the CPU, one or a list. `settings` may be replaced at any time, for what
-    comes next. Threads that call it at once take turns.
+    returns `Instances` on the CPU, one or a list. `settings` may be replaced at any time, for later
+    calls. It is thread-safe: concurrent calls are serialised.
     """
 
     def __init__(
@@ -80,28 +80,28 @@ class Segmenter:
         """Build the network and load its weights, or read an exported network.
 
         Args:
-            model: A configuration or its name. Empty: as the weights say.
+            model: A configuration or its name. Empty: taken from the weights.
             weights: A file; or a published model's name, downloaded once; or "random", for
                 timing. Empty: the published weights of `model`, or the embedded person model.
-                A file of `yolact export` (.onnx, .xml, .pt2) brings model and backend with it;
-                a .pt2 holds machine code that is run, so load it only if you trust its origin.
+                A file of `yolact export` (.onnx, .xml, .pt2) determines model and backend; a .pt2
+                holds machine code that is run, so load it only if you trust its origin.
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto" (float32 on a CPU, float16 on CUDA), "float32", "float16" or
-                "bfloat16". A CPU knows no float16; OpenVINO takes bfloat16 where it is fast.
-            backend: "torch"; "inductor", which is torch.compile, needs a C++ compiler and takes a
-                minute or so for each batch size; "openvino" or "onnxruntime", which need these
-                extras, are for CPUs and take some seconds to convert the network; or "auto": what
-                measures best of those installed, which is PyTorch, but on a CPU OpenVINO for
-                efficientnet_lite0, the embedded model's backbone, and in bfloat16 if the processor
-                computes in it.
+                "bfloat16". CPUs do not support float16; OpenVINO supports bfloat16 if the processor
+                does.
+            backend: "torch"; "inductor" (torch.compile), which needs a C++ compiler and takes about
+                a minute for each batch size; "openvino" or "onnxruntime", CPU-only extras, which
+                take some seconds to convert the network; or "auto", the fastest installed one by
+                measurement: PyTorch, except that a CPU with OpenVINO uses it for efficientnet_lite0
+                (the embedded model's backbone) and for bfloat16 if the processor supports it.
             backbone: Replaces the model's backbone, if not empty.
             dcn_variant: Replaces the model's placement of deformable convolutions, if not empty.
-            score_threshold: Instances score more.
-            nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None is what an exported
-                detection stage has inside, else the default there.
+            score_threshold: Only instances that score more are returned.
+            nms_method, nms_iou_threshold, top_k: See `DetectionSettings`. None: the value of an
+                exported detection stage, else the default of `DetectionSettings`.
 
         Raises:
-            ValueError: For a name or a value that is not allowed.
+            ValueError: For a name or value that is not allowed.
             WeightsError: For weights that cannot be used.
             DownloadError: For weights that cannot be downloaded.
             MissingExtraError: For a backend that is not installed.
@@ -109,7 +109,7 @@ class Segmenter:
         others = {"nms_method": nms_method, "nms_iou_threshold": nms_iou_threshold, "top_k": top_k}
         wanted: dict[str, Any] = {"score_threshold": score_threshold}
         wanted |= {name: value for name, value in others.items() if value is not None}
-        DetectionSettings(**wanted)  # bad values are refused before anything is loaded
+        DetectionSettings(**wanted)  # reject bad values before anything is loaded
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
         if Path(weights).suffix in EXPORTED:
@@ -118,7 +118,7 @@ class Segmenter:
             self.runtime = run_apart(lambda: runtimes.read(path, precision, device))
             self._source = f"exported as {path.name}"
         else:
-            runtimes.choose(backend, device, precision)  # refused before anything is downloaded
+            runtimes.choose(backend, device, precision)  # reject bad values before any download
             config, file, self._source = _resolve(model, weights)
             config = config.replace(**changes)
             backend, where = runtimes.choose(backend, device, precision, config.backbone)
@@ -129,10 +129,10 @@ class Segmenter:
 
             self.runtime = run_apart(make)
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
-        # A detection stage in an exported graph leaves no predictions for the path in fixed shapes.
+        # An exported detection stage returns no predictions, which the fixed-shape path needs.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
-        # cuDNN remembers its choice of kernels for each thread, and does not search in a thread
-        # that has chosen without a search: so captures have a thread apart from all other work.
+        # cuDNN caches its choice of kernels per thread, and does not benchmark in a thread that has
+        # chosen without benchmarking: captures therefore have a thread apart from all other work.
         self._thread = ThreadPoolExecutor(1, "yolact") if self.device.type == "cuda" else None
         self._graphs = Graphs(self.runtime) if is_graphed else None
         self._largest_batch = 0
@@ -142,8 +142,8 @@ class Segmenter:
     def settings(self) -> DetectionSettings:
         """How raw predictions become instances.
 
-        Setting it raises ValueError for classes that the model has not, and for what an exported
-        detection stage cannot follow.
+        Setting it raises ValueError for classes that the model does not have, and for settings that
+        an exported detection stage cannot apply.
         """
         return self._settings
 
@@ -185,21 +185,22 @@ class Segmenter:
     @overload
     def __call__(self, images: Sequence[Image | Tensor]) -> list[Instances]: ...
     def __call__(self, images: Any) -> Instances | list[Instances]:
-        """Segment one image or several; `submit` tells the time of each stage, too.
+        """Segment one image or several; `submit` also returns the time of each stage.
 
-        A batch that does not fit the device's memory is segmented in parts. Raises ValueError for
-        what is no image, DeviceMemoryError where not even one fits, and DeviceLostError.
+        A batch that does not fit into the device's memory is split. Raises ValueError for an
+        invalid image, DeviceMemoryError if not even one image fits, and DeviceLostError.
         """
         if not isinstance(images, list | tuple):
             return self([images])[0]
         return self.submit(images).result().instances
 
     def submit(self, images: Sequence[Image | Tensor]) -> Submitted:
-        """Begin with a batch.
+        """Submit a batch.
 
-        On CUDA, where the batch has its graph, the device works meanwhile: give it the next batch
-        before you take the last one's instances. Elsewhere all is done at once. Images in the
-        host's memory, and the settings, may be changed when it returns. Raises as a call does.
+        On CUDA, if the batch has a graph, the device works asynchronously: submit the next batch
+        before you fetch the previous one's results. Otherwise the batch is computed before this
+        returns. Images in host memory and the settings may be changed afterwards. Raises the same
+        errors as a call.
         """
         tensors, settings = [_as_tensor(image) for image in images], self.settings
         with self._lock, lost_devices_named(self.device):
@@ -216,17 +217,17 @@ class Segmenter:
     def warm_up(
         self, image_size: tuple[int, int] = (480, 640), batch_sizes: Sequence[int] = (1,)
     ) -> None:
-        """Segment black images of (height, width), so that the first real ones take no longer.
+        """Segment black images of (height, width), so that the first real ones are not slower.
 
-        On CUDA the graphs for these batch sizes are captured, and for the settings as they are but
-        for thresholds of scores; also those for which there was too little memory before.
+        On CUDA, graphs are captured for these batch sizes and the current settings (apart from
+        score thresholds), including those for which there was too little memory before.
         """
         for count in batch_sizes:
             if self._graphs is not None:
                 with self._lock, lost_devices_named(self.device):
                     self._graphs.of(Plan.of(count, self.settings), capture=True)
             images = [np.zeros((*image_size, 3), np.uint8)] * count
-            for _ in range(1 if self._graphs is None else 2):  # a graph has memory for two
+            for _ in range(1 if self._graphs is None else 2):  # a graph has two slots
                 run_apart(partial(self, images))
 
     def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
@@ -247,7 +248,7 @@ class Segmenter:
         return Submitted(pending.is_done, result)
 
     def _finish(self, rest: Unfinished) -> Segmented:
-        """With more room for masks, where that was too little and can be had."""
+        """Repeat a batch with more room for masks if possible, else on the plain path."""
         graphs, settings = self._graphs, rest.batch.settings
         if rest.mask_bytes and graphs is not None and graphs.make_room(rest.batch, rest.mask_bytes):
             return self._submit(rest.images, settings).result()
@@ -256,26 +257,26 @@ class Segmenter:
     def _segment_within_memory(
         self, images: list[Tensor], settings: DetectionSettings
     ) -> Segmented:
-        """A batch in as few parts as the device's memory allows."""
+        """Segment a batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
             if self._thread is None:
                 return self._segment(images, settings)
-            if any(image.is_cuda for image in images):  # they may still be made, on any stream
+            if any(image.is_cuda for image in images):  # the current stream may still write them
                 torch.cuda.current_stream(self.device).synchronize()
-            with whole_device(self.device):  # cuDNN may search
+            with whole_device(self.device):  # cuDNN may benchmark
                 return self._thread.submit(self._segment, images, settings).result()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             need = MemoryNeed.of(error, len(images), self.device, before)
-        # Now that the error is gone, so is what its stack held.
+        # Now that the exception is gone, so are the tensors that its traceback held.
         had_graphs = self._graphs is not None and len(self._graphs) > 0
-        if self._graphs is not None:  # they hold memory of their own
+        if self._graphs is not None:  # graphs hold their own memory
             self._graphs.clear()
         config = self.config
         if len(images) == 1 and had_graphs:
-            self._graphs = None  # else they would come back, and this would happen again
+            self._graphs = None  # otherwise they would be captured again, and fail again
             warnings.warn(
                 f"{self.device} has too little memory for CUDA graphs beside {config.name}: {need};"
                 " images take longer from now on",
@@ -301,7 +302,7 @@ class Segmenter:
 
     @torch.no_grad()
     def _segment(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
-        """Stage by stage, in shapes that fit what is found."""
+        """Segment a batch stage by stage, with dynamic shapes."""
         on_gpu = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
             started = self._now()
@@ -334,14 +335,14 @@ class Segmenter:
         )
 
     def _now(self) -> float:
-        """Seconds, when the device has done what it was given."""
+        """Synchronise with the device and return the time in seconds."""
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return time.perf_counter()
 
 
 def _check_exported(path: Path, options: dict[str, object]) -> None:
-    """Raise ValueError for options that an exported network has decided already."""
+    """Raise ValueError for options that an exported network determines itself."""
     for name, value in options.items():
         if value not in ("", "auto"):
             raise ValueError(
@@ -353,7 +354,7 @@ def _check_exported(path: Path, options: dict[str, object]) -> None:
 def _resolve(
     model: str | NetworkConfig, weights: str | Path
 ) -> tuple[NetworkConfig, Path | None, str]:
-    """Configuration, weight file (None: random) and where the weights are from, in words."""
+    """Return the configuration, the weight file (None: random) and a description of its origin."""
     if isinstance(model, NetworkConfig):
         config: NetworkConfig | None = model
     else:
@@ -384,7 +385,7 @@ def _resolve(
 
 def _as_tensor(image: Image | Tensor) -> Tensor:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        if min(image.strides, default=0) < 0:  # PyTorch does not take them
+        if min(image.strides, default=0) < 0:  # not supported by PyTorch
             image = image.copy()
         image = torch.from_numpy(image)
     if not isinstance(image, Tensor) or image.dtype != torch.uint8:

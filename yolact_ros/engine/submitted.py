@@ -1,4 +1,4 @@
-"""A batch on its way, and what comes of it."""
+"""A submitted batch and its results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from yolact_ros.detection import Instances
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Milliseconds that the stages of a batch took.
+    """Milliseconds of each stage of a batch.
 
-    A CUDA graph is one piece: its time on the device is that of the network, and what the host did
-    before is preprocessing.
+    A CUDA graph is timed as a whole: its device time counts as network, the host's work before it
+    as preprocessing.
     """
 
     preprocess: float
@@ -30,14 +30,14 @@ class StageTimes:
 
 
 class Segmented(NamedTuple):
-    """What was found in a batch, and how long that took."""
+    """The instances of a batch and the time of its stages."""
 
     instances: list[Instances]
     stages: StageTimes
 
     @classmethod
     def joined(cls, parts: Iterable[Segmented]) -> Segmented:
-        """Parts of a batch, one after the other."""
+        """Join the parts of a batch, in order; their times are added."""
         parts = list(parts)
         instances = [each for part in parts for each in part.instances]
         return cls(instances, sum((part.stages for part in parts), StageTimes(0, 0, 0)))
@@ -45,9 +45,9 @@ class Segmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Submitted:
-    """A batch that is on its way, as a future of `concurrent.futures` is."""
+    """A submitted batch, similar to a `concurrent.futures.Future`."""
 
     done: Callable[[], bool]
-    """Whether `result` would not wait."""
+    """Whether `result` would return without waiting."""
     result: Callable[[], Segmented]
-    """Waits, and raises what a call of the segmenter raises."""
+    """Waits for the results; raises the same errors as a call of the segmenter."""

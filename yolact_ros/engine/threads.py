@@ -1,4 +1,4 @@
-"""Work that leaves no threads behind."""
+"""Runs work without leaving OpenMP threads behind."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Result = TypeVar("Result")
 
 
 def run_apart(work: Callable[[], Result]) -> Result:
-    """Call `work` in a thread that ends with it; return what it returns, raise what it raises.
+    """Call `work` in a temporary thread; return what it returns, raise what it raises.
 
-    On a CPU PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each living
-    thread that has computed. With more threads than cores, every team sleeps between two operators:
-    a network took twice as long in another thread than the one that had built it.
+    On a CPU, PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each live
+    thread that has computed. With more threads than cores, every team sleeps between operators: a
+    network took twice as long in a thread other than the one that had built it.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -30,11 +30,11 @@ def run_apart(work: Callable[[], Result]) -> Result:
 
     thread = threading.Thread(target=run, name="apart")
     thread.start()
-    done.wait()  # Ctrl-C during join() would make Python end while the thread computes
+    done.wait()  # after Ctrl-C during join(), Python would exit while the thread computes
     thread.join()
     if errors:
         try:
             raise errors[0]
         finally:
-            errors.clear()  # else it would refer to itself, and keep what its stack holds
+            errors.clear()  # breaks a reference cycle that would keep the traceback's frames alive
     return results[0]

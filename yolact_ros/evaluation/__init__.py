@@ -1,1 +1,1 @@
-"""Accuracy, stability, and the papers' tables measured here."""
+"""Accuracy, stability, and the papers' tables measured on this machine."""

@@ -1,4 +1,4 @@
-"""Average precision as COCO computes it, of masks and of boxes."""
+"""Average precision of masks and boxes, as COCO computes it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's numbers and Pascal's, 0 to 1; nan where there is nothing to find.
+    """COCO's and Pascal's metrics, 0 to 1; nan if there are no objects.
 
     `ap` is the mean over the IoU thresholds 0.50, 0.55 ... 0.95; small, medium and large objects
-    have areas below 32^2, below 96^2 and from there on, in pixels of the picture.
+    have areas below 32^2, below 96^2 and above, in pixels of the picture.
     """
 
     ap: float
@@ -48,7 +48,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good and how fast a model is on a data set."""
+    """Accuracy and speed of a model on a data set."""
 
     milliseconds: StageTimes
     """Median over the images, one at a time."""
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
-    """Accuracy of `segmenter`, as it is set, on the classes that it shares with a data set.
+    """Measure `segmenter`, with its settings, on the classes that it shares with a data set.
 
     Raises DataError as `read_source` does, and for a picture that cannot be read.
     """
@@ -67,7 +67,7 @@ def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -
 
 
 def count(findings: Findings, content: dict[str, Any]) -> Evaluation:
-    """Accuracy of what was found in all images of a data set whose file has the `content`."""
+    """Evaluate findings in all images of a data set whose file has the `content`."""
     categories, truth = findings.categories, ground_truth(content, findings.has_masks)
     return Evaluation(
         milliseconds=_median(findings.times),
@@ -83,14 +83,14 @@ def _median(times: list[StageTimes]) -> StageTimes:
 
 
 def ground_truth(content: dict[str, Any], masks: bool = True) -> COCO:
-    """The content of a COCO-format file, with what the library needs and some files leave out.
+    """Load the content of a COCO-format file, adding fields that the library needs.
 
-    Without `masks`, which nobody has checked then, objects are as large as their boxes.
+    Without `masks`, which are then unchecked, the area of an object is that of its box.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     annotations = []
     for number, given in enumerate(content["annotations"], start=1):
-        # A number of 0, where some files begin, would say that nothing was matched.
+        # Renumbered from 1, since an id of 0, used by some files, means unmatched.
         annotation = {"iscrowd": 0, **given, "id": number}
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
@@ -109,7 +109,7 @@ def score(
     kind: Literal["segm", "bbox"],
     categories: dict[str, int],
 ) -> Scores:
-    """Accuracy of results of the classes `categories` (ids by name): of masks, or of boxes."""
+    """Evaluate mask or box results for the classes `categories` (ids by name)."""
     # A copy, since the library writes into the results.
     found = truth.loadRes([dict(result) for result in results]) if results else COCO()
     evaluator = COCOeval_faster(truth, found, kind)
@@ -129,7 +129,7 @@ def score(
 
 
 def _average(precision: npt.NDArray[np.float64]) -> AveragePrecision:
-    """Means of precisions [thresholds, recalls, classes, areas]; -1 means nothing to find."""
+    """Average precisions [thresholds, recalls, classes, areas]; -1 means no objects."""
 
     def mean(values: npt.NDArray[np.float64]) -> float:
         values = values[values > -1]

@@ -1,4 +1,4 @@
-"""The papers' comparisons on this machine: time of every row and, with weights and data, its AP."""
+"""The papers' comparisons on this machine: time of each row and, given weights and data, its AP."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Setup:
     warm_up: int = 3
     """Rounds before those, not counted."""
     backend: str = "torch"
-    """What runs the networks; all but PyTorch take some seconds to convert each."""
+    """What runs the networks; all but PyTorch take some seconds to convert each one."""
     base: NetworkConfig | None = None
-    """Takes the place of the paper's network, and is that of weights that do not say theirs."""
+    """Replaces the paper's network, and is the model of weights that do not name theirs."""
     weights: tuple[str, ...] = ()
-    """Files or published models' names, for all rows that they fit, or `ROW=WEIGHTS` for one. A row
-    that gets none has random weights."""
+    """Files or names of published models, for all rows that they fit, or `ROW=WEIGHTS` for one.
+    Other rows have random weights."""
 
     def __post_init__(self) -> None:
         """Raises ValueError before anything has run."""
@@ -51,14 +51,14 @@ class Setup:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row as the paper has it and as it is here. None: the paper has not, or not measured."""
+    """A row as published and as measured here. None: not published or not measured."""
 
     name: str
     paper_ap: float | None = None
     """Mask AP in percent."""
     paper_milliseconds: float | None = None
     network: str = ""
-    """Name of the configuration; empty for a method that this package has not."""
+    """Name of the configuration; empty for a method that this package does not have."""
     weights: str = ""
     """A file or a name, or "random"."""
     ap: float | None = None
@@ -66,15 +66,15 @@ class Measured:
     milliseconds: float | None = None
     """Median, from an image to full-size masks, or of a stage."""
     percentile_99: float | None = None
-    """99 of 100 times are no longer, in milliseconds."""
+    """99th percentile in milliseconds."""
     detection: float | None = None
-    """Median of the part from raw predictions to small masks, NMS among it; None where a CUDA graph
-    makes one piece of all."""
+    """Median time from raw predictions to small masks, including NMS; None if a CUDA graph covers
+    all stages."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A row that can be run: called, it goes from the image to full-size masks."""
+    """A row that can be run: a call goes from the image to full-size masks."""
 
     segmenter: Segmenter
     weights: str
@@ -91,10 +91,10 @@ class _Run:
 def compare(
     comparison: Comparison, setup: Setup, source: DataSource | None = None
 ) -> list[Measured]:
-    """Measure all rows of a table that this package can run, in turns in one process.
+    """Measure all rows of a table that this package can run, interleaved, in one process.
 
-    Rows with weights get the AP that they have on `source`. Raises, before anything is timed,
-    ValueError for weights that fit no row and DataError for data that these cannot be measured on.
+    Rows with weights also get their AP on `source`. Before anything is timed, raises ValueError for
+    weights that fit no row and DataError for data that they cannot be measured on.
     """
     runs = {row.name: _run(row, comparison, setup) for row in _runnable(comparison)}
     _check_used(setup, {run.weights for run in runs.values()}, comparison)
@@ -122,7 +122,7 @@ def compare(
 
 
 def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
-    """Time the stages of a network, in turns, and all of them together."""
+    """Time the stages of a network, interleaved, and the whole."""
     run = _run(Row("all"), comparison, setup)
     calls: dict[str, Callable[[], object]] = {**stages_of(run.segmenter, [setup.image])}
     calls["image to masks"] = run
@@ -151,7 +151,7 @@ def _runnable(comparison: Comparison) -> list[Row]:
 
 
 def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
-    """A row with the first weights that are for it, or with random ones."""
+    """Prepare a row with the first weights that fit it, or with random ones."""
     changes = dict(row.changes or {})
     options: dict[str, Any] = {
         "device": setup.device,
@@ -204,7 +204,7 @@ def _check_used(setup: Setup, used: set[str], comparison: Comparison) -> None:
 
 
 def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
-    """Percent; None for random weights or without data."""
+    """Return the mask AP in percent; None for random weights or without data."""
     if source is None or run.weights == RANDOM:
         return None
     masks = evaluate(run.segmenter, source, progress=True).masks
@@ -212,7 +212,7 @@ def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
 
 
 def _random(config: NetworkConfig, image: Image, options: dict[str, Any]) -> Segmenter:
-    """Random weights that find as much in the image as is kept at most."""
+    """Make a segmenter with random weights that find the maximum number of instances."""
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(config, image, Path(folder) / "random.safetensors")
         return Segmenter(weights=weights, **options)

@@ -1,4 +1,4 @@
-"""Which objects were found, as what, and which detections are no object."""
+"""Confusion matrix: which objects were found, as which class, and which detections are false."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Matches:
-    """Objects and detections of one image that belong together, whatever their class."""
+    """Matched objects and detections of one image, regardless of class."""
 
     record: ImageRecord
     results: Sequence[Result]
@@ -29,13 +29,13 @@ class Matches:
     missed: tuple[int, ...]
     """Annotations without a detection."""
     wrong: tuple[int, ...]
-    """Detections that are no object."""
+    """Detections that match no object."""
 
 
 def match(record: ImageRecord, results: Sequence[Result]) -> Matches:
-    """Give each detection, by falling score, the free object with the highest IoU, from 0.5 on.
+    """Match each detection, by descending score, with the free object of highest IoU, at least 0.5.
 
-    Crowd regions are no objects, and detections in them are not wrong.
+    Crowd regions are not objects, and detections in them are not wrong.
     """
     crowd = np.array([a.is_crowd for a in record.annotations], bool)
     overlaps = _overlaps(record, results, crowd)
@@ -55,9 +55,9 @@ def match(record: ImageRecord, results: Sequence[Result]) -> Matches:
 def _overlaps(
     record: ImageRecord, results: Sequence[Result], crowd: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """IoU [results, annotations], of masks where the results have them, else of boxes.
+    """Return the IoU [results, annotations] of masks if the results have them, else of boxes.
 
-    With a crowd region it is the share of the detection that lies in it.
+    For a crowd region it is the fraction of the detection that lies in it.
     """
     if not results or not record.annotations:
         return np.zeros((len(results), len(record.annotations)))
@@ -72,10 +72,10 @@ def _overlaps(
 
 
 def confusion_matrix(images: Iterable[Matches], labels: Mapping[int, int], classes: int) -> Counts:
-    """How often an object of class i was found as class j, [classes + 1, classes + 1].
+    """Count how often an object of class i was found as class j, [classes + 1, classes + 1].
 
-    The last column counts the objects not found, the last row the detections that are no object.
-    `labels` is the class of each category id.
+    The last column counts objects not found, the last row detections that match no object.
+    `labels` maps category ids to classes.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     for image in images:
@@ -91,7 +91,7 @@ def confusion_matrix(images: Iterable[Matches], labels: Mapping[int, int], class
 
 
 def plot_confusion(counts: Counts, names: Sequence[str], path: Path) -> None:
-    """Write a PNG of a confusion matrix: counts, and as colour their share of the objects.
+    """Write a PNG of a confusion matrix: counts, coloured by their fraction of the objects.
 
     Classes with neither objects nor detections are left out.
     """
@@ -103,7 +103,7 @@ def plot_confusion(counts: Counts, names: Sequence[str], path: Path) -> None:
     shown = [name for name, is_there in zip(names, there[:-1], strict=True) if is_there]
     size = len(shown) + 1
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shares[-1] = 0  # what is no object has no share that was found
+    shares[-1] = 0  # false detections have no such fraction
     figure = Figure(figsize=(3 + 0.34 * size, 2.4 + 0.32 * size), layout="constrained")
     axes = figure.add_subplot(xlabel="found as", ylabel="object", title="IoU 0.5")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

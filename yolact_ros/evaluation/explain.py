@@ -1,4 +1,4 @@
-"""Pictures of how masks come about: prototypes and their sums (YOLACT, figures 2 and 5)."""
+"""Pictures of how masks are assembled from prototypes (YOLACT, figures 2 and 5)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from yolact_ros.pictures import write_picture
 Map = npt.NDArray[np.float32]
 _TILE, _COLUMNS = 180, 8
 _SHOWN = 6
-"""Prototypes that the picture of an assembly shows."""
+"""Number of prototypes in the picture of an assembly."""
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """Where the mask of one instance comes from."""
+    """How the mask of one instance is assembled."""
 
     name: str
     score: float
@@ -38,7 +38,7 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Prototypes of one image and the assembly of each instance, by falling score."""
+    """Prototypes of one image and the assembly of each instance, by descending score."""
 
     prototypes: Map
     """[k, Hp, Wp], not negative"""
@@ -48,9 +48,9 @@ class Explanation:
 
 @torch.no_grad()
 def explain(segmenter: Segmenter, image: Image) -> Explanation:
-    """Segment one BGR image and keep what the masks are made of.
+    """Segment one BGR image and keep what its masks are made of.
 
-    Raises ValueError for a network whose masks are not made of prototypes.
+    Raises ValueError for a network whose masks are not made from prototypes.
     """
     if segmenter.config.mask_branch != "prototypes":
         raise ValueError(
@@ -94,7 +94,7 @@ def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list
     """
     pictures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
     for i, assembly in enumerate(explanation.assemblies):
-        # A class may be called anything, also what would be another folder.
+        # A class name may contain anything, even path separators.
         shown = re.sub(r"[^\w.-]+", "_", assembly.name)
         pictures[f"assembly-{i + 1:02d}-{shown}.png"] = _draw_assembly(
             image, explanation.prototypes, assembly
@@ -107,7 +107,7 @@ def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list
 
 
 def _grid(prototypes: Map) -> Image:
-    """All prototypes, each from black (0) to white (its largest value)."""
+    """Draw all prototypes, each from black (0) to white (its maximum)."""
     rows = -(-len(prototypes) // _COLUMNS)
     page = np.zeros((rows * _TILE, _COLUMNS * _TILE, 3), np.uint8)
     for i, prototype in enumerate(prototypes):
@@ -120,8 +120,8 @@ def _grid(prototypes: Map) -> Image:
 
 
 def _draw_assembly(image: Image, prototypes: Map, assembly: Assembly) -> Image:
-    """One row: coefficients, the prototypes that add most, their sum, the mask before and after
-    the crop, the image. Red adds, blue takes away."""
+    """Draw one row: coefficients, the prototypes that contribute most, the sum of all, the mask
+    before the crop, and the final mask on the image. Red adds, blue subtracts."""
     weight = assembly.coefficients[:, None, None] * prototypes
     share = np.abs(weight).mean(axis=(1, 2))
     largest = np.argsort(-share)[:_SHOWN]
@@ -143,7 +143,7 @@ def _draw_assembly(image: Image, prototypes: Map, assembly: Assembly) -> Image:
 
 
 def _signed(values: Map) -> Image:
-    """Values -1..1 from blue over white to red."""
+    """Colour values -1..1 from blue through white to red."""
     strength = (255 * (1 - np.abs(values).clip(0, 1))).astype(np.uint8)
     full = np.full_like(strength, 255)
     positive = np.stack([strength, strength, full], axis=2)
@@ -152,7 +152,7 @@ def _signed(values: Map) -> Image:
 
 
 def _bars(coefficients: npt.NDArray[np.float32]) -> Image:
-    """A bar for each coefficient, -1 at the bottom and 1 at the top."""
+    """Draw a bar for each coefficient, -1 at the bottom and 1 at the top."""
     page = np.full((_TILE, _TILE, 3), 255, np.uint8)
     width, middle = _TILE / len(coefficients), _TILE // 2
     for i, value in enumerate(coefficients.tolist()):

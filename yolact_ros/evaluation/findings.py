@@ -1,4 +1,4 @@
-"""What a model finds in a data set, in the format that the COCO server takes."""
+"""What a model finds in a data set, in the COCO server's format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
 
 Result = dict[str, Any]
-"""One detection in the format that the COCO server takes."""
+"""One detection in the COCO server's format."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Findings:
 
     @property
     def results(self) -> list[Result]:
-        """Those of masks, or of boxes where there are no masks."""
+        """The mask results, or the box results if there are no masks."""
         return self.masks if self.has_masks else self.boxes
 
 
 def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
-    """The content of the file of a data set that `segmenter` can be evaluated on.
+    """Read the file of a data set that `segmenter` can be evaluated on.
 
-    Raises DataError for annotations that cannot be counted, for a picture that is missing, or if
-    there is no class that it knows, or no picture.
+    Raises DataError for annotations that cannot be counted, for missing pictures, or if the file
+    has no pictures or none of the model's classes.
     """
     content = read_countable(source, _has_masks(segmenter))
     category_ids(source, segmenter.class_names, content)
@@ -62,7 +62,7 @@ def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
 def find(
     segmenter: Segmenter, source: DataSource, content: dict[str, Any], progress: bool = False
 ) -> Findings:
-    """Segment the images of a data set whose file has the `content`, or a part of it."""
+    """Segment the images in `content`, which is that of the data set's file or a part of it."""
     categories = category_ids(source, segmenter.class_names, content)
     folder = source.folder(content)
     findings = Findings([], categories, _has_masks(segmenter), [], [], [])
@@ -84,9 +84,9 @@ def find_parallel(
     content: dict[str, Any],
     progress: bool = False,
 ) -> Findings:
-    """The same with a process for each of `makers`, which make the segmenter there.
+    """`find` with a process for each of `makers`, functions that create its segmenter.
 
-    They are pickled. Processes on a CPU share PyTorch's threads evenly.
+    `makers` must be picklable. Processes on a CPU share PyTorch's threads evenly.
     """
     count = len(makers)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
@@ -114,7 +114,7 @@ def _has_masks(segmenter: Segmenter) -> bool:
 
 
 def _join(shares: Sequence[Findings]) -> Findings:
-    """Findings of one part of the images after the other as those of all."""
+    """Concatenate findings of consecutive parts of the images."""
 
     def joined(name: str) -> list[Any]:
         return [each for share in shares for each in getattr(share, name)]
@@ -131,7 +131,7 @@ def _join(shares: Sequence[Findings]) -> Findings:
 def to_results(
     image_id: int, instances: Instances, categories: dict[str, int]
 ) -> tuple[list[Result], list[Result]]:
-    """One image's instances as (mask results, box results), which differ in their scores.
+    """Convert one image's instances to (mask results, box results), whose scores differ.
 
     Classes that are not in `categories` (ids by name) are left out.
     """
@@ -152,11 +152,11 @@ def to_results(
 
 
 def _encode(instances: Instances) -> list[dict[str, Any]]:
-    """Compressed RLEs of the masks; none without masks."""
+    """Return compressed RLEs of the masks; empty without masks."""
     if not instances.has_masks or not len(instances):
         return []
     regions, rles = instances.regions(), []
-    image = torch.zeros(instances.image_size[::-1], dtype=torch.uint8).mT  # columns, as the library
+    image = torch.zeros(instances.image_size[::-1], dtype=torch.uint8).mT  # column-major
     for i in range(len(instances)):
         window = regions.window(i, image)
         window.copy_(regions.mask(i))

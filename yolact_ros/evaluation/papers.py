@@ -1,8 +1,8 @@
-"""The comparisons that the two papers make: what varies from row to row, and their figures.
+"""The comparisons in the two papers: what varies from row to row, and the published figures.
 
-YOLACT is arXiv:1904.02689 (October 2019), YOLACT++ arXiv:1912.06218. Times are of a Titan Xp.
+YOLACT is arXiv:1904.02689 (October 2019), YOLACT++ arXiv:1912.06218. Times are for a Titan Xp.
 YOLACT's figures were checked against its text. Those of YOLACT++'s tables 3, 6, 7 and 8 could not
-be and are left out; notes have what others quote of them.
+be checked and are left out; notes contain figures quoted elsewhere.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from yolact_ros.detection.settings import NmsMethod
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a network, how it detects, and what the paper says of it."""
+    """One row of a table: a network, how it detects, and the published figures."""
 
     name: str
     changes: Mapping[str, Any] | None = field(default_factory=dict)
-    """Fields of `NetworkConfig` that make the row; None: a method that this package has not."""
+    """Fields of `NetworkConfig` to change; None: a method that this package does not have."""
     nms: NmsMethod = "fast"
     ap: float | None = None
     """Mask AP in percent, as published."""
     milliseconds: float | None = None
-    """Time of an image, as published."""
+    """Time per image, as published."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Comparison:
     base: str = "yolact_base"
     """The model that the rows change."""
     data: str = "COCO val2017"
-    """What the paper's AP is of."""
+    """Data set of the paper's AP."""
     note: str = ""
 
 
@@ -128,4 +128,4 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "8": Comparison("time by stage", "YOLACT++", (), base="yolact_plus_base"),
 }
-"""By the number that the table has in its paper. Table 8 has stages instead of rows."""
+"""By the table's number in its paper. Table 8 has stages instead of rows."""

@@ -31,7 +31,7 @@ _CURVES = 12
 
 
 def table(evaluation: Evaluation, classes: bool = False) -> str:
-    """Average precisions in percent; with `classes`, one more line for each class."""
+    """Format average precisions in percent; with `classes`, also a line for each class."""
     lines = [f"{'':24}" + "".join(f"{name:>8}" for name in _COLUMNS)]
     for kind, scores in (("mask", evaluation.masks), ("box", evaluation.boxes)):
         if scores is None:
@@ -50,7 +50,7 @@ def _line(name: str, values: AveragePrecision) -> str:
 
 
 def write_results(findings: Findings, folder: Path) -> None:
-    """Write masks.json and boxes.json, as the COCO server takes them."""
+    """Write masks.json and boxes.json in the COCO server's format."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "boxes.json", findings.boxes)
     if findings.has_masks:
@@ -58,7 +58,7 @@ def write_results(findings: Findings, folder: Path) -> None:
 
 
 def write_summary(evaluation: Evaluation, images: int, path: Path) -> None:
-    """Write all accuracies on so many images, and the times."""
+    """Write all accuracies, the number of images and the times."""
     summary: dict[str, Any] = {
         "images": images,
         "milliseconds": dataclasses.asdict(evaluation.milliseconds),
@@ -72,7 +72,7 @@ def write_summary(evaluation: Evaluation, images: int, path: Path) -> None:
 
 
 def without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers for JSON, which has no nan: None in its place."""
+    """Replace nan, which JSON does not have, with None."""
     return {name: None if math.isnan(n) else n for name, n in numbers.items()}
 
 
@@ -81,7 +81,7 @@ def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def plot_precision_recall(scores: Scores, path: Path) -> None:
-    """Write a PNG with precision over recall at IoU 0.5, of the 12 best classes."""
+    """Write a PNG with precision over recall at IoU 0.5 for the 12 best classes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -99,7 +99,7 @@ def plot_precision_recall(scores: Scores, path: Path) -> None:
 
 
 def found_above(findings: Findings, score: float) -> dict[int, list[Result]]:
-    """The results above a score of each image id: of masks, or of boxes where there are none."""
+    """Return the results above a score by image id: masks, or boxes if there are no masks."""
     found: dict[int, list[Result]] = {image: [] for image in findings.image_ids}
     for result in findings.results:
         if result["score"] > score:
@@ -116,10 +116,9 @@ def draw_mistakes(
     worst: int,
     score: float,
 ) -> None:
-    """Write confusion.png, which objects were found as what, and the `worst` images, at IoU 0.5.
+    """Write confusion.png (the confusion matrix at IoU 0.5) and the `worst` images.
 
-    `content` is that of the file of `source`, `found` are the results above `score` of each image
-    id.
+    `content` is that of the file of `source`, `found` are the results above `score` by image id.
     """
     names = segmenter.class_names
     labels = {id_: names.index(n) for n, id_ in category_ids(source, names, content).items()}
@@ -138,11 +137,11 @@ def draw_worst(
     count: int,
     score: float,
 ) -> None:
-    """Write a PNG for each of the `count` images with most mistakes, if any: found beside wanted.
+    """Write a PNG (result, ground truth) for each of the `count` images with the most mistakes.
 
-    A mistake is an object that is not found or a detection that is no object. The name says how
-    many there are of each. Shown is what scores above `score` of the classes `counted`. Those of an
-    earlier evaluation are deleted.
+    A mistake is an object that was not found or a detection that matches no object; the file name
+    has the number of each. Instances of the classes `counted` that score above `score` are shown.
+    Files of an earlier evaluation are deleted.
     """
     for old in folder.glob("[0-9]*-missed*-wrong*.png"):
         old.unlink()
@@ -151,7 +150,7 @@ def draw_worst(
     for rank, each in enumerate(bad[:count], start=1):
         image = each.record.read()
         instances = segmenter(image)
-        # As the results: those of masks, where there are some.
+        # The score that mask results have, which boxes without masks have too.
         shown = instances.mask_scores > score
         shown &= torch.isin(instances.class_ids, torch.tensor(counted))  # the others are not wrong
         overlay = draw_overlay(image, instances[shown])

@@ -1,4 +1,4 @@
-"""How steady masks are from frame to frame of a video, once motion is accounted for."""
+"""Temporal stability of masks in a video, compensated for motion."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from yolact_ros.evaluation.report import without_nan
 Masks = npt.NDArray[np.bool_]
 Frame = tuple[Image, Instances]
 
-# Least IoU at which masks in two frames are those of one object.
+# Minimum IoU of two masks of the same object in consecutive frames.
 _SAME = 0.3
-# Least share of a mask that both frames must show for it to count as found in one frame only.
+# Minimum fraction of a mask visible in both frames for it to count as found in only one.
 _SEEN = 0.5
 
 
 @dataclass(frozen=True)
 class Step:
-    """From one frame to the next."""
+    """The comparison of two consecutive frames."""
 
     iou: float
-    """Mean IoU of the masks that are in both frames, motion accounted for; nan if none is."""
+    """Mean IoU of masks in both frames, compensated for motion; nan if there are none."""
     kept: int
     """Instances in both frames."""
     vanished: int
@@ -48,20 +48,20 @@ class Stability:
 
     @property
     def iou(self) -> float:
-        """Mean over all pairs of masks; nan if no instance is in two frames running."""
+        """Mean over all pairs of masks; nan if no instance is in two consecutive frames."""
         kept = sum(step.kept for step in self.steps)
         return sum(s.iou * s.kept for s in self.steps if s.kept) / kept if kept else math.nan
 
     @property
     def flicker(self) -> float:
-        """Share of the instances looked at that vanish or appear, 0 to 1; nan if there are none."""
+        """Fraction of instances that vanish or appear, 0 to 1; nan if there are none."""
         changed = sum(step.vanished + step.appeared for step in self.steps)
         looked_at = changed + sum(2 * step.kept for step in self.steps)
         return changed / looked_at if looked_at else math.nan
 
 
 def measure_stability(segmenter: Segmenter, frames: Iterable[Image]) -> Stability:
-    """Segment BGR frames [H, W, 3] of one size and compare each with the one before.
+    """Segment BGR frames [H, W, 3] of one size and compare each with the previous one.
 
     Raises ValueError for fewer than two frames, frames of different sizes, or a model without
     masks.
@@ -86,10 +86,10 @@ def _steps(segmenter: Segmenter, frames: Iterable[Image]) -> Iterator[tuple[Fram
 
 
 def compare_frames(first: Frame, second: Frame) -> Step:
-    """Move the masks of the first frame along the optical flow and compare them with the second's.
+    """Warp the first frame's masks by the optical flow and compare them with the second frame's.
 
-    Pixels that only one of the frames shows are left out. Instances of a class are paired by
-    falling IoU. An object that another one hides counts as vanished.
+    Pixels visible in only one frame are ignored. Instances of a class are paired by descending IoU.
+    An occluded object counts as vanished.
     """
     (image, before), (next_image, after) = first, second
     old_masks, new_masks = before.masks.numpy(), after.masks.numpy()
@@ -110,7 +110,7 @@ def compare_frames(first: Frame, second: Frame) -> Step:
 
 
 def backward_flow(first: Image, second: Image) -> tuple[npt.NDArray[np.float32], Masks]:
-    """Where in `first` each pixel of `second` comes from, by dense inverse search.
+    """Compute where in `first` each pixel of `second` comes from (DIS optical flow).
 
     Returns positions (x, y) [H, W, 2] and whether they lie within the image, [H, W].
     """
@@ -125,7 +125,7 @@ def backward_flow(first: Image, second: Image) -> tuple[npt.NDArray[np.float32],
 
 
 def warp(masks: Masks, source: npt.NDArray[np.float32]) -> Masks:
-    """Masks [n, H, W] sampled at the positions `source` [H, W, 2]."""
+    """Sample masks [n, H, W] at the positions `source` [H, W, 2]."""
     x, y = source[..., 0], source[..., 1]
     moved = [cv2.remap(mask.astype(np.uint8) * 255, x, y, cv2.INTER_LINEAR) for mask in masks]
     return np.array(moved).reshape(masks.shape) > 127
@@ -136,7 +136,7 @@ def _areas(masks: Masks) -> npt.NDArray[np.int64]:
 
 
 def _ious(a: Masks, b: Masks) -> npt.NDArray[np.float64]:
-    """[n, m] of masks [n, H, W] and [m, H, W]."""
+    """Return the IoUs [n, m] of masks [n, H, W] and [m, H, W]."""
     if not len(a) or not len(b):
         return np.zeros((len(a), len(b)))
     rles = [
@@ -146,7 +146,7 @@ def _ious(a: Masks, b: Masks) -> npt.NDArray[np.float64]:
 
 
 def _match(ious: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:
-    """Pairs (row, column, IoU) by falling IoU, each row and column once."""
+    """Return pairs (row, column, IoU) by descending IoU, each row and column once."""
     pairs = []
     left = ious.copy()
     while left.size and left.max() >= _SAME:
@@ -157,7 +157,7 @@ def _match(ious: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:
 
 
 def write_stability(stability: Stability, folder: Path) -> None:
-    """Write stability.json (the numbers, a list entry for each step) and stability.png."""
+    """Write stability.json (the totals and a list of steps) and stability.png."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {"iou": stability.iou, "flicker": stability.flicker}
     content = {
@@ -169,7 +169,7 @@ def write_stability(stability: Stability, folder: Path) -> None:
 
 
 def _plot(stability: Stability, path: Path) -> None:
-    """IoU over the frames, and below it what vanished and appeared."""
+    """Plot the IoU over the frames and, below it, how many instances vanished and appeared."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

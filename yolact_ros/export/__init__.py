@@ -1,4 +1,4 @@
-"""Networks as files for other runtimes, checked against PyTorch before they are called done."""
+"""Export of networks to files for other runtimes, checked against PyTorch."""
 
 from yolact_ros.export.check import check
 from yolact_ros.export.write import PRECISIONS, ExportError, export

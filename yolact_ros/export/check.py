@@ -1,4 +1,4 @@
-"""Does an exported network find on real pictures what PyTorch finds?"""
+"""Checks that an exported network finds on real pictures what PyTorch finds."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ from yolact_ros.network import Predictions
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an exported network may be from PyTorch."""
+    """How far an exported network may deviate from PyTorch."""
 
     confident: float
-    """Least score of what is compared, in either of the two."""
+    """Minimum score, in either network, of instances that are compared."""
     matched: float
-    """Least share of the instances that have a partner."""
+    """Minimum fraction of instances that are matched."""
     mask_iou: float
-    """Least mean over all pairs."""
+    """Minimum mean mask IoU over all pairs."""
     score: float
-    """Largest difference in any pair."""
+    """Maximum score difference in any pair."""
     box: float | None = None
-    """Largest difference of any edge in pixels; None: boxes are not judged, masks show them."""
+    """Maximum difference of a box edge in pixels; None: not checked, since masks cover it."""
     output: float | None = None
-    """Largest difference of a raw output, relative to the largest; None: not judged."""
+    """Maximum difference of a raw output, relative to the largest output; None: not checked."""
 
 
-# Rounding moves a score in its sixth digit. What is compared scores far less than what is used.
+# Rounding changes a score's sixth digit. The minimum score is far below those used in practice.
 FLOAT = Limits(confident=0.1, matched=0.98, mask_iou=0.99, score=0.005, box=1.0, output=1e-3)
-# Half precision, rounded in other places: decisions that hang by a hair fall otherwise.
+# In half precision, rounding differs, so very close decisions may change.
 HALF = Limits(confident=0.1, matched=0.95, mask_iou=0.99, score=0.05)
 INT8 = Limits(confident=0.3, matched=0.9, mask_iou=0.9, score=0.2)
 
 BATCH = 4
-"""Pictures that are given together. More take more memory, and show no more."""
+"""Batch size for the check. More would take more memory without checking more."""
 
 
 @dataclass(frozen=True)
 class PictureCheck:
-    """What was compared on one picture."""
+    """The comparison on one picture."""
 
     name: str
     agreement: Agreement
     output_difference: float | None
-    """The largest between raw outputs, relative to the largest output; None where the detection
-    stage is inside."""
+    """Largest difference of raw outputs, relative to the largest output; None if the graph includes
+    the detection stage."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was compared on all pictures."""
+    """The comparison on all pictures."""
 
     pictures: tuple[PictureCheck, ...]
     limits: Limits
 
     @property
     def instances(self) -> int:
-        """How many were compared."""
+        """Number of instances compared."""
         return sum(each.agreement.instances for each in self.pictures)
 
     @property
     def matched(self) -> int:
-        """How many of them have a partner."""
+        """Number of instances matched."""
         return sum(each.agreement.matched for each in self.pictures)
 
     @property
     def mean_mask_iou(self) -> float:
-        """Over all pairs; 1 without any."""
+        """Mean mask IoU over all pairs; 1 if there are none."""
         parts = [each.agreement for each in self.pictures]
         total = sum(each.mean_mask_iou * each.matched for each in parts)
         return total / self.matched if self.matched else 1.0
 
     @property
     def problems(self) -> list[str]:
-        """Why the two are not the same; empty when they are."""
+        """Why the networks do not agree; empty if they do."""
         limits, found = self.limits, []
         if not self.instances and (limits.output is None or self._without_outputs):
             found.append(f"nothing scores {limits.confident}, so nothing was compared")
@@ -96,7 +96,7 @@ class Checked:
         return any(each.output_difference is None for each in self.pictures)
 
     def table(self) -> str:
-        """One line for each picture."""
+        """Format one line for each picture."""
         width = max(len(each.name) for each in self.pictures)
         titles = "instances  matched  score diff.   box diff.  mask IoU  output diff."
         lines = [f"{'picture':{width}}  {titles}"]
@@ -110,7 +110,7 @@ class Checked:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        """All pictures in one line."""
+        """Summarise all pictures in one line."""
         return (
             f"{self.matched} of {self.instances} instances that score {self.limits.confident} or "
             f"more are matched, mean mask IoU {self.mean_mask_iou:.4f}"
@@ -118,7 +118,7 @@ class Checked:
 
 
 def _problems(picture: PictureCheck, limits: Limits) -> list[str]:
-    """What is beyond the limits on one picture, in words."""
+    """Describe what exceeds the limits on one picture."""
     a, output, found = picture.agreement, picture.output_difference, []
     if a.score_difference > limits.score:
         found.append(f"a score differs by {a.score_difference:.4f}")
@@ -137,11 +137,11 @@ def check(
 ) -> Checked:
     """Compare an exported network with its original on BGR pictures [H, W, 3], by name.
 
-    Both find with the reference's settings, but a low threshold. The exported one is given batches
-    of pictures, of which no more are looked up at a time, and one of them alone: its detection
-    stage, if it has one, may be right for the one and wrong for the other.
+    Both use the reference's settings, but a low threshold. The exported one gets batches of
+    `BATCH` pictures, read as needed, and one picture alone: its detection stage, if it has one,
+    might be right for batches but wrong for single images, or vice versa.
     """
-    # An instance at the threshold may come or go, but not one of twice that score.
+    # An instance at the threshold may come or go, but not one with twice that score.
     settings = replace(reference.settings, score_threshold=limits.confident / 2)
     before = exported.settings, reference.settings
     exported.settings = reference.settings = settings
@@ -168,7 +168,7 @@ def _compare_all(
     ours: Sequence[Instances],
     confident: float,
 ) -> list[PictureCheck]:
-    """What the exported one found in each, beside what the reference does."""
+    """Compare `ours`, found by the exported network, with what the reference finds."""
     return [
         PictureCheck(
             name,
@@ -180,7 +180,7 @@ def _compare_all(
 
 
 def _found(instances: Instances) -> Found:
-    # Of two that re-score, this compares the scores after it.
+    # If the networks re-score masks, the re-scored values are compared.
     scores, masks = instances.mask_scores, masks_of(instances)
     return Found(instances.boxes, scores, instances.class_ids, masks)
 
@@ -188,7 +188,7 @@ def _found(instances: Instances) -> Found:
 @torch.no_grad()
 def _difference(exported: Segmenter, reference: Segmenter, image: Image) -> float | None:
     batch = preprocess([torch.from_numpy(image).to(reference.device)], reference.config)
-    # The graphs are compared, not how a GPU rounds in TensorFloat-32.
+    # Without TensorFloat-32, whose rounding is not of interest here.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         ours, theirs = (s.runtime(batch.to(s.runtime.dtype)) for s in (exported, reference))
     if not isinstance(ours, Predictions) or not isinstance(theirs, Predictions):

@@ -1,4 +1,4 @@
-"""Networks in 8 bits for a CPU: quantisation after training, by NNCF."""
+"""8-bit networks for CPUs: post-training quantisation with NNCF."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import openvino
 
 MAX_PICTURES = 300
-"""More calibrate no better."""
+"""More pictures do not improve the calibration."""
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
-_DEPTH = 2  # so many convolutions from an input on stay in float
+_DEPTH = 2  # number of convolutions after an input that stay in float
 
 
 def import_nncf() -> Any:
-    """The library. Raises MissingExtraError where it is missing."""
+    """Import NNCF. Raises MissingExtraError if it is missing."""
     try:
         import nncf
     except ModuleNotFoundError as error:
@@ -37,14 +37,14 @@ def import_nncf() -> Any:
 def quantise(
     model: openvino.Model, config: NetworkConfig, pictures: Sequence[Path]
 ) -> openvino.Model:
-    """An OpenVINO model whose convolutions compute in 8 bits.
+    """Quantise the convolutions of an OpenVINO model to 8 bits.
 
-    Weights are rounded channel by channel, activations layer by layer, within the ranges that they
-    have on `pictures`, 300 of them at most. What rounding harms most stays in float: the first two
-    convolutions on each way from the image, the last on each way to an output, and all that comes
-    after these, such as the detection stage.
+    Weights are quantised per channel, activations per tensor, within the ranges observed on at most
+    300 of the `pictures`. The most sensitive parts stay in float: the first two convolutions on
+    each path from the image, the last one on each path to an output, and everything after those,
+    such as the detection stage.
 
-    Raises ValueError for a file that is no picture, MissingExtraError where NNCF is missing.
+    Raises ValueError for a file that is not a picture, MissingExtraError if NNCF is missing.
     """
     nncf = import_nncf()
 
@@ -65,7 +65,7 @@ def quantise(
 
 
 def _first(model: openvino.Model) -> set[str]:
-    """Names of the first `_DEPTH` convolutions on each way from an input."""
+    """Return the names of the first `_DEPTH` convolutions on each path from an input."""
     names = set()
     ahead = [(node.get_node(), _DEPTH) for node in model.inputs]
     while ahead:
@@ -79,9 +79,9 @@ def _first(model: openvino.Model) -> set[str]:
 
 
 def _last(model: openvino.Model) -> set[str]:
-    """Names of the convolutions that no other follows on a way to an output, and of what follows.
+    """Return the names of the last convolutions on paths to outputs, and of all nodes after them.
 
-    On other ways, to the scores of masks, there may be more convolutions.
+    Other paths from there, such as to mask scores, may have more convolutions.
     """
     names, seen = set[str](), set[str]()
     ends, ahead = [], [output.get_node() for output in model.outputs]

@@ -1,4 +1,4 @@
-"""Write an exported network, and keep it only if it does what PyTorch does."""
+"""Writes an exported network, and keeps it only if it agrees with PyTorch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PRECISIONS_OF = {
 
 
 class ExportError(RuntimeError):
-    """An exported network that does not do what the original does; the message says where."""
+    """An exported network does not agree with the original; the message says where."""
 
 
 def export(
@@ -40,22 +40,22 @@ def export(
 ) -> Checked:
     """Write the network of `segmenter`, which runs on PyTorch, to `path`.
 
-    The ending of `path` says for what: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2
-    (compiled PyTorch, for the segmenter's device; the others are of one on the CPU). The file
-    appears only when it is whole and finds on the BGR `pictures` [H, W, 3], by name, what the
-    segmenter finds.
+    The suffix of `path` determines the format: .onnx, .xml (OpenVINO, with a .bin next to it) or
+    .pt2 (compiled PyTorch, for the segmenter's device; the other formats need a segmenter on the
+    CPU). The file appears only when it is complete and finds on the BGR `pictures` [H, W, 3], by
+    name, what the segmenter finds.
 
     Args:
         detection: Include the detection stage, with the segmenter's settings.
-        precision: That of the segmenter, which is float32 unless for a .pt2; or for .xml "int8".
-            `check` has limits for each.
+        precision: The segmenter's precision, which must be float32 except for a .pt2; or "int8" for
+            an .xml. `check` has limits for each.
         calibration: Picture files like those that the network will see, for "int8".
-        keep_anyway: Keep the file even if it finds something else, which `problems` say then.
+        keep_anyway: Keep the file even if its results differ; `problems` then says how.
 
     Raises:
-        ExportError: The exported network finds something else.
-        ValueError: For another ending, or what a graph cannot have.
-        MissingExtraError: Where something is not installed; the message says how to install it.
+        ExportError: The results of the exported network differ.
+        ValueError: For an unknown suffix, or settings that are impossible in a graph.
+        MissingExtraError: If something is not installed; the message says how to install it.
     """
     path = path.expanduser()
     if path.suffix not in EXPORTED:
@@ -93,7 +93,7 @@ def export(
 
 
 def _check_release(path: Path, device: torch.device) -> None:
-    """Raise ValueError where PyTorch is too old for a kind of file."""
+    """Raise ValueError if PyTorch is too old for the file format."""
     oldest = {".onnx": (2, 6), ".pt2": compiled.oldest_pytorch(device)}.get(path.suffix, (0, 0))
     if pytorch_release() < oldest:
         raise ValueError(
@@ -103,7 +103,7 @@ def _check_release(path: Path, device: torch.device) -> None:
 
 
 def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) -> None:
-    """Raise ValueError for what does not go together, MissingExtraError for what is missing."""
+    """Raise ValueError for an invalid combination, MissingExtraError if NNCF is missing."""
     if precision == "int8" and path.suffix != ".xml":
         raise ValueError(f"{path} is not allowed for int8: its name must end in .xml")
     allowed = _PRECISIONS_OF[path.suffix]
@@ -117,7 +117,7 @@ def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) ->
     if precision != "int8" and calibration:
         raise ValueError(f"pictures to calibrate with are for int8, not for {precision}")
     if precision == "int8":
-        import_nncf()  # before the graph is made, which takes a while
+        import_nncf()  # before tracing, which takes a while
 
 
 def _write(net: Yolact, header: Header, path: Path, calibration: Sequence[Path]) -> None:

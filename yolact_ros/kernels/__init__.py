@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA; each has a twin in plain PyTorch, which defines it and stands in for it.
+"""Triton kernels for CUDA; each has a plain PyTorch twin, its reference and fallback.
 
 | kernel | twin |
 |---|---|
@@ -8,7 +8,7 @@
 | `masks.pack` | `detection.regions` |
 | `nms.fast_nms` | `detection.detections` |
 
-Nothing here imports Triton before a kernel is wanted: PyTorch for CPUs comes without it.
+Triton is imported only when a kernel is needed: PyTorch for CPUs comes without it.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _NO_MEMORY = (
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
     "DefaultCPUAllocator: ",
 )
-"""What errors other than `OutOfMemoryError` say when memory is short: CUDA's of pinned memory and
-of graphs, and Triton's; cuBLAS'; cuDNN's; PyTorch's on a Jetson; PyTorch's on a CPU."""
+"""Texts of out-of-memory errors other than `OutOfMemoryError`: CUDA's for pinned memory and graphs
+and Triton's; cuBLAS'; cuDNN's; PyTorch's on a Jetson; PyTorch's on a CPU."""
 
 _refused: set[tuple[str, torch.device, torch.dtype]] = set()
 
 
 def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
-    """Whether a kernel can take `x`: a tensor on the current CUDA device, where Triton works.
+    """Whether a kernel can be used for `x`: a tensor on the current CUDA device, if Triton works.
 
-    Under Triton's interpreter (TRITON_INTERPRET=1) tensors on the CPU can be taken, too. Never
-    while gradients are recorded or a graph is traced: kernels know neither.
+    With Triton's interpreter (TRITON_INTERPRET=1), CPU tensors are supported too. Kernels are not
+    used while gradients are recorded or a graph is traced, since they support neither.
 
     Args:
         x: Any tensor of the call.
-        kernel: Its name in the table above, without the module.
-        dtype: What it computes in; that of `x`, if None.
+        kernel: The kernel's name in the table above, without the module.
+        dtype: The data type that it computes in; None: that of `x`.
     """
     if is_recording() or x.device.type not in ("cuda", "cpu") or not _is_installed():
         return False
@@ -58,12 +58,12 @@ def usable(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> bool:
 
 @contextlib.contextmanager
 def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Run a kernel that is `usable`; if it fails, warn once and go on after the block, where the
-    caller calls its twin. From then on the kernel is not usable.
+    """Context manager to run a `usable` kernel. If it fails, warn once, mark it as not usable and
+    continue after the block, where the caller uses the twin.
 
-    It may fail whenever it is called: Triton compiles it for each new kind of arguments, with a C
-    compiler, and the device must have the registers and shared memory that it takes. Errors that do
-    not concern the kernel are raised: too little memory, and warnings turned into errors.
+    A kernel may fail on any call: Triton compiles it for each new specialisation, with a C
+    compiler, and the device must have enough registers and shared memory. Errors unrelated to the
+    kernel are raised: out of memory, and warnings turned into errors.
     """
     dtype = dtype or x.dtype
     try:
@@ -82,7 +82,7 @@ def attempt(x: Tensor, kernel: str, dtype: torch.dtype | None = None) -> Iterato
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the host, had too little memory: less work may fit."""
+    """Whether an error means that a device or the host ran out of memory; less work may fit."""
     text = str(error)
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
         each in text for each in _NO_MEMORY
@@ -90,7 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_recording() -> bool:
-    """Whether PyTorch records what is called, for gradients or as a graph."""
+    """Whether PyTorch records operators, for gradients or to trace a graph."""
     return torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
@@ -100,7 +100,7 @@ def interpreted() -> bool:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """How many programs of a kernel run at once at least; 1 on a CPU."""
+    """Return the number of multiprocessors, a lower bound of concurrent programs; 1 on a CPU."""
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count

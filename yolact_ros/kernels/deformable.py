@@ -1,7 +1,7 @@
 """Deformable convolution, 3x3 with padding 1: sampling and matrix product in one pass.
 
-The nine samples of a pixel never reach memory: each tile of them is interpolated in registers and
-multiplied at once (implicit GEMM, [pixels, 9 * inputs] x [9 * inputs, outputs]).
+The samples are never written to memory: each tile of them is interpolated in registers and
+multiplied right away (implicit GEMM, [pixels, 9 * inputs] x [9 * inputs, outputs]).
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from yolact_ros.kernels import multiprocessors
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the work is cut; every choice gives the same result but for rounding."""
+    """How the work is tiled; every choice gives the same result up to rounding."""
 
     pixels: int
     outputs: int
     inputs: int
     splits: int
-    """1, 3 or 9: so many programs share the nine taps, for small images."""
+    """1, 3 or 9: number of programs that share the nine taps (split-K), for small images."""
     warps: int = 8
 
 
 def choose_tiles(
     pixels: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
 ) -> Tiles:
-    """Tiles large enough to reuse what they load, and programs enough to fill the device.
+    """Choose tiles large enough to reuse loaded data, and enough programs to fill the device.
 
-    The largest, 64 x 128 x 32 in half precision and 64 x 128 x 16 in float32, fit the registers
-    and the 99 KiB of shared memory of every GPU since Ampere; a test holds that.
+    The largest, 64 x 128 x 32 in half precision and 64 x 128 x 16 in float32, fit into the
+    registers and the 99 KiB of shared memory of every GPU since Ampere, which a test checks.
     """
     block_outputs = min(128, max(16, triton.next_power_of_2(outputs)))
     block_inputs = min(64 // dtype.itemsize, max(16, triton.next_power_of_2(inputs)))
@@ -55,20 +55,19 @@ def deform_conv2d(
     modulated: bool = True,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """A 3x3 deformable convolution with padding 1, [B, O, Ho, Wo] in channels-last order.
+    """Compute a 3x3 deformable convolution with padding 1, [B, O, Ho, Wo] in channels-last format.
 
-    All in one data type, float16, bfloat16 or float32; sums are float32.
+    All tensors have one data type, float16, bfloat16 or float32; sums are float32.
 
     Args:
         x: [B, C, H, W].
-        learned: [B, 27, Ho, Wo]: for each tap its offset (y, x), then the nine factors before
-            their sigmoid; [B, 18, Ho, Wo] when not `modulated`.
-        weight: [O, C, 3, 3]. It and the others are used as they are in channels-last order and
-            copied into it otherwise.
+        learned: [B, 27, Ho, Wo]: the offset (y, x) of each tap, then the nine factors before the
+            sigmoid; [B, 18, Ho, Wo] if not `modulated`.
+        weight: [O, C, 3, 3]. Tensors that are not in channels-last format are copied to it.
         bias: [O].
-        stride: Of the convolution.
-        modulated: Whether each sample is weighted with its learned factor.
-        tiles: Instead of those of `choose_tiles`.
+        stride: The convolution's stride.
+        modulated: Whether each sample is weighted by its learned factor.
+        tiles: Replaces the result of `choose_tiles`.
     """
     x, learned, weight = (
         tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, learned, weight)
@@ -110,7 +109,7 @@ def deform_conv2d(
     return result.permute(0, 3, 1, 2)
 
 
-# One variant for all sizes of images: each takes seconds to compile.
+# One specialisation for all image sizes: each takes seconds to compile.
 @triton.jit(do_not_specialize=["pixels", "height", "width", "out_height", "out_width"])
 def _deform_conv2d(
     x,  # [B, H, W, C]
@@ -149,7 +148,7 @@ def _deform_conv2d(
         factor = tl.full((BLOCK_PIXELS,), 1.0, dtype=tl.float32)
         if MODULATED:
             factor = tl.sigmoid(tl.load(told + 18 + tap, mask=inside, other=0.0).to(tl.float32))
-        # Beyond a pixel outside the image all is zero; so no number is too large for an integer.
+        # More than one pixel outside the image all samples are zero: clamp to avoid overflow.
         y = tl.minimum(tl.maximum(row + tap // 3 + dy, -2.0), height + 1.0)
         x_ = tl.minimum(tl.maximum(column + tap % 3 + dx, -2.0), width + 1.0)
         top, left = tl.floor(y), tl.floor(x_)

@@ -1,4 +1,4 @@
-"""Masks: assembly at the resolution of the prototypes, then bits at that of the image."""
+"""Masks: assembly at prototype resolution, and packing to bits at image resolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PROGRAMS = 8  # for each multiprocessor
 
 
 def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
-    """Cropped masks [B, K, Hp, Wp] in 0..1: matrix product, sigmoid and crop in one pass.
+    """Assemble cropped masks [B, K, Hp, Wp] in 0..1: matrix product, sigmoid and crop in one pass.
 
     Args:
         coefficients: [B, K, k].
@@ -46,7 +46,7 @@ def assemble(coefficients: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
     return out
 
 
-# One variant for all numbers of masks: another would be compiled on a live frame.
+# One specialisation for all mask counts: another would be compiled during a live frame.
 @triton.jit(do_not_specialize=["count"])
 def _assemble(
     coefficients,  # [B, K, k]
@@ -101,18 +101,18 @@ def _assemble(
 
 
 def pack(values: Tensor, extents: Tensor, rectangles: Tensor, ends: Tensor, out: Tensor) -> None:
-    """Sample masks (bilinear, above one half) at the pixels of their rectangles, as bits.
+    """Sample masks (bilinear, threshold 0.5) at the pixels of their rectangles, as bits.
 
     Args:
         values: [n, h, w] grids in 0..1.
-        extents: float32 [n, 4] (x1, y1, x2, y2): what each grid covers, in source pixels.
-        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels wanted of each.
+        extents: float32 [n, 4] (x1, y1, x2, y2): the area that each grid covers, in source pixels.
+        rectangles: int64 [n, 4] (x1, y1, x2, y2): the source pixels to sample for each mask.
         ends: int64 [n]: where each mask's bytes end in `out`; the first mask starts at 0. Rows are
-            padded to whole bytes; the first pixel is the highest bit.
-        out: uint8, of any length: what lies beyond it is not written.
+            padded to whole bytes; the first pixel is the most significant bit.
+        out: uint8, of any length: bytes beyond its end are not written.
     """
     count, height, width = values.shape
-    # There is room for far more than most images need: programs go on until the masks end.
+    # `out` is far larger than most images need: programs loop until the masks end.
     programs = min(triton.cdiv(len(out), _BLOCK_BYTES), _PROGRAMS * multiprocessors(out.device))
     _pack[(programs,)](
         values.contiguous(),
@@ -144,8 +144,8 @@ def _pack(
     SEARCH_STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # One program: every n-th block of BLOCK bytes, whatever masks they belong to; so the work is
-    # spread evenly, and how much there is need not be known before.
+    # One program: every n-th block of BLOCK bytes, whatever masks they belong to. This spreads the
+    # work evenly without knowing its amount in advance.
     used = tl.minimum(tl.load(ends + count - 1), length)
     start = tl.program_id(0).to(tl.int64) * BLOCK
     for first in range(start, used, tl.num_programs(0) * BLOCK):

@@ -1,8 +1,8 @@
 """Fast NMS (YOLACT, section 5) without sorting: from logits and offsets to detections.
 
-Few anchors pass the threshold, and few of their classes. These are listed, in whatever order the
-programs come to them; places among them are found by counting who is better, so that no order of
-the lists changes the result.
+Few anchors pass the threshold, and few of their classes. These are collected in lists, in no
+particular order; the rank of an entry is the number of better ones, so the result does not depend
+on the order of the lists.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Few warps where a row is reduced: several would wait for each other.
+# Small blocks where rows are reduced by one warp: several warps would wait for each other.
 _ANCHORS, _DECODED = 8, 4
 _CANDIDATES = 32
 _PROGRAMS = 16  # at most, for each class: most have nothing to do
@@ -22,7 +22,7 @@ _PAIRS, _OTHER_PAIRS = 32, 512
 
 
 class Found(NamedTuple):
-    """At most K detections of each of B images, by falling score; the rest is 0."""
+    """At most K detections in each of B images, by descending score; the rest is 0."""
 
     boxes: Tensor
     """float32 [B, K, 4] (x1, y1, x2, y2)."""
@@ -33,7 +33,7 @@ class Found(NamedTuple):
     anchors: Tensor
     """int32 [B, K]."""
     candidates: Tensor
-    """int32 [B]: anchors that passed the threshold. Those beyond `capacity` were not looked at."""
+    """int32 [B]: number of anchors above the threshold; those beyond `capacity` were ignored."""
 
 
 def fast_nms(
@@ -50,20 +50,20 @@ def fast_nms(
     class_top_k: int,
     top_k: int,
 ) -> Found:
-    """What is found in B images.
+    """Detect instances in B images.
 
     Args:
-        logits: [B, P, C + 1]; the first is background.
+        logits: [B, P, C + 1]; column 0 is background.
         offsets: [B, P, 4].
         anchors: float32 [P, 4] (cx, cy, w, h).
-        variances: Of the offsets of centres and of sizes.
-        anchor_threshold: float32 []: what an anchor's best class must score more than.
-        threshold: float32 []: the same of each class of it, not negative.
-        iou_threshold: Of a box and a better one of its class.
-        class_ids: Those wanted; empty: all.
-        capacity: Anchors of an image that there is room for.
-        class_top_k: So many of each class are looked at, the best.
-        top_k: K.
+        variances: Scale factors of the centre and size offsets.
+        anchor_threshold: float32 []: an anchor's best class must score more than this.
+        threshold: float32 []: each reported class must score more than this; not negative.
+        iou_threshold: A box that overlaps a better one of its class by more is suppressed.
+        class_ids: The classes to report; empty: all.
+        capacity: Maximum number of candidate anchors per image.
+        class_top_k: Number of best candidates considered in each class.
+        top_k: K, the maximum number of detections per image.
     """
     batch, total, classes = logits.shape[0], logits.shape[1], logits.shape[2] - 1
     logits, device = logits.contiguous(), logits.device
@@ -146,7 +146,7 @@ def fast_nms(
 
 
 def _wanted(class_ids: tuple[int, ...], classes: int, device: torch.device) -> Tensor:
-    """bool [C], made without a copy to the device."""
+    """Return the wanted classes as bool [C], without a host-to-device copy."""
     if not class_ids:
         return torch.ones(classes, dtype=torch.bool, device=device)
     numbers = torch.arange(classes, device=device)
@@ -155,8 +155,7 @@ def _wanted(class_ids: tuple[int, ...], classes: int, device: torch.device) -> T
 
 @triton.jit
 def _powers(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
-    # Softmax [N, labels] of some anchors before it is divided by its sum [N], which is no number
-    # where one of the logits is none.
+    # Unnormalised softmax [N, labels] of some anchors and its sum [N], which is NaN if a logit is.
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
     values = tl.load(
         logits + row[:, None] * labels + label,
@@ -170,7 +169,7 @@ def _powers(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
 
 @triton.jit
 def _before(number, BLOCK: tl.constexpr):
-    # Sums of those before each of a few numbers.
+    # Exclusive prefix sum.
     place = tl.arange(0, BLOCK)
     return tl.sum(tl.where(place[None, :] < place[:, None], number[None, :], 0), axis=1)
 
@@ -258,7 +257,7 @@ def _decode(
 
 @triton.jit
 def _corners(boxes, index, known):
-    # (x1, y1, x2, y2) of some boxes, 0 of those that are not known.
+    # (x1, y1, x2, y2) of some boxes; 0 where not known.
     at = boxes + index * 4
     x1 = tl.load(at, mask=known, other=0.0)
     y1 = tl.load(at + 1, mask=known, other=0.0)
@@ -286,8 +285,8 @@ def _suppress(
     iou_threshold,
     BLOCK: tl.constexpr,
 ):
-    # One program: every n-th BLOCK of the candidates of one image in one class, each against all
-    # that score more there.
+    # One program: every n-th BLOCK of candidates of one image in one class, each compared with all
+    # candidates that score more in that class.
     label = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     count = tl.minimum(tl.load(counts + image), capacity)
@@ -331,8 +330,8 @@ def _suppress(
                 if tl.sum(number) > 0:
                     slot = tl.atomic_add(pair_counts + image, tl.sum(number), sem="relaxed")
                     at = image * room + slot + _before(number, BLOCK)
-                    # Larger for those that come first: by score, whose bits are in order since it
-                    # is positive; then by class and anchor.
+                    # Larger keys rank first: by score (the bits of positive floats are ordered),
+                    # then by lower class and anchor.
                     key = (score.to(tl.int32, bitcast=True).to(tl.int64) + 1) << 32
                     key -= label.to(tl.int64) * total + anchor + 1
                     tl.store(keys + at, key, mask=stays)
@@ -353,7 +352,7 @@ def _rank(
     BLOCK: tl.constexpr,
     OTHERS: tl.constexpr,
 ):
-    # One program: BLOCK pairs of one image, to the places that their keys give them.
+    # One program: stores BLOCK pairs of one image at the ranks of their keys.
     first = tl.program_id(0) * BLOCK
     image = tl.program_id(1).to(tl.int64)
     count = tl.load(pair_counts + image)
@@ -364,7 +363,7 @@ def _rank(
         key = tl.load(keys + pair, mask=pair < count, other=0)
         place = tl.zeros((BLOCK,), dtype=tl.int32)
         start = 0
-        while (start < count) & (tl.min(place) < top_k):  # else none of them has a place
+        while (start < count) & (tl.min(place) < top_k):  # until none can be in the top k
             other = start + tl.arange(0, OTHERS)  # [M]
             its_key = tl.load(keys + other, mask=other < count, other=0)
             place += tl.sum((its_key[:, None] > key[None, :]).to(tl.int32), axis=0)

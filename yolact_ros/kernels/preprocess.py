@@ -1,4 +1,4 @@
-"""Images to the network's input in one pass."""
+"""Preprocessing: images to the network's input in one pass."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 Triple = tuple[float, float, float]
 _BLOCK = 256
 
-# One variant for all places in memory too: another would be compiled on a live frame. Triton knows
-# that from 3.2 on.
+# One specialisation for all memory alignments too: another would be compiled during a live frame.
+# Triton has this option since 3.2.
 _ALIGNMENT = "do_not_specialize_on_alignment"
 _ANY_ALIGNMENT: dict[str, Any] = (
     {_ALIGNMENT: ["images", "out"]} if _ALIGNMENT in signature(triton.jit).parameters else {}
@@ -21,13 +21,13 @@ _ANY_ALIGNMENT: dict[str, Any] = (
 
 
 def resize_and_normalise(images: Tensor, out: Tensor, mean: Triple, std: Triple) -> None:
-    """Resize (bilinear, as `F.interpolate` without antialiasing), normalise, reorder to RGB.
+    """Resize (bilinear, like `F.interpolate` without antialiasing), normalise, reorder to RGB.
 
     Args:
-        images: uint8 [B, H, W, 3] in BGR order, with rows of any stride.
-        out: The result [B, 3, height, width], in channels-last memory order.
-        mean: Of the channels, in BGR order.
-        std: Their standard deviation.
+        images: uint8 [B, H, W, 3] in BGR order, with any row stride.
+        out: The result [B, 3, height, width], in channels-last memory format.
+        mean: Mean of the channels, in BGR order.
+        std: Standard deviation of the channels, in BGR order.
     """
     batch, in_height, in_width, _ = images.shape
     height, width = out.shape[-2:]

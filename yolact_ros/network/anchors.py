@@ -10,7 +10,7 @@ from yolact_ros.network.config import BASE_IMAGE_SIZE, NetworkConfig
 
 
 def feature_sizes(image_size: int) -> tuple[int, ...]:
-    """Sides of the square feature maps P3 to P7: each halves the one before, rounded up."""
+    """Return the sides of the square feature maps P3 to P7, each half the last, rounded up."""
     sizes = [image_size]
     for _ in range(7):
         sizes.append((sizes[-1] + 1) // 2)
@@ -18,16 +18,16 @@ def feature_sizes(image_size: int) -> tuple[int, ...]:
 
 
 def scales_in_pixels(config: NetworkConfig) -> tuple[float, ...]:
-    """Anchor scales of P3 to P7 in pixels of the input, cut to whole pixels as published."""
+    """Return the anchor scales of P3 to P7 in input pixels, truncated as in the published code."""
     if config.image_size == BASE_IMAGE_SIZE:
         return config.anchor_scales
     return tuple(int(s / BASE_IMAGE_SIZE * config.image_size) for s in config.anchor_scales)
 
 
 def make_anchors(config: NetworkConfig) -> Tensor:
-    """All anchors [P, 4] as (cx, cy, w, h) relative to the image, float32.
+    """Make all anchors, float32 [P, 4], as (cx, cy, w, h) relative to the image.
 
-    Ordered as the head's outputs: by level, row, column, octave and ratio.
+    They are ordered like the head's outputs: by level, row, column, octave and ratio.
     """
     octaves = 2 ** (np.arange(config.anchor_octaves) / 3)
     root_ratios = np.sqrt(np.array(config.anchor_ratios))

@@ -1,7 +1,6 @@
-"""What a network is made of: one frozen data class, and the published configurations by name.
+"""Network configuration: a frozen data class, and the published configurations by name.
 
-Every choice that the tables of the two papers vary is a field here. A combination that makes no
-network is refused when the configuration is made.
+Every choice that the papers' tables vary is a field. Invalid combinations are rejected on creation.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ BASE_IMAGE_SIZE = 550
 class NetworkConfig:
     """Architecture of one YOLACT or YOLACT++ network.
 
-    Raises ValueError, when made, for a value or a combination that is not allowed.
+    Creating one raises ValueError for an invalid value or combination.
     """
 
     name: str = "yolact"
-    """Of the configuration; for people."""
+    """Name of the configuration, for display."""
     class_names: tuple[str, ...] = COCO_CLASSES
     """Object classes in the order of the class logits, without background."""
 
     backbone: Backbone = "resnet101"
-    """Gives the feature maps C3 to C5."""
+    """Computes the feature maps C3 to C5."""
     image_size: int = BASE_IMAGE_SIZE
     """Side of the square network input in pixels, 64 to 2048."""
 
@@ -43,13 +42,13 @@ class NetworkConfig:
     """Channels of the feature pyramid, of the protonet and of the head."""
 
     anchor_scales: tuple[float, ...] = (24, 48, 96, 192, 384)
-    """Side of the anchors of P3 to P7, in pixels of a 550 pixel input; scaled to `image_size`."""
+    """Anchor sides of P3 to P7, in pixels of a 550-pixel input; scaled to `image_size`."""
     anchor_ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
     """Width over height, before `square_anchors`. The papers use 3 or 5 of them."""
     anchor_octaves: int = 1
     """Anchor scales per level, a fraction of an octave apart: 1 (YOLACT) or 3 (YOLACT++)."""
     square_anchors: bool = False
-    """Height = width whatever the ratio: a bug of the first release that its weights depend on."""
+    """Height = width regardless of ratio: a bug of the first release that its weights need."""
 
     dcn_variant: DcnVariant = "none"
     """Which 3x3 convolutions of C3 to C5 are deformable (YOLACT++, table 7)."""
@@ -131,11 +130,11 @@ class NetworkConfig:
         return FC_MASK_SIZE**2 if self.mask_branch == "fc" else 0
 
     def replace(self, **changes: Any) -> NetworkConfig:
-        """A copy with some fields changed, checked like a new one."""
+        """Return a copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in weight files."""
+        """Convert to plain values, as stored in weight files."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -217,13 +216,13 @@ EMBEDDED = NetworkConfig(
     anchor_octaves=2,
     mask_rescoring=True,
 )
-"""The model that the package ships: people, for boards without a large GPU."""
+"""The model that ships with the package: finds people, for boards without a large GPU."""
 
 CONFIGS: dict[str, NetworkConfig] = {**PUBLISHED, EMBEDDED.name: EMBEDDED}
 
 
 def config_of(name: str) -> NetworkConfig:
-    """The configuration called `name`. Raises ValueError, listing all names, when there is none."""
+    """Return the configuration `name`. Raises ValueError, listing all names, for an unknown one."""
     if name not in CONFIGS:
         raise ValueError(f"there is no model {name!r}; the models are {', '.join(CONFIGS)}")
     return CONFIGS[name]

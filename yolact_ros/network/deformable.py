@@ -1,8 +1,8 @@
 """Deformable convolution (Dai et al., 2017; modulated: Zhu et al., 2019), with nothing to compile.
 
-torchvision's operator is used for training, in exports and where there is no Triton; inference on
-CUDA has a kernel of its own. On a CPU torchvision's takes most of the network's time, so inference
-there gathers the samples itself.
+torchvision's operator is used for training, for export and without Triton; inference on CUDA has
+its own kernel. On a CPU torchvision's operator takes most of the network's time, so inference there
+gathers the samples itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from yolact_ros import kernels
 class DeformableConv2d(nn.Module):
     """A 3x3 convolution, padding 1, that samples its input at learned offsets.
 
-    Version 2 also weights each sample with a learned factor in 0..1. Offsets start at zero, which
-    makes it a plain convolution (version 2: of half the gain).
+    Version 2 also weights each sample by a learned factor in 0..1. Offsets are initialised to zero,
+    which makes it a plain convolution (version 2: with half the gain).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, version: int = 2) -> None:
@@ -50,7 +50,7 @@ class DeformableConv2d(nn.Module):
         mask = None
         if self.modulated:
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
-        # torchvision's kernels know no bfloat16.
+        # torchvision's kernels do not support bfloat16.
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
         return _operator(x)(
             x.to(dtype),
@@ -66,7 +66,7 @@ class DeformableConv2d(nn.Module):
 def _operator(x: Tensor) -> Callable[..., Tensor]:
     if x.device.type == "cpu" and not kernels.is_recording():
         return _gather_and_convolve
-    from torchvision.ops import deform_conv2d  # more than a second to import, and rarely needed
+    from torchvision.ops import deform_conv2d  # slow to import, and rarely needed
 
     return cast(Callable[..., Tensor], deform_conv2d)
 
@@ -80,10 +80,10 @@ def _gather_and_convolve(
     padding: int,
     mask: Tensor | None,
 ) -> Tensor:
-    """What torchvision's `deform_conv2d` gives for a 3x3 convolution, for inference on a CPU.
+    """torchvision's `deform_conv2d` for a 3x3 convolution, for inference on a CPU.
 
-    A sample is a weighted sum of four pixels, each a row of the channels-last input: what
-    `embedding_bag` computes. Then the convolution is a 1x1 one over nine times the channels.
+    A sample is a weighted sum of four pixels, each a row of the channels-last input, which is what
+    `embedding_bag` computes. The rest is a 1x1 convolution over nine times the channels.
     """
     batch, channels, height, width = x.shape
     offsets = offsets.permute(0, 2, 3, 1)  # [B, H', W', 18]
@@ -114,9 +114,9 @@ def _gather_and_convolve(
 
 
 def _neighbours(positions: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The cells of an axis before and after each position, int32, and the weights they have there.
+    """Return the cells before and after each position on an axis, int32, and their weights.
 
-    Beyond the axis the weight is 0.
+    Cells outside the axis have weight 0.
     """
     positions = positions.clamp(-1, size)
     low = positions.floor()

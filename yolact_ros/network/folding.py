@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: fewer passes over memory for inference."""
+"""Folds batch norm into the preceding convolutions: fewer passes over memory for inference."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from yolact_ros.network.yolact import Yolact
 
 
 def fold_batch_norm(net: Yolact) -> Yolact:
-    """A copy of `net`, for inference alone, whose convolutions do what its batch norms did.
+    """Return a copy of `net`, for inference only, with batch norm folded into its convolutions.
 
-    Its outputs are the same within rounding. It has other parameters, so load weights before.
-    Raises ValueError in training mode, where batch norm depends on the batch.
+    Its outputs are the same up to rounding. Its parameters differ, so load weights first. Raises
+    ValueError in training mode, where batch norm depends on the batch.
     """
     if any(module.training for module in net.modules()):
         raise ValueError("batch norm can be folded in evaluation mode only: call net.eval() before")
     net = copy.deepcopy(net)
     for parent in list(net.modules()):
-        # All over the network a batch norm is registered right after its convolution.
+        # In this network every batch norm is registered right after its convolution.
         for (_, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
             if isinstance(norm, nn.BatchNorm2d):
                 assert isinstance(conv, nn.Conv2d | DeformableConv2d), name

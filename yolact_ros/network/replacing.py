@@ -1,4 +1,4 @@
-"""Convolutions of a finished network replaced by others that compute the same in another way."""
+"""Replaces convolutions of a built network by equivalent implementations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with the parameters of another: the same tensors by the same names."""
+    """A convolution that shares the parameters of another, by the same names."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(
@@ -27,7 +27,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def is_plain_3x3(conv: nn.Conv2d) -> bool:
-    """Whether its window is 3x3 with stride 1 and zeros around, and sees all channels."""
+    """Whether it is 3x3 with stride 1, zero padding 1 and no groups or dilation."""
     window = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     return window == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
 
@@ -35,7 +35,7 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 def replace_convolutions(
     net: nn.Module, replacement: Callable[[nn.Conv2d], nn.Conv2d | None]
 ) -> None:
-    """Put what `replacement` gives in the place of each plain convolution; None leaves it."""
+    """Replace each `nn.Conv2d` by what `replacement` returns; None keeps it."""
     for parent in list(net.modules()):
         for name, conv in list(parent.named_children()):
             if type(conv) is nn.Conv2d and (other := replacement(conv)) is not None:

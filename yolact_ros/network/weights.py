@@ -1,6 +1,6 @@
-"""Weight files: official checkpoints (.pth) and own ones (.safetensors), read without running code.
+"""Weight files: official checkpoints (.pth) and our own (.safetensors), read without running code.
 
-An own file holds the configuration beside the tensors, so its path alone makes a network.
+Our own files also hold the configuration, so a path is enough to build the network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from yolact_ros.files import atomic_write
 from yolact_ros.network.config import PUBLISHED, NetworkConfig
 from yolact_ros.network.yolact import Yolact
 
-# Our names and the official ones: prefixes, each true for every parameter below it.
+# Prefixes of our parameter names and the corresponding official ones.
 _OFFICIAL_NAMES = (
     ("backbone.stem.", "backbone._preconv."),
     ("fpn.lateral.", "fpn.lat_layers."),
@@ -41,7 +41,7 @@ _OFFICIAL_NAMES = (
     ("mask_iou.classes.", "maskiou_net.maskiou_net.10."),
 )
 _FORMAT = "yolact_ros 1"
-# How PyTorch's checkpoints begin: a zip archive, formerly a pickle.
+# Magic bytes of PyTorch's checkpoints: a zip archive, formerly a pickle.
 _CHECKPOINT_STARTS = (b"PK\x03\x04", b"\x80")
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 
@@ -51,14 +51,14 @@ class WeightsError(ValueError):
 
 
 def official_name(name: str) -> str:
-    """The official checkpoints' name of one of our parameters or buffers."""
+    """Map the name of one of our parameters or buffers to that in official checkpoints."""
     return _rename(name, dict(_OFFICIAL_NAMES)).replace(
         ".conv2.offsets.", ".conv2.conv_offset_mask."
     )
 
 
 def own_name(name: str) -> str:
-    """Inverse of `official_name`; leaves our own names as they are."""
+    """Inverse of `official_name`; keeps our own names."""
     return _rename(name, {official: own for own, official in _OFFICIAL_NAMES}).replace(
         ".conv2.conv_offset_mask.", ".conv2.offsets."
     )
@@ -76,8 +76,8 @@ def load_weights(
 ) -> None:
     """Fill `net` from a file or a state dict, with official names or our own.
 
-    Nothing is changed unless everything fits. Raises WeightsError that says what is missing,
-    unexpected, of a wrong shape or not finite, and of a state dict `where` it is from.
+    Nothing is changed unless everything fits. Raises WeightsError, which says what is missing,
+    unexpected, of a wrong shape or not finite; `where` names a state dict in the message.
     """
     if isinstance(source, Mapping):
         state = _tensors_of(source, where)
@@ -97,7 +97,7 @@ def fill(
 ) -> None:
     """Copy the tensors of `state` into a network or a part of it, by name, if all fit.
 
-    Raises WeightsError as `load_weights` does. Its message calls the file `where` and the network
+    Raises WeightsError as `load_weights` does. The message names the file `where` and the network
     `what`, and ends with `hint()`.
     """
     own = part.state_dict()
@@ -109,10 +109,10 @@ def fill(
 
 
 def load_network(path: str | Path, config: NetworkConfig | None = None) -> Yolact:
-    """The network of a weights file, in evaluation mode.
+    """Load the network of a weights file, in evaluation mode.
 
-    Without `config` it is what the file says: an own file does, and an official one by its name.
-    Raises WeightsError.
+    `config` None: taken from the file, which is one of our own, or from its official name. Raises
+    WeightsError.
     """
     config = config or config_of_file(path)
     if config is None:
@@ -123,11 +123,11 @@ def load_network(path: str | Path, config: NetworkConfig | None = None) -> Yolac
 
 
 def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write `net` as an own file, safetensors with the configuration inside.
+    """Write `net` to a safetensors file with the configuration inside.
 
-    `dtype` converts floating-point tensors, for example to torch.float16 for half the size.
-    The file appears whole or not at all. Raises ValueError unless it is called *.safetensors,
-    OSError if it cannot be written.
+    `dtype` converts floating-point tensors, for example to torch.float16 for half the size. The
+    write is atomic. Raises ValueError unless the file is called *.safetensors, OSError if it cannot
+    be written.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -138,12 +138,12 @@ def save_weights(net: Yolact, path: str | Path, dtype: torch.dtype | None = None
     }
     metadata = {"format": _FORMAT, "config": json.dumps(net.config.to_dict())}
     with atomic_write(path) as part:
-        # Not save_file, whose files nobody but their owner can read.
+        # Not save_file, whose files only their owner can read.
         part.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def read_config(path: str | Path) -> NetworkConfig:
-    """The configuration inside an own file. Raises WeightsError where there is none."""
+    """Read the configuration inside one of our own files. Raises WeightsError if there is none."""
     path = _existing(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -162,10 +162,10 @@ def read_config(path: str | Path) -> NetworkConfig:
 
 
 def config_of_file(path: str | Path) -> NetworkConfig | None:
-    """What a file says of its own model: by its configuration or by its official name.
+    """Return a file's configuration, from its metadata or its official name, or None.
 
-    Official checkpoints are called MODEL_EPOCH_ITERATION.pth. None when the file says nothing.
-    Raises WeightsError for a missing or broken file.
+    Official checkpoints are called MODEL_EPOCH_ITERATION.pth. Raises WeightsError for a missing or
+    broken file.
     """
     path = _existing(path)
     if path.suffix == ".safetensors":
@@ -175,7 +175,7 @@ def config_of_file(path: str | Path) -> NetworkConfig | None:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors or torch file by name. Runs no code of the file.
+    """Read all tensors of a .safetensors or torch file by name, without running its code.
 
     Raises WeightsError for a missing, truncated, foreign or malicious file.
     """
@@ -188,13 +188,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Not the error's own text, which advises to load the file nevertheless.
+        # Not the original text, which advises loading the file anyway.
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = found[1] if found else "objects that would run code when loaded, or is damaged"
         raise WeightsError(
             f"{path} was refused: it is no plain checkpoint but holds {what}"
         ) from error
-    except Exception as error:  # a damaged file makes the reader stumble in many ways
+    except Exception as error:  # damaged files raise many kinds of errors
         raise WeightsError(
             f"{path} is not a whole PyTorch checkpoint ({_first_line(error)})"
         ) from error
@@ -218,8 +218,8 @@ def _existing(path: str | Path) -> Path:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise WeightsError for a file that is none of weights, as its name or its start say."""
-    # What trainings and exports write beside the file that is meant.
+    """Raise WeightsError if a file's name or first bytes show that it holds no weights."""
+    # Files that training and export write next to the one that is meant.
     meant = {".ckpt": path.with_name("weights.safetensors"), ".bin": path.with_suffix(".xml")}
     if path.suffix in meant and meant[path.suffix].is_file():
         raise WeightsError(f"{path} is no weight file: give {meant[path.suffix]} beside it")
@@ -257,14 +257,14 @@ def _tensors_of(content: object, where: str | Path) -> dict[str, Tensor]:
 
 
 def _without_quirks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for everything, without what old releases left in their checkpoints."""
+    """Rename everything to our names, and drop leftovers of old releases."""
     result = {}
     for name, tensor in state.items():
         name = name.removeprefix("module.")  # saved from DataParallel
         if name.startswith("backbone.layer") and not name.startswith("backbone.layers"):
             continue  # the unused layers of a torchvision ResNet
         if re.match(r"fpn\.downsample(_layers)?\.[2-9]", name):
-            continue  # version 1.0 had a pyramid level too many
+            continue  # version 1.0 had an extra pyramid level
         result[own_name(name)] = tensor
     return result
 
@@ -304,7 +304,7 @@ def _some(names: list[str]) -> str:
 
 
 def _hint(config: NetworkConfig, state: Mapping[str, Tensor]) -> str:
-    """Which published models the tensors fit, or for how many classes they are."""
+    """Return a hint: which published model the tensors fit, or for how many classes they are."""
     shapes = {name: tensor.shape for name, tensor in state.items()}
     for other in PUBLISHED.values():
         with torch.device("meta"):

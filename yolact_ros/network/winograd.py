@@ -1,9 +1,9 @@
 """3x3 convolutions with a quarter of the multiplications, for inference in float32 on a CPU.
 
 F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), with
-their matrices. A tile of 6x6 inputs becomes 36 numbers, of which each has a matrix product over the
-channels for itself; they become a tile of 4x4 outputs, which took 144 products. The tiles' numbers
-are sums of the inputs, so some digits are lost: errors are about five times those of float32.
+their matrices. A tile of 6x6 inputs is transformed to 36 numbers; each goes through its own matrix
+product over the channels, and the results are transformed to a tile of 4x4 outputs, which takes 144
+products directly. The transforms lose some digits: errors are about five times those of float32.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from yolact_ros import kernels
 from yolact_ros.network.replacing import SameConv2d, is_plain_3x3, replace_convolutions
 
 _MIN_WIDTH = 96
-"""Harmonic mean of input and output channels: with fewer, the sums take what the products save."""
+"""Harmonic mean of input and output channels: with fewer, the transforms cost all that is saved."""
 _MIN_TILES = 48
 _MIN_NUMBERS = 20_000
-"""Tiles times channels, in and out: below either, starting the operators takes as long."""
+"""Tiles times input plus output channels: below either minimum, operator overhead dominates."""
 _STRIP = 170_000
-"""Tiles times channels, in and out, that are computed at once, so that they stay in the cache."""
+"""Tiles times input plus output channels that are computed at once, so that they stay in cache."""
 
 _WEIGHT = (
     (1 / 4, 0, 0),
@@ -36,34 +36,34 @@ _WEIGHT = (
 
 
 class Scratch:
-    """Memory that the convolutions of a network take turns in: fresh memory takes time to come.
+    """Scratch memory shared by the convolutions of a network, since allocation takes time.
 
-    So such a network is for one thread at a time.
+    Such a network is therefore not thread-safe.
     """
 
     def __init__(self) -> None:
         self._parts: dict[str, Tensor] = {}
 
     def take(self, part: str, *shape: int) -> Tensor:
-        """Float32 of any values, until this part is taken again."""
+        """Return an uninitialised float32 tensor, valid until this part is taken again."""
         count = math.prod(shape)
         if part not in self._parts or len(self._parts[part]) < count:
-            with torch.inference_mode(False):  # else it could not be written to outside that mode
+            with torch.inference_mode(False):  # inference tensors cannot be written to outside it
                 self._parts[part] = torch.empty(count, dtype=torch.float32, device="cpu")
         return self._parts[part][:count].view(shape)
 
 
 class WinogradConv2d(SameConv2d):
-    """A 3x3 convolution, stride 1, padding 1, for weights that do not change any more.
+    """A 3x3 convolution, stride 1, padding 1, whose weights must not change after the first call.
 
-    Of batches [B, C, H, W] alone; one image goes as a batch of one. Where inputs are too small to
-    gain, and while gradients or a graph are recorded, it computes like any other.
+    It takes only batches [B, C, H, W]. For inputs too small to benefit, and while gradients or a
+    graph are recorded, it is an ordinary convolution.
     """
 
     def __init__(self, conv: nn.Conv2d, scratch: Scratch) -> None:
         super().__init__(conv)
         self._scratch = scratch
-        self._transformed: Tensor | None = None  # four times the weight: only where it is used
+        self._transformed: Tensor | None = None  # four times the weight's size, so made on demand
 
     def forward(self, x: Tensor) -> Tensor:
         if kernels.is_recording() or not self._gains(*x.shape[2:]):
@@ -78,7 +78,7 @@ class WinogradConv2d(SameConv2d):
 
 
 def use_winograd(net: nn.Module) -> None:
-    """Replace those convolutions of `net` that become faster; parameters keep their names."""
+    """Replace the convolutions of `net` that become faster; parameters keep their names."""
     scratch = Scratch()
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
@@ -95,16 +95,16 @@ def _channels(conv: nn.Conv2d) -> tuple[int, int]:
 
 
 def transform_weight(weight: Tensor) -> Tensor:
-    """[K, C, 3, 3] to [36, C, K], rounded once."""
+    """Transform a weight [K, C, 3, 3] to [36, C, K], rounded once."""
     matrix = torch.tensor(_WEIGHT, dtype=torch.float64, device=weight.device)
     tiles = torch.einsum("ik,jl,ockl->ijco", matrix, matrix, weight.double())
     return tiles.flatten(0, 1).to(weight.dtype).contiguous()
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch) -> Tensor:
-    """What a 3x3 convolution with padding 1 gives: [B, C, H, W] to [B, K, H, W], channels last.
+    """Compute a 3x3 convolution with padding 1: [B, C, H, W] to [B, K, H, W], channels-last.
 
-    `weight` [36, C, K] is transformed.
+    `weight` [36, C, K] comes from `transform_weight`.
     """
     batch, channels, height, width = x.shape
     rows, columns = math.ceil(height / 4), math.ceil(width / 4)  # of tiles
@@ -125,10 +125,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, scratch: Scratch) -
 def _convolve_strip(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, scratch: Scratch
 ) -> None:
-    """Rows of tiles: x [4n + 2, 4m + 2, C] to out [n, 4, m, 4, K]."""
+    """Convolve some rows of tiles: x [4n + 2, 4m + 2, C] to out [n, 4, m, 4, K]."""
     rows, _, columns, _, outputs = out.shape
     height, channels, tiles = len(x), x.shape[2], rows * columns
-    # What is dead makes room for what comes two steps later.
+    # A buffer that is no longer needed is reused two steps later.
     across = scratch.take("odd", 6, height, columns, channels)
     _transform_input(_every_fourth(x), across, scratch.take("sum", height, columns, channels))
     inputs = scratch.take("even", 6, 6, rows, columns, channels)
@@ -136,7 +136,7 @@ def _convolve_strip(
     products = scratch.take("odd", 36, tiles, outputs)
     torch.bmm(inputs.view(36, tiles, channels), weight, out=products)
     if bias is not None:
-        products[7].add_(bias)  # of the point (1, 1), which counts once in all of the 16 outputs
+        products[7].add_(bias)  # index (1, 1), which enters each of the 16 outputs with weight 1
     down = scratch.take("even", 4, 6, tiles, outputs)
     _transform_output(products.view(6, 6, tiles, outputs), down)
     _transform_output(
@@ -145,15 +145,15 @@ def _convolve_strip(
 
 
 def _every_fourth(x: Tensor) -> list[Tensor]:
-    """The six inputs of all tiles along axis 1 of x [., 4n + 2, ...], each [., n, ...]."""
+    """Return the six inputs of all tiles along axis 1 of x [., 4n + 2, ...], each [., n, ...]."""
     return [x[:, i : i + x.shape[1] - 2 : 4] for i in range(6)]
 
 
 def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
-    """v = B^T d: six inputs d of tiles, each [...], to six numbers v [6, ...]; t [...] is room.
+    """v = B^T d: transform six inputs d of tiles, each [...], to v [6, ...]; t [...] is scratch.
 
-    Written out: with sums that are shared it takes twelve operators. `v[2] -= t` would also copy
-    the result onto itself.
+    Written out, since shared sums reduce it to twelve operators. `v[2] -= t` would also copy the
+    result onto itself.
     """
     torch.sub(d[4], d[2], alpha=4, out=v[2])
     torch.sub(d[3], d[1], alpha=4, out=t)
@@ -170,7 +170,7 @@ def _transform_input(d: Sequence[Tensor], v: Tensor, t: Tensor) -> None:
 
 
 def _transform_output(m: Tensor, y: Tensor) -> None:
-    """y = A^T m: six numbers m [6, ...] of tiles, which are lost, to four outputs y [4, ...]."""
+    """y = A^T m: transform m [6, ...] of tiles, which is overwritten, to outputs y [4, ...]."""
     torch.sub(m[1], m[2], out=y[1])
     m[1].add_(m[2])
     torch.sub(m[3], m[4], out=m[2])

@@ -1,4 +1,4 @@
-"""The network (YOLACT, figure 2) with what YOLACT++ adds."""
+"""The network (YOLACT, figure 2) with the additions of YOLACT++."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from yolact_ros.network.predictions import Predictions
 
 
 class FeaturePyramid(nn.Module):
-    """C3, C4, C5 in; P3 to P7 out, all of the same number of channels."""
+    """C3, C4, C5 in; P3 to P7 out, all with the same number of channels."""
 
     def __init__(self, inputs: tuple[int, int, int], channels: int) -> None:
         super().__init__()
-        # From C5 to C3, the order of the official checkpoints.
+        # From C5 to C3, as in the official checkpoints.
         self.lateral = nn.ModuleList(nn.Conv2d(n, channels, 1) for n in reversed(inputs))
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in inputs)
         self.downsample = nn.ModuleList(
@@ -44,7 +44,7 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
 
 
 class ProtoNet(nn.Module):
-    """P3 [B, c, H, W] in; prototypes [B, k, 2H, 2W] out, not negative (section 3.1)."""
+    """P3 [B, c, H, W] in; non-negative prototypes [B, k, 2H, 2W] out (section 3.1)."""
 
     def __init__(self, channels: int, num_prototypes: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ProtoNet(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Class logits, box offsets and mask coefficients of every anchor; one for all levels."""
+    """Predicts logits, box offsets and mask coefficients of all anchors; shared by all levels."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PredictionHead(nn.Module):
             self.coefficients = nn.Conv2d(channels, anchors * self.num_coefficients, 3, padding=1)
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Class logits [B, P, C + 1], box offsets [B, P, 4], coefficients [B, P, k] or None."""
+        """Return logits [B, P, C + 1], box offsets [B, P, 4], coefficients [B, P, k] or None."""
         shared = [convolve_relu(level, self.shared) for level in pyramid]
         logits = _per_anchor(self.classes, shared, self.num_logits)
         offsets = _per_anchor(self.boxes, shared, 4)
@@ -104,7 +104,7 @@ class MaskIoUNet(nn.Module):
         self.classes = nn.Conv2d(widths[-1], num_classes, 1)
 
     def forward(self, masks: Tensor) -> Tensor:
-        """Cropped masks [n, 1, Hp, Wp] in 0..1 to IoUs [n, C], not negative."""
+        """Map cropped masks [n, 1, Hp, Wp] in 0..1 to non-negative IoUs [n, C]."""
         x = masks.to(self.classes.weight.dtype)
         for conv in self.convs:
             x = convolve_relu(x, conv)
@@ -112,7 +112,7 @@ class MaskIoUNet(nn.Module):
 
 
 class Yolact(nn.Module):
-    """A whole network. Called on images [B, 3, S, S], preprocessed, it gives `Predictions`.
+    """A whole network. Called on preprocessed images [B, 3, S, S], it returns `Predictions`.
 
     `anchors` [P, 4] are (cx, cy, w, h) relative to the image. `mask_iou` is None without mask
     re-scoring. Raises ValueError for an input of another size.
@@ -153,7 +153,7 @@ class Yolact(nn.Module):
 
 
 def _initialise(net: Yolact) -> None:
-    """He for the backbone (weights usually come from ImageNet), Xavier for the rest."""
+    """Use He initialisation for the backbone (usually loaded from ImageNet), Xavier elsewhere."""
     for name, module in net.named_modules():
         if not isinstance(module, nn.Conv2d) or name.endswith(".offsets"):
             continue
@@ -166,7 +166,7 @@ def _initialise(net: Yolact) -> None:
 
 
 def build(model: str | NetworkConfig, **changes: object) -> Yolact:
-    """A network with fresh weights, in evaluation mode.
+    """Build a network with random weights, in evaluation mode.
 
     `model` is a configuration or the name of one; `changes` replace fields of it, for example
     `build("yolact_base", dcn_variant="interval3")`. Raises ValueError for an unknown name or an

@@ -1,1 +1,1 @@
-"""All of ROS 2: the lifecycle node `yolact`, its messages, its demonstration."""
+"""Everything that needs ROS 2: the lifecycle node `yolact`, its messages and its demo."""

@@ -1,4 +1,4 @@
-"""Which cameras a node serves, and what they are called in its topics."""
+"""Which cameras a node serves, and their names in its topics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Camera:
     """One image topic of the node."""
 
     topic: str
-    """As the user named it: the raw images, or those beside which the compressed ones are."""
+    """As the user gave it: the raw image topic, or the base topic of the compressed one."""
     name: str
-    """What its outputs are grouped under: `~/NAME/instances`; empty for a node's only camera."""
+    """Namespace of its outputs (`~/NAME/instances`); empty for a node's only camera."""
 
     def output(self, topic: str) -> str:
         """The full private name of one of the node's outputs for this camera."""
@@ -22,12 +22,13 @@ class Camera:
 
 
 def cameras_of(image_topic: str | Sequence[str]) -> tuple[Camera, ...]:
-    """The cameras of a parameter `image_topic`: one topic, several with commas, or a list.
+    """Return the cameras of the parameter `image_topic`: one topic, a comma-separated list or a
+    list of strings.
 
-    A camera is called as the namespace of its topic, `front` for `/front/image_raw`; as the whole
-    topic where that is empty or two would be called alike.
+    Cameras are named after the namespaces of their topics (`front` for `/front/image_raw`), or
+    after the whole topics if a namespace is empty or two are equal.
 
-    Raises ValueError when there is no topic, or one twice, or two that would be called alike.
+    Raises ValueError if no topic is given, a topic is repeated, or two names would be equal.
     """
     parts = image_topic.split(",") if isinstance(image_topic, str) else image_topic
     topics = [part.strip() for part in parts]

@@ -1,8 +1,8 @@
-"""Serialized image messages, read where they lie.
+"""Reads serialized image messages in place.
 
 rclpy copies every field of a message into Python objects, which takes some milliseconds for a large
-image. A subscription with `raw=True` hands over the bytes as they came, in CDR (OMG DDSI-RTPS,
-section 10): numbers aligned to their size, strings and sequences behind a 32-bit count.
+image. A subscription with `raw=True` delivers the received bytes, in CDR (OMG DDSI-RTPS,
+section 10): numbers are aligned to their size, strings and sequences follow a 32-bit length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from std_msgs.msg import Header
 
 from yolact_ros.node.images import ImageError
 
-# Representation identifiers: plain CDR and plain CDR 2, which do not differ for these messages.
+# Representation identifiers: plain CDR and plain CDR 2, which are identical for these messages.
 _BYTE_ORDERS: dict[bytes, Literal["big", "little"]] = {
     b"\0\0": "big",
     b"\0\1": "little",
@@ -27,7 +27,7 @@ _ENCAPSULATION = 4
 
 @dataclass(frozen=True)
 class SerializedImage:
-    """The fields of `sensor_msgs/Image`; `data` is a view of the message."""
+    """The fields of `sensor_msgs/Image`; `data` is a view into the message."""
 
     header: Header
     height: int
@@ -48,7 +48,7 @@ class SerializedCompressedImage:
 
 
 def read_image(message: bytes) -> SerializedImage:
-    """A serialized `sensor_msgs/Image`. Raises ImageError for bytes that are none."""
+    """Parse a serialized `sensor_msgs/Image`. Raises ImageError for invalid bytes."""
     reader = _Reader(message)
     return SerializedImage(
         header=reader.header(),
@@ -62,7 +62,7 @@ def read_image(message: bytes) -> SerializedImage:
 
 
 def read_compressed_image(message: bytes) -> SerializedCompressedImage:
-    """A serialized `sensor_msgs/CompressedImage`. Raises ImageError for bytes that are none."""
+    """Parse a serialized `sensor_msgs/CompressedImage`. Raises ImageError for invalid bytes."""
     reader = _Reader(message)
     return SerializedCompressedImage(
         header=reader.header(), format=reader.string(), data=bytes(reader.sequence())
@@ -70,7 +70,7 @@ def read_compressed_image(message: bytes) -> SerializedCompressedImage:
 
 
 class _Reader:
-    """Reads one field after the other, never beyond the end."""
+    """Reads one field after another, never past the end."""
 
     def __init__(self, message: bytes) -> None:
         order = _BYTE_ORDERS.get(message[:2])

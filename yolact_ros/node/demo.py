@@ -1,7 +1,7 @@
-"""The demonstration: a camera, the node `yolact` and a viewer, each a process on a ROS graph.
+"""The demo: a camera, the node `yolact` and a viewer, each in its own process.
 
-The camera shows the photographs that the package ships. The viewer, which is this process, prints
-what it reads on `yolact/instances` and writes what it reads on `yolact/overlay` to files.
+The camera publishes the photographs that ship with the package. The viewer, which is this process,
+prints what it receives on `yolact/instances` and writes images from `yolact/overlay` to files.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from yolact_ros.node.processes import Health, started
 from yolact_ros.pictures import PHOTOS, PictureError, write_picture
 
 RELIABLE = QoSProfile(depth=10)
-"""Reliable, as profiles are by default: on a busy machine most images that are sent best effort get
-lost, because one is larger than the shared memory that Fast DDS sends through."""
+"""Reliable, the default: on a busy machine most best-effort images are lost, because an image is
+larger than Fast DDS's shared memory segment."""
 
 
 class DemoError(Exception):
-    """The demonstration did not come to its end; the message says why."""
+    """The demo did not finish; the message says why."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the node said about one picture."""
+    """The node's answer for one picture."""
 
     instances: Sequence[Instance]
     latency: float
-    """Seconds from the stamp of the picture to the receipt of its instances."""
+    """Seconds from the picture's stamp to the receipt of its instances."""
 
 
 class Viewer(Node):
-    """Collects the node's answers by the name of the picture, which is the frame's name."""
+    """Collects the node's answers by picture name, which is the `frame_id`."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__("viewer", namespace=namespace)
@@ -75,7 +75,7 @@ class Viewer(Node):
 def watch(
     viewer: Viewer, names: set[str], processes: dict[str, subprocess.Popen[bytes]], timeout: float
 ) -> None:
-    """Read topics until every picture has been seen. Raises DemoError when that does not happen."""
+    """Spin until every picture has been seen. Raises DemoError on failure or timeout."""
     end = time.monotonic() + timeout
     done: set[str] = set()
     while not names <= done:
@@ -96,7 +96,7 @@ def watch(
 
 
 def table(seen: dict[str, Seen]) -> str:
-    """One line an instance: picture, class, score, box, mask area and latency."""
+    """Return a table with one line per instance: picture, class, score, box, mask area, latency."""
     lines = [("picture", "class", "score", "box (x1 y1 x2 y2)", "mask px", "latency ms")]
     for name, picture in sorted(seen.items()):
         latency = f"{1000 * picture.latency:.0f}"
@@ -135,7 +135,7 @@ def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
 def show(
     photos: Path, output: Path, timeout: float, namespace: str, ros_arguments: Sequence[str]
 ) -> None:
-    """Run the graph, then print the table and write the overlays. Raises DemoError."""
+    """Run the graph, print the table and write the overlays. Raises DemoError."""
     names = {path.name for path in photos.glob("*.jpg")}
     viewer = Viewer(namespace)
     within = ["-r", f"__ns:={viewer.get_namespace()}"]

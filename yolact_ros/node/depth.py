@@ -1,4 +1,4 @@
-"""Where instances are in space: depth images that belong to colour images, pixels to metres."""
+"""3D positions of instances: matches depth images with colour images and projects pixels."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from yolact_ros.detection import Instances
 from yolact_ros.node.images import ImageError, ImageMessage
 
 KEPT_IMAGES = 15
-"""Depth images that are kept for images that come later than theirs: half a second of most cameras.
-In metres (32FC1) at 1080p they take 124 MB."""
+"""Depth images kept for colour images that arrive after them: half a second for most cameras.
+As 32FC1 (metres) at 1080p they take 124 MB."""
 
 STALLED = 1.0
-"""Seconds without a depth image after which none is waited for, of cameras faster than that."""
+"""Seconds without a depth image after which no more are waited for; longer for slower cameras."""
 
 CLOCK_JUMP = 100_000_000
-"""Nanoseconds by which a stamp may be older than the one before; more is a clock that was set."""
+"""Nanoseconds by which a stamp may precede the previous one; more means that the clock was set."""
 
 MILLIMETRE = 0.001
 NOISE = 0.05
-"""Share of an instance's median depth by which a point may always differ from it."""
+"""Deviation from an instance's median depth that is always accepted, as a fraction of it."""
 
 Array = NDArray[np.float32]
 
 
 class NoDepthError(Exception):
-    """There is no depth image, or no calibration, for an image."""
+    """No depth image or no calibration is available for an image."""
 
 
 class DepthMessage(ImageMessage, Protocol):
-    """An image with the time at which it was taken."""
+    """An image with its header, which holds the stamp."""
 
     @property
     def header(self) -> Header: ...
@@ -51,25 +51,25 @@ class DepthMessage(ImageMessage, Protocol):
 
 @dataclass(frozen=True)
 class Positions:
-    """Where n instances are, in metres, in the frame of the camera (x right, y down, z ahead)."""
+    """Positions of n instances in metres, in the camera frame (x right, y down, z forward)."""
 
     valid: NDArray[np.bool_]
     """[n]; false where an instance has no depth."""
     points: Array
-    """[n, 3]: the surface point nearest to their median along each axis, which may lie beside an
-    object with a hole."""
+    """[n, 3]: the surface point nearest to the per-axis median, which itself may miss the object,
+    as with a hole."""
     sizes: Array
-    """[n, 3]: extent of the surface points along the axes."""
+    """[n, 3]: extent of the surface points along each axis."""
     middles: Array
-    """[n, 3]: middle of that extent."""
+    """[n, 3]: centre of that extent."""
     frame_id: str = ""
-    """Of the depth image; empty where it has none."""
+    """The depth image's; empty if it has none."""
 
 
 def metres_of(image: ImageMessage) -> Array:
-    """A depth image in metres, float32 [H, W], NaN where unknown.
+    """Convert a depth image to metres, float32 [H, W], NaN where unknown.
 
-    Takes 16UC1 and mono16 in millimetres (0: unknown) and 32FC1 in metres. Raises ImageError.
+    Accepts 16UC1 and mono16 in millimetres (0: unknown) and 32FC1 in metres. Raises ImageError.
     """
     order = ">" if image.is_bigendian else "<"
     kind = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}.get(image.encoding)
@@ -92,11 +92,11 @@ def metres_of(image: ImageMessage) -> Array:
 
 
 def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
-    """Positions of instances from a depth image of the same size and the camera's calibration.
+    """Locate instances with a depth image of the same size and the camera's calibration.
 
-    Points whose depth is far from the instance's median (3 standard deviations, estimated from
-    the median deviation) are background at its edge and left out. Raises ImageError when sizes
-    differ or the camera is not calibrated.
+    Points whose depth is more than 3 standard deviations (estimated from the median absolute
+    deviation) from the instance's median are background at its edge and are left out. Raises
+    ImageError if the sizes differ or the camera is not calibrated.
     """
     fx, fy, cx, cy = _intrinsics(info, *metres.shape)
     if metres.shape != instances.image_size:
@@ -130,10 +130,10 @@ def locate(instances: Instances, metres: Array, info: CameraInfo) -> Positions:
 
 
 def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy in pixels of an image of that size, which may be binned or a part.
+    """Return (fx, fy, cx, cy) in pixels of an image of this size, which may be binned or cropped.
 
-    They are those of the rectified image, as in depth_image_proc; without, those of the raw one.
-    Raises ImageError for another size than the calibration's, and without a calibration.
+    They are those of the rectified image (P), as in depth_image_proc, or of the raw image (K) if
+    P is not set. Raises ImageError if the size differs from the calibration's or there is none.
     """
     matrix, columns = (info.k, 3) if info.p[0] == 0 else (info.p, 4)
     fx, fy, cx, cy = (float(matrix[i]) for i in (0, columns + 1, 2, columns + 2))
@@ -159,25 +159,25 @@ def _intrinsics(info: CameraInfo, height: int, width: int) -> tuple[float, float
 
 
 class NearestDepth:
-    """The depth image nearest to a stamp, of those that are kept and all that come while this is.
+    """The depth image nearest to a stamp, among those kept and all that arrive during its lifetime.
 
-    So an image finds its depth however long the network takes.
+    An image therefore finds its depth however long the network takes.
     """
 
     def __init__(self, stamp: int) -> None:
         self.stamp = stamp
         """In nanoseconds."""
         self.found: tuple[int, DepthMessage] | None = None
-        """Its stamp, and the image."""
+        """The depth image and its stamp in nanoseconds."""
 
     def offer(self, at: int, image: DepthMessage) -> None:
-        """Take it if it is nearer, or as near and newer."""
+        """Take the image if it is nearer, or equally near and newer."""
         if self.found is None or abs(at - self.stamp) <= abs(self.found[0] - self.stamp):
             self.found = at, image
 
 
 class DepthImages:
-    """The newest depth images and the camera's calibration; to be called from any thread."""
+    """The newest depth images and the camera's calibration; thread-safe."""
 
     def __init__(self, topic: str = "depth", info_topic: str = "camera_info") -> None:
         self._topic, self._info_topic = topic, info_topic
@@ -189,7 +189,7 @@ class DepthImages:
         self._arrived = threading.Condition()
 
     def put(self, image: DepthMessage) -> None:
-        """Keep a depth image; forget those before it when time goes back, as when a bag loops."""
+        """Keep a depth image; drop earlier ones if time jumps back, as when a bag loops."""
         at = nanoseconds(image.header.stamp)
         with self._arrived:
             if self._images and at < self._images[-1][0] - CLOCK_JUMP:
@@ -205,13 +205,13 @@ class DepthImages:
         self._info = info
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """Wake all waiting threads and stop further waiting."""
         with self._arrived:
             self._closed = True
             self._arrived.notify_all()
 
     def nearest(self, stamp: Time) -> NearestDepth:
-        """What finds the depth image nearest to a stamp, from now on."""
+        """Start looking for the depth image nearest to a stamp."""
         nearest = NearestDepth(nanoseconds(stamp))
         with self._arrived:
             for at, image in self._images:
@@ -220,9 +220,9 @@ class DepthImages:
         return nearest
 
     def match(self, nearest: NearestDepth, max_offset: float, max_wait: float) -> DepthMessage:
-        """The depth image that was found, at most `max_offset` seconds away.
+        """Return the depth image that was found, at most `max_offset` seconds away.
 
-        Waits up to `max_wait` seconds while a nearer one may still come. Raises NoDepthError.
+        Waits up to `max_wait` seconds while a nearer one may still arrive. Raises NoDepthError.
         """
         wanted, end = nearest.stamp, time.monotonic() + max_wait
         with self._arrived:
@@ -241,10 +241,10 @@ class DepthImages:
         return found[1]
 
     def _nearer_may_come(self, wanted: int, max_offset: int) -> bool:
-        """Whether depth still comes, and its next image may be nearer than those that are here."""
+        """Whether depth is still arriving and its next image may be nearer than those kept."""
         stamps = sorted(at for at, _ in self._images)
         steps = [after - before for before, after in itertools.pairwise(stamps) if after > before]
-        # The least of them: images in between may have been lost.
+        # The smallest step: images in between may have been lost.
         step = min(steps, default=0)
         patience = max(STALLED, 2 * step / 1e9)
         if self._closed or time.monotonic() > self._last_arrival + patience:
@@ -259,9 +259,9 @@ class DepthImages:
     def locate(
         self, nearest: NearestDepth, instances: Instances, max_offset: float, max_wait: float
     ) -> Positions:
-        """Positions of the instances of the image of that stamp.
+        """Locate the instances of the image that `nearest` was created for.
 
-        Raises NoDepthError without depth for it, ImageError as `metres_of` and `locate` do.
+        Raises NoDepthError if it has no depth, ImageError as `metres_of` and `locate` do.
         """
         if self._info is None:
             raise NoDepthError(f"no calibration has come on {self._info_topic}")
@@ -271,5 +271,5 @@ class DepthImages:
 
 
 def nanoseconds(stamp: Time) -> int:
-    """A stamp as one number."""
+    """Convert a stamp to nanoseconds."""
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)

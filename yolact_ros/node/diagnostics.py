@@ -1,4 +1,4 @@
-"""The node's state as a message for /diagnostics."""
+"""The node's state as messages for /diagnostics."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from yolact_ros.node.statistics import Summary
 MEBIBYTE = 1 << 20
 
 HANGS = 5
-"""An image is overdue after this many times the 99th percentile of what images take."""
+"""An image is overdue after this many times the 99th percentile of the total latency."""
 
 
 @dataclass(frozen=True)
 class NodeState:
-    """What the diagnostics tell beside the frames."""
+    """What the diagnostics report about the node as a whole."""
 
     node: str
     """Full name of the node."""
     state: str
     """Lifecycle state: unconfigured, configuring, inactive, active or finalized."""
     problem: str
-    """What went wrong: why the node is not configured or not active; empty when nothing did."""
+    """Why the node is not configured or not active; empty if nothing went wrong."""
     model: str
-    """Model, weights and classes in words; empty while there is none."""
+    """Model, weights and classes as text; empty while no model is loaded."""
     device: str
-    """Device that the network runs on; empty while there is none."""
+    """Device that the network runs on; empty while no model is loaded."""
     image_timeout: float
-    """Seconds without an image that are too long."""
+    """Seconds without an image after which a warning is reported."""
 
 
 @dataclass(frozen=True)
 class CameraState:
-    """What the diagnostics tell about one camera."""
+    """What the diagnostics report about one camera."""
 
     name: str
     """Empty for a node's only camera."""
     topic: str
-    """Topic that images are taken from."""
+    """Topic that the images come from."""
     frames: Summary
     silence: str = ""
-    """Why none come, as far as the graph shows."""
+    """Why no images arrive, as far as the ROS graph shows."""
 
 
 def why_silent(published: Iterable[str], wanted: str) -> str:
-    """Why no messages of a type come on a topic, which is `published` with these types."""
+    """Explain why no messages of type `wanted` arrive on a topic with these `published` types."""
     types = sorted(set(published))
     if not types:
         return "nothing publishes it"
@@ -65,7 +65,7 @@ def why_silent(published: Iterable[str], wanted: str) -> str:
 def diagnostic_array(
     stamp: Time, state: NodeState, cameras: Iterable[CameraState]
 ) -> DiagnosticArray:
-    """A status of the model, and one of the images of each camera."""
+    """Build a message with one status for the model and one for the images of each camera."""
     message = DiagnosticArray()
     message.header.stamp = stamp.to_msg()
     message.status = [
@@ -82,7 +82,7 @@ def _model_status(state: NodeState) -> DiagnosticStatus:
         level, text = DiagnosticStatus.OK, state.model or f"no model: the node is {state.state}"
     values = {"state": state.state, "model": state.model, "device": state.device}
     if state.device.startswith("cuda"):
-        with contextlib.suppress(RuntimeError):  # of a device lost since the last image
+        with contextlib.suppress(RuntimeError):  # the device may have been lost
             values |= _device_memory(torch.device(state.device))
     else:
         values["process memory (MiB)"] = _mebibytes(resident_bytes())
@@ -142,7 +142,7 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
 
 
 def _patience(frames: Summary) -> float:
-    """Seconds that a slow network may leave images without an answer; 0 before the first one."""
+    """Seconds that images of a slow network may go unanswered; 0 before the first answer."""
     total = frames.latencies.get("total")
     return 0.0 if total is None else HANGS * total.percentile_99 / 1e3
 
@@ -164,6 +164,6 @@ def _mebibytes(count: int) -> str:
 
 
 def resident_bytes(process: int | Literal["self"] = "self") -> int:
-    """Memory that a process holds, from Linux's /proc."""
+    """Return the resident set size of a process in bytes, from Linux's /proc."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What calls the node's callbacks."""
+"""The executor that runs the node's callbacks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future, Task
 
 THREADS = 3
-"""Lifecycle transitions may take long; parameters and diagnostics go on beside them."""
+"""Lifecycle transitions may take long; parameters and diagnostics are served meanwhile."""
 
 _BEGIN_PERIOD = 0.001
-"""Seconds that a thread gets to begin with a callback, before it is looked for again."""
+"""Seconds that a thread is given to start a callback before the executor checks again."""
 
 _NOTHING_TO_CALL = (
     TimeoutException,
@@ -38,11 +38,11 @@ _NOTHING_TO_CALL = (
 
 
 class NodeExecutor(SingleThreadedExecutor):
-    """Calls the callbacks of messages in the thread that spins, all others in a few threads.
+    """Runs subscription callbacks in the spinning thread, all others in a small thread pool.
 
-    Those of messages must be short. rclpy's MultiThreadedExecutor gives them to threads, too, and
-    gives them again and again until the thread has begun: where all cores are busy it does nothing
-    else for seconds, and images that come meanwhile are lost.
+    Subscription callbacks must be short. rclpy's MultiThreadedExecutor hands them to threads too,
+    and keeps handing over the same callback until its thread has started: when all cores are busy
+    it does nothing else for seconds, and images that arrive meanwhile are lost.
     """
 
     def __init__(self, *, context: Context | None = None) -> None:
@@ -55,7 +55,7 @@ class NodeExecutor(SingleThreadedExecutor):
         timeout_sec: Any = None,
         wait_condition: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Call the next callback, or give it to a thread; all of rclpy's ways to spin come here.
+        """Run the next callback or hand it to a thread; all spin methods of rclpy call this.
 
         Raises what a callback raised, here or in a thread since the last call.
         """
@@ -66,7 +66,7 @@ class NodeExecutor(SingleThreadedExecutor):
         if entity is None or isinstance(entity, Subscription):
             task()
             _raise_error_of(task)
-        elif task in self._given:  # rclpy gives it until it has begun
+        elif task in self._given:  # rclpy returns it until it has started
             time.sleep(_BEGIN_PERIOD)
         else:
             self._given.append(task)
@@ -76,7 +76,7 @@ class NodeExecutor(SingleThreadedExecutor):
             _raise_error_of(done)
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        """Call nothing more, and wait for what is called; whether it ended within `timeout_sec`."""
+        """Stop running callbacks and wait for running ones; return False after `timeout_sec`."""
         ended = super().shutdown(timeout_sec)
         self._threads.shutdown()
         return bool(ended)
@@ -89,24 +89,24 @@ def _raise_error_of(task: Task[Any]) -> None:
 
 
 def spin(executor: Executor, node: Node, stopped: Future[Any]) -> None:
-    """Run the callbacks of a node, whatever they raise.
+    """Run the callbacks of a node; log what they raise and go on.
 
-    Returns when `stopped` has a result, after a shutdown of rclpy, when the executor has no nodes,
-    as after its own shutdown, and after the next callback when the main thread has ended.
+    Returns when `stopped` has a result, when rclpy is shut down, when the executor has no nodes (as
+    after its own shutdown), and after the next callback once the main thread has ended.
     """
 
     def wake(_: Future[Any]) -> None:
-        executor.create_task(lambda: None)  # spin_once returns from it
+        executor.create_task(lambda: None)  # makes spin_once return
 
     stopped.add_done_callback(wake)
-    # Not spin_until_future_complete: rclpy 7.1.6, of Jazzy, adds a function to the future with each
-    # callback of the node.
+    # Not spin_until_future_complete: rclpy 7.1.6 (Jazzy) adds a done callback to the future for
+    # each callback of the node.
     while executor.context.ok() and executor.get_nodes() and not stopped.done():
-        if not threading.main_thread().is_alive():  # thread pools run nothing any more
+        if not threading.main_thread().is_alive():  # thread pools accept no more work
             return
         try:
             executor.spin_once()
         except (InvalidHandle, ExternalShutdownException):
-            continue  # rclpy looked at a subscription just when it was destroyed, or is shut down
-        except Exception:  # of a callback: the node goes on
+            continue  # a subscription was destroyed while rclpy looked at it, or rclpy is shut down
+        except Exception:  # raised by a callback: the node goes on
             node.get_logger().error(f"A callback failed: {traceback.format_exc()}")

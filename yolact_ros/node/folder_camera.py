@@ -1,4 +1,4 @@
-"""A camera that shows the pictures of a folder, for demonstrations.
+"""A camera that publishes the pictures of a folder, for demos.
 
 Node `camera`, topic `~/image_raw`. `header.frame_id` is the picture's file name.
 """
@@ -24,9 +24,9 @@ from yolact_ros.pictures import read_picture
 
 
 class FolderCamera(Node):
-    """Publishes the pictures of a folder one after the other, over and over, as bgr8.
+    """Publishes the pictures of a folder one after another, in a loop, as bgr8.
 
-    Raises ValueError when the folder has no pictures that can be read.
+    Raises ValueError if the folder has no readable pictures.
     """
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ class FolderCamera(Node):
 
     def _show_next(self) -> None:
         if not self._next:
-            # A new order each time: a node that takes every second frame must not miss the same
-            # half of the pictures for ever.
+            # A new order each time: a node that processes every second frame must not keep missing
+            # the same half of the pictures.
             self._next = random.sample(sorted(self._pictures), len(self._pictures))
         name = self._next.pop()
         message = self._pictures[name]
@@ -56,7 +56,7 @@ class FolderCamera(Node):
 
 
 def read_pictures(folder: Path) -> dict[str, Image]:
-    """The pictures in `folder` as messages, by file name. Raises ValueError when there is none."""
+    """Return the pictures in `folder` as messages by file name. Raises ValueError if none."""
     messages = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
@@ -70,7 +70,7 @@ def read_pictures(folder: Path) -> dict[str, Image]:
 def main() -> int:
     try:
         rclpy.init()
-    except RuntimeError as error:  # of arguments or a parameter file
+    except RuntimeError as error:  # bad arguments or a bad parameter file
         print(f"camera: {error!r}", file=sys.stderr)
         return 1
     try:
@@ -78,7 +78,7 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except rclpy_implementation.RCLError:
-        # A signal may end the context while a picture is being published.
+        # A signal may shut down the context while a picture is being published.
         if rclpy.ok():
             raise
     except (ValueError, ParameterException) as error:

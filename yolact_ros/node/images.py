@@ -1,7 +1,7 @@
-"""Image messages as BGR uint8 arrays [H, W, 3], a view of the message where its encoding allows.
+"""Image messages as BGR uint8 arrays [H, W, 3], views of the message if the encoding allows.
 
-Takes `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields.
-cv_bridge is not used: it copies even `bgr8`, and knows no colour encoding beyond those here.
+Accepts `sensor_msgs/Image` and `sensor_msgs/CompressedImage`, or any object with their fields.
+cv_bridge is not used: it copies even `bgr8`, and supports no colour encoding beyond those here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 1 << 27
 MAX_SIDE = 32766
-"""Limits of what is taken for an image; OpenCV addresses pixels of larger ones wrongly."""
+"""Limits on the size of an image; OpenCV addresses pixels of larger ones wrongly."""
 
 
 class ImageMessage(Protocol):
@@ -54,9 +54,9 @@ class CompressedImageMessage(Protocol):
 
 
 class ImageError(ValueError):
-    """A message that is no image.
+    """A message that is not a valid image.
 
-    `reason` is a word to count it by: message, encoding, size, step or data.
+    `reason` is the category that it is counted under: message, encoding, size, step or data.
     """
 
     def __init__(self, reason: str, message: str):
@@ -66,25 +66,25 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """How the pixels of an encoding lie in rows: values a pixel, their type, the way to BGR."""
+    """Row layout of an encoding: values per pixel, their type, and the conversion to BGR."""
 
     channels: int
     dtype: type[np.uint8] | type[np.uint16]
     to_bgr: int | None
-    """OpenCV's conversion code, None where the pixels are BGR already."""
+    """OpenCV's conversion code; None if the pixels are BGR already."""
 
     min_side: int = 1
     pixel_group: int = 1
-    """Neighbouring pixels that share values: a row holds whole groups."""
+    """Number of neighbouring pixels that share values; a row holds whole groups."""
     colour_rows: float = 0
-    """Rows of colour for each row of brightness, where they lie in planes of their own."""
+    """Chroma rows per luma row, if chroma has its own plane."""
 
     def row_values(self, width: int) -> int:
-        """Values that a row of `width` pixels holds at least."""
+        """Least number of values in a row of `width` pixels."""
         return -(-width // self.pixel_group) * self.pixel_group * self.channels
 
     def rows(self, height: int) -> int:
-        """Rows of all planes of an image of `height` pixels."""
+        """Number of rows of all planes of an image of `height` pixels."""
         return height + math.ceil(height * self.colour_rows)
 
 
@@ -102,8 +102,8 @@ def _layouts() -> dict[str, Layout]:
         layouts[f"{bits}UC1"] = colours[f"mono{bits}"]
         layouts[f"{bits}UC3"] = colours[f"bgr{bits}"]
         layouts[f"{bits}UC4"] = colours[f"bgra{bits}"]
-        # ROS names the first two pixels of the first two rows, OpenCV the second and third pixel
-        # of the second row.
+        # ROS names Bayer patterns after the first two pixels of the first two rows, OpenCV after
+        # the second and third pixels of the second row.
         for name, code in (
             ("rggb", cv2.COLOR_BayerBG2BGR),
             ("bggr", cv2.COLOR_BayerRG2BGR),
@@ -114,7 +114,7 @@ def _layouts() -> dict[str, Layout]:
     uyvy = Layout(2, np.uint8, cv2.COLOR_YUV2BGR_UYVY, pixel_group=2)
     yuyv = Layout(2, np.uint8, cv2.COLOR_YUV2BGR_YUY2, pixel_group=2)
     layouts |= {"yuv422": uyvy, "uyvy": uyvy, "yuv422_yuy2": yuyv, "yuyv": yuyv}
-    # Brightness [H, W], then pairs of colour: one for 2 x 2 pixels, or (nv24) one for each pixel.
+    # A luma plane [H, W], then chroma pairs: one for 2 x 2 pixels, or (nv24) one for each pixel.
     nv12 = Layout(1, np.uint8, cv2.COLOR_YUV2BGR_NV12, pixel_group=2, colour_rows=0.5)
     layouts |= {
         "nv12": nv12,
@@ -129,14 +129,14 @@ ENCODINGS = tuple(_LAYOUTS)
 
 
 def check(image: ImageMessage) -> None:
-    """Raises ImageError for a message that `bgr_of` would refuse, without touching its pixels."""
+    """Raise ImageError for a message that `bgr_of` would reject, without touching its pixels."""
     _checked_rows(image, _layout(image))
 
 
 def bgr_of(image: ImageMessage) -> Picture:
-    """The picture of a raw image message, BGR uint8 [H, W, 3].
+    """Convert a raw image message to BGR uint8 [H, W, 3].
 
-    bgr8 and 8UC3 give a view of the message, whose rows may be padded (strides). 16-bit values are
+    bgr8 and 8UC3 give a view of the message, which may be strided (padded rows). 16-bit values are
     scaled to 8 bits; 4:2:0 and 4:2:2 encodings are read as BT.601 video range. Raises ImageError.
     """
     layout = _layout(image)
@@ -158,7 +158,7 @@ def _layout(image: ImageMessage) -> Layout:
 
 
 def _checked_rows(image: ImageMessage, layout: Layout) -> Picture:
-    """The bytes of a message as rows [rows of all planes, step]."""
+    """Return the bytes of a valid message as [rows of all planes, step]."""
     _check_size(image.height, image.width)
     if min(image.height, image.width) < layout.min_side:
         raise _too_small(image.encoding, image.height, image.width, layout.min_side)
@@ -208,7 +208,7 @@ def _from_planes(rows: Picture, height: int, width: int, layout: Layout) -> Pict
 
 
 def _from_full_planes(rows: Picture, height: int, width: int) -> Picture:
-    # As a 2 x 2 times larger image with a pair of colour for each of its 2 x 2 pixels.
+    # Convert as nv12 at twice the size, where each 2 x 2 block has its own chroma pair.
     brightness = rows[:height, :width].repeat(2, axis=0).repeat(2, axis=1)
     pairs = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
     pixels = cv2.cvtColorTwoPlane(brightness, pairs, cv2.COLOR_YUV2BGR_NV12)
@@ -232,7 +232,7 @@ def _too_small(encoding: str, height: int, width: int, least: int) -> ImageError
 
 
 def check_compressed(image: CompressedImageMessage) -> None:
-    """Raises ImageError for bytes that are visibly no whole JPEG or PNG, without decoding them."""
+    """Raise ImageError for bytes that are visibly not a complete JPEG or PNG; does not decode."""
     data = bytes(image.data)
     if data.startswith(JPEG_START):
         kind, size = "JPEG", _jpeg_size(data)
@@ -243,17 +243,17 @@ def check_compressed(image: CompressedImageMessage) -> None:
             "encoding",
             f"{len(data)} bytes that are neither JPEG nor PNG (format {image.format!r})",
         )
-    # OpenCV would make a picture of whatever arrived, with a grey rest.
+    # OpenCV would decode whatever arrived and fill the rest with grey.
     if size is None or is_cut_short(data):
         raise ImageError("data", f"a {kind} of {len(data)} bytes that is cut short or broken")
     _check_size(*size)
 
 
 def bgr_of_compressed(image: CompressedImageMessage) -> Picture:
-    """The picture of a JPEG or PNG message, BGR uint8 [H, W, 3].
+    """Decode a JPEG or PNG message to BGR uint8 [H, W, 3].
 
-    The bytes say which of the two they are; `format`, whether their grey is a Bayer mosaic. Pixels
-    stay where the camera has them: an orientation tag is not followed. Raises ImageError.
+    The bytes tell JPEG from PNG; `format` tells whether a grey image is a Bayer mosaic. An EXIF
+    orientation tag is ignored, so that pixels stay where the camera has them. Raises ImageError.
     """
     check_compressed(image)
     if pattern := _bayer_pattern(image):
@@ -275,13 +275,13 @@ def _decoded(image: CompressedImageMessage, flags: int) -> NDArray[Any]:
 
 
 def _bayer_pattern(image: CompressedImageMessage) -> str:
-    """As image_transport says it, "bayer_rggb8; jpeg compressed "; empty for other images."""
+    """Return the pattern from a format such as "bayer_rggb8; jpeg compressed "; empty if none."""
     encoding = image.format.partition(";")[0].strip()
     return encoding.rstrip("0123456789") if encoding.startswith("bayer_") else ""
 
 
 def _from_mosaic(values: NDArray[Any], pattern: str) -> Picture:
-    """The picture of native values [H, W]: a JPEG has 8 bits, whatever the camera had."""
+    """Demosaic native values [H, W]; a JPEG has 8 bits, whatever the camera has."""
     height, width = values.shape
     values = np.ascontiguousarray(values)
     layout = _LAYOUTS.get(f"{pattern}{8 * values.itemsize}")
@@ -293,40 +293,40 @@ def _from_mosaic(values: NDArray[Any], pattern: str) -> Picture:
 
 
 def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Tensor | None:
-    """The picture of a JPEG message, decoded by nvJPEG on a CUDA device: BGR uint8 [H, W, 3] there.
+    """Decode a JPEG message with nvJPEG to BGR uint8 [H, W, 3] on a CUDA device.
 
-    None for what nvJPEG does not take, such as a PNG, or not as a picture, such as a Bayer mosaic.
-    Raises ImageError.
+    Returns None for images that need the CPU: those that nvJPEG cannot decode, such as a PNG, and
+    Bayer mosaics. Raises ImageError.
     """
     import torch
 
     try:
         from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError:  # releases to come leave it out
+    except ImportError:  # future releases drop it
         return None
     check_compressed(image)
     if _bayer_pattern(image):
         return None
     data = torch.from_numpy(np.frombuffer(image.data, np.uint8))
     if device.type == "cuda":
-        # nvJPEG writes on a stream of its own, maybe where the picture before is still read.
+        # nvJPEG writes on its own stream, maybe into memory that is still read on this one.
         torch.cuda.current_stream(device).synchronize()
     try:
         rgb = decode_jpeg(data, ImageReadMode.RGB, device=device)
-    except RuntimeError:  # not a JPEG, or one of a kind that only the CPU decodes
+    except RuntimeError:  # not a JPEG, or a kind that only the CPU can decode
         return None
     return rgb.flip(0).permute(1, 2, 0).contiguous()
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a PNG, None when its header is cut short."""
+    """Return (height, width) of a PNG; None if its header is truncated."""
     if len(data) < 24:
         return None
     return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG from its frame header, None when there is none."""
+    """Return (height, width) of a JPEG from its frame header; None if there is none."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]

@@ -1,4 +1,4 @@
-"""What an active node receives: subscriptions, and the pipeline that they feed."""
+"""Subscriptions of an active node, and the pipeline that they feed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from yolact_ros.node.pipeline import STEADY, Feed, Pipeline
 from yolact_ros.node.subscription import ImageSubscription
 
 FOLLOW_PERIOD = 0.5
-"""Seconds after which publishers that come or go are followed, at most."""
+"""Seconds between checks for publishers that come or go."""
 
 
 def resolved(node: Node, topic: str) -> str:
-    """The full name of a topic, with the node's remappings followed."""
+    """Return the full name of a topic, with the node's remappings applied."""
     try:
         return str(node.resolve_topic_name(topic))
-    except RuntimeError:  # a name with {substitutions} that ROS does not know
+    except RuntimeError:  # a name with unknown {substitutions}
         return topic
 
 
 class Inputs:
-    """The pipeline of some cameras, and from `subscribe` to `stop` what feeds it.
+    """The pipeline of some cameras and, from `subscribe` to `stop`, the subscriptions feeding it.
 
-    The arguments are those of `Pipeline`. Without masks there are no positions, and depth is not
-    subscribed to.
+    The arguments are those of `Pipeline`. Positions need masks: for a model without masks, depth is
+    not subscribed to.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Inputs:
         names = [resolved(node, topic) for topic in self._depth_topics if topic]
         self._depth = DepthImages(*names) if names else None
         self.topics = [feed.topic for feed in feeds] + names
-        """Full names of all that is subscribed to."""
+        """Full names of all topics subscribed to."""
         self.pipeline = Pipeline(segmenter, feeds, self._depth, configured, current, on_lost)
 
     def subscribe(self) -> None:
-        """Begin to receive. What rclpy raises leaves some subscriptions, for `stop`."""
+        """Start receiving. If rclpy raises, `stop` destroys the subscriptions made so far."""
         parameters, pipeline = self._configured, self.pipeline
         kind = CompressedImage if parameters.compressed else Image
         for feed in self._feeds:
@@ -99,7 +99,7 @@ class Inputs:
                 subscription.follow()
 
     def stop(self) -> None:
-        """Receive nothing more; the image in work is finished."""
+        """Stop receiving; images in progress are finished."""
         with self._lock:
             while self._images:
                 self._images.pop().destroy()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yolact_ros.node.yolact_node import YolactNode
 
 SHUTDOWN_LIMIT = 8.0
-"""Seconds after which a node that was told to end does so although its network does not answer.
+"""Seconds after a signal until the process is ended even if its network does not respond.
 
 `ros2 launch` and Docker kill after 10.
 """
@@ -28,19 +28,19 @@ _ENVIRONMENT = "Is the virtual environment activated that README's Install made?
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until a signal ends the process, with status 0.
+    """Run the node until a signal ends the process with status 0.
 
-    Returns, with the exit status 1, only when the node cannot be made. One that does not end
+    Returns (exit status 1) only if the node cannot be created. A node that does not shut down
     within `SHUTDOWN_LIMIT` is ended with status 1.
     """
     running = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if not running:  # still importing: nothing to tidy up
+        if not running:  # still starting: nothing to clean up
             os._exit(0)
 
-    # Whichever thread gets the signal, a byte is written, which wakes the main thread, even if it
-    # only begins to wait afterwards.
+    # Whichever thread gets the signal, a byte is written to the socket. It wakes the main thread,
+    # even if that starts to wait only later.
     ended, end = socket.socketpair()
     end.setblocking(False)
     signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
         return 1
 
     def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        """Such as that a GPU has too little memory for graphs."""
+        """Log a Python warning, such as that a GPU has too little memory for CUDA graphs."""
         node.get_logger().warning(str(message))
 
     warnings.showwarning = log_warning
@@ -70,28 +70,28 @@ def main(args: list[str] | None = None) -> int:
         spin(executor, node, stopped)
         end.send(b"\0")
 
-    # The main thread only waits, so that it takes signals at once.
+    # The main thread only waits, so that it handles signals at once.
     spinner = threading.Thread(target=work, name="executor")
     spinner.start()
     running = True
     ended.recv(1)
-    # This watchdog needs no GIL; before it ends the process it prints where all threads hang.
+    # This watchdog does not need the GIL; it prints the stacks of all threads before it exits.
     faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
-    if not node.is_configuring:  # a download may take minutes; the next one goes on where it ends
+    if not node.is_configuring:  # a download may take minutes; the next run resumes it
         stopped.set_result(None)
         spinner.join()
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown()
-    # At once: the interpreter would take seconds to take PyTorch apart, and a second signal (Ctrl-C
-    # comes directly and through ros2 launch) could kill it meanwhile.
+    # Exit at once: the interpreter would take seconds to tear PyTorch down, and a second signal
+    # (Ctrl-C arrives directly and through ros2 launch) could kill it meanwhile.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _make_node(args: list[str] | None) -> YolactNode | None:
-    """The node in rclpy's context; None where it cannot be made, after the reason was told."""
+    """Create the node in rclpy's context; if that fails, report the reason and return None."""
     import rclpy
     from rclpy.exceptions import ParameterException
     from rclpy.signals import SignalHandlerOptions
@@ -103,7 +103,7 @@ def _make_node(args: list[str] | None) -> YolactNode | None:
         return None
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # of arguments or a parameter file
+    except RuntimeError as error:  # bad arguments or a bad parameter file
         print(f"The node cannot start: {type(error).__name__}: {error}", file=sys.stderr)
         return None
     try:

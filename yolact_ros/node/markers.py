@@ -1,4 +1,4 @@
-"""Instances with a position as markers for RViz: a box and a text for each."""
+"""RViz markers for instances with a position: a box and a text for each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from yolact_ros.engine.overlay import class_colours
 from yolact_ros.node.depth import Positions
 
 MIN_SIDE = 0.01
-"""Metres: RViz refuses boxes without thickness."""
+"""In metres; RViz rejects boxes without thickness."""
 TEXT_HEIGHT = 0.1
 BOX_OPACITY = 0.4
 LIFETIME = Duration(sec=5)
-"""After which RViz takes markers away by itself: nothing is segmented any more, or no node runs."""
+"""RViz removes markers after this time, when images or the node have stopped."""
 
 
 def no_markers(header: Header) -> MarkerArray:
-    """Takes all markers away."""
+    """Build a message that deletes all markers."""
     return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
 
 
 def markers(header: Header, instances: Instances, positions: Positions) -> MarkerArray:
-    """Takes the markers of the image before away and shows those of this one."""
+    """Build a message that replaces the previous image's markers with this image's."""
     message = no_markers(header)
     colours = class_colours(len(instances.class_names)) / 255
     scores, class_ids = instances.scores.tolist(), instances.class_ids.tolist()

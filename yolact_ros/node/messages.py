@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 from yolact_ros import masks
 from yolact_ros.msg import Instance, InstanceArray, Mask
 
-if TYPE_CHECKING:  # the measured camera makes images in a process that need not wait for torch
+if TYPE_CHECKING:  # the measurement's camera process should not have to import torch
     from yolact_ros.detection import Instances
     from yolact_ros.node.depth import Positions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the measured camera makes images in a process that need not
 def instance_array(
     header: Header, instances: Instances, encoding: str, positions: Positions | None = None
 ) -> InstanceArray:
-    """All instances of one image, with their masks in the given encoding of Mask.msg."""
+    """Convert all instances of one image, with masks in the given encoding (see Mask.msg)."""
     height, width = instances.image_size
     message = InstanceArray(header=header, height=height, width=width)
     boxes = _box_messages(instances)
@@ -94,12 +94,12 @@ def _mask_messages(instances: Instances, encoding: str) -> list[Mask]:
 
 
 def bgr_image(header: Header, picture: NDArray[np.uint8]) -> Image:
-    """A BGR picture [H, W, 3] as a bgr8 image."""
+    """Convert a BGR picture [H, W, 3] to a bgr8 image."""
     return _image(header, picture, "bgr8")
 
 
 def label_image(header: Header, instances: Instances) -> Image:
-    """mono16: 0 for background, i + 1 for instances[i]; where masks overlap, the best score's."""
+    """Make a mono16 image: 0 is background, i + 1 is instances[i]; the highest score wins."""
     if not instances.has_masks:
         labels = np.zeros(instances.image_size, np.uint16)
     else:
@@ -120,7 +120,7 @@ def _image(header: Header, pixels: NDArray[np.uint8] | NDArray[np.uint16], encod
 
 
 def jpeg_image(header: Header, picture: NDArray[np.uint8], quality: int) -> CompressedImage:
-    """A BGR picture [H, W, 3] as a JPEG of a quality of 1 to 100, named as image_transport does."""
+    """Encode a BGR picture [H, W, 3] as JPEG, quality 1 to 100, with image_transport's format."""
     _, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
     return CompressedImage(
         header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", data.tobytes())

@@ -1,4 +1,4 @@
-"""What the node publishes for each image, and when."""
+"""The node's publishers, and what they publish for each image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ QUEUE_DEPTH = 5
 
 
 class Outputs:
-    """A node's publishers for one camera. All are reliable: every subscriber receives from them.
+    """A node's publishers for one camera. All are reliable, so compatible with any subscriber.
 
-    `resolved` gives the full name of a topic, with remappings followed. `with_markers`: publish
-    markers too, for instances that have a position.
+    `resolved` returns the full name of a topic, with remappings applied. `with_markers`: also
+    publish markers for instances that have a position.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Outputs:
         self._publishers: list[LifecyclePublisher] = []
         self._instances = publisher(InstanceArray, camera.output("instances"))
         self._overlay = publisher(Image, overlay)
-        # Viewers look for it beside what the overlay was remapped to.
+        # image_transport expects it below the overlay's remapped name.
         self._compressed = publisher(CompressedImage, f"{resolved(overlay)}/compressed")
         self._labels = publisher(Image, camera.output("labels"))
         self._markers = publisher(MarkerArray, camera.output("markers")) if with_markers else None
@@ -60,7 +60,7 @@ class Outputs:
         positions: Positions | None,
         parameters: Parameters,
     ) -> None:
-        """Publish the instances of a BGR picture [H, W, 3], and what somebody subscribes to."""
+        """Publish the instances of a BGR picture [H, W, 3], and other outputs with subscribers."""
         self._instances.publish(
             messages.instance_array(header, instances, parameters.mask_encoding, positions)
         )
@@ -101,11 +101,11 @@ class Outputs:
             self._compressed.publish(messages.jpeg_image(header, overlay, quality))
 
     def clear(self) -> None:
-        """Take away what stays on screens without new images."""
+        """Remove the markers that RViz would otherwise keep showing."""
         if self._markers is not None:
             self._markers.publish(no_markers(Header()))
 
     def destroy(self) -> None:
-        """Take the publishers off the graph."""
+        """Destroy the publishers."""
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)

@@ -1,4 +1,4 @@
-"""What a parameter of the node is: its description, its values, when it takes effect."""
+"""Description of a node parameter: its meaning, its allowed values, when it takes effect."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ Change = Literal["at once", "configure", "start"]
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What a user is told about a parameter, and what its value is held to."""
+    """What a user is told about a parameter, and the constraints on its value."""
 
     name: str
     field: str
-    """Of `Parameters`."""
+    """Name of the field of `Parameters`."""
     default: Any
     description: str
     change: Change
-    """When a new value takes effect: at once, when the node is next configured, or only from the
-    start of the node."""
+    """When a new value takes effect: at once, when the node is next configured, or only when the
+    node starts."""
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
     many: bool = False
-    """Whether a list of strings is allowed beside one string."""
+    """Whether a list of strings is allowed as well as a single string."""
 
     def allowed(self) -> str:
-        """The allowed values in words; empty where the type says all."""
+        """Return the allowed values as text; empty if the type is the only constraint."""
         if self.choices:
             return "one of " + ", ".join(choice or "(empty)" for choice in self.choices)
         return "" if self.low is None else f"{self.low} to {self.high}"
 
     def check(self, value: Any) -> None:
-        """Raises ValueError, naming what is allowed, for a value that is not."""
+        """Raise ValueError, naming the allowed values, for a value that is not allowed."""
         good, allowed = True, self.allowed()
         if self.choices:
             good = value in self.choices
@@ -52,7 +52,7 @@ class ParameterInfo:
             raise ValueError(f"{self.name}={value!r} is not allowed: it must be {allowed}")
 
     def descriptor(self) -> ParameterDescriptor:
-        """The same for ROS tools."""
+        """Return the description as a ROS message."""
         descriptor = ParameterDescriptor(
             name=self.name,
             description=self.description,
@@ -73,14 +73,17 @@ class ParameterInfo:
 
 
 def parameter(default: Any, description: str, change: Change, **others: Any) -> Any:
-    """A field of a data class of parameters. Its name is that of the parameter, unless `name`, one
-    of the `others`, says another."""
+    """Make a field of a data class of parameters.
+
+    The parameter has the name of the field unless `name` is given; `others` are further fields of
+    `ParameterInfo`.
+    """
     metadata = {"description": description, "change": change, **others}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def infos(parameters: type) -> dict[str, ParameterInfo]:
-    """Every field of a data class that `parameter` made, by the name of the parameter."""
+    """Return all fields of a data class made by `parameter`, by parameter name."""
     found = (
         ParameterInfo(**{"name": each.name, **each.metadata}, field=each.name, default=each.default)
         for each in dataclasses.fields(parameters)

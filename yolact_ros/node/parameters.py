@@ -1,4 +1,4 @@
-"""The node's parameters: one frozen data class whose fields are also the table of parameters."""
+"""The node's parameters: one frozen data class whose fields also define the ROS parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from yolact_ros.node.cameras import Camera, cameras_of
 from yolact_ros.node.parameter_info import infos, parameter
 
 Resolve = Callable[[str], str]
-"""Makes a topic's full name of one that a user gave."""
+"""Returns the full name of a topic that a user gave."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Parameters:
             _check_topic(name)
 
     def with_values(self, changes: Iterable[Parameter]) -> Parameters:
-        """A copy with new values; parameters of other names (use_sim_time …) are passed over.
+        """Return a copy with new values; unknown parameters (use_sim_time …) are ignored.
 
         Raises ValueError for a value that is not allowed.
         """
@@ -285,9 +285,9 @@ class Parameters:
     def detection_settings(
         self, base: DetectionSettings, class_names: tuple[str, ...]
     ) -> DetectionSettings:
-        """The settings `base` of a model of these classes, with the values of the parameters.
+        """Return the settings `base` of a model with these classes, updated from the parameters.
 
-        Raises ValueError when the class filter names a class that the model does not have.
+        Raises ValueError if the class filter names a class that the model does not have.
         """
         return dataclasses.replace(
             base,
@@ -304,7 +304,7 @@ class Parameters:
         )
 
     def problems(self) -> list[str]:
-        """Why this machine cannot run the model, as far as that shows without loading it."""
+        """Return reasons why this machine cannot run the model, found without loading it."""
         found = []
         for check in (self._check_runtime, self._check_weights, self._check_network):
             try:
@@ -330,19 +330,19 @@ class Parameters:
             config_of(name).replace(**{key: value for key, value in changes.items() if value})
 
     def cameras(self) -> tuple[Camera, ...]:
-        """The cameras in `image_topic`."""
+        """Return the cameras in `image_topic`."""
         return cameras_of(self.image_topic)
 
     def batch_limit(self, device_type: str) -> int:
-        """Most images at once on a device: with more on a CPU, each waits for the others."""
+        """Return the maximum batch size; on a CPU a larger batch only makes images wait."""
         limit = self.max_batch or (4 if device_type == "cuda" else 1)
         return min(limit, len(self.cameras()))
 
     def subscription_topic(self, camera: Camera, resolve: Resolve = str) -> str:
-        """The topic of a camera to subscribe to, raw or compressed.
+        """Return the topic to subscribe to for a camera, raw or compressed.
 
-        Names are derived from what `resolve` makes of those that the user gave, so that remapping
-        one of these moves what is beside it, as with image_transport.
+        The compressed topic is derived from the resolved name of the raw one, so that remapping
+        the raw topic moves both, as with image_transport.
         """
         topic = camera.topic
         if self.compressed and not topic.endswith("/compressed"):
@@ -350,7 +350,7 @@ class Parameters:
         return topic
 
     def depth_topics(self, resolve: Resolve = str) -> tuple[str, str]:
-        """Topics of depth images and of their calibration; both empty: off."""
+        """Return the topics of depth images and their calibration; both empty if depth is off."""
         if not self.depth_topic:
             return "", ""
         space, slash, _ = resolve(self.depth_topic).rpartition("/")
@@ -358,13 +358,13 @@ class Parameters:
 
 
 PARAMETERS = infos(Parameters)
-"""In the order of the documentation."""
+"""By parameter name, in the order of the documentation."""
 
 
 def declare(node: Node) -> Parameters:
-    """Declare all parameters on a node and return the values that it was started with.
+    """Declare all parameters on a node and return their initial values.
 
-    Raises ValueError or a ParameterException of rclpy, naming the value and what is allowed.
+    Raises ValueError or rclpy's ParameterException, naming the value and what is allowed.
     """
     declared = {
         info.field: node.declare_parameter(info.name, info.default, info.descriptor())
@@ -387,7 +387,7 @@ def _check_topic(name: str) -> None:
 def _check_file(weights: str) -> None:
     try:
         found = Path(weights).expanduser().is_file()
-    except (OSError, RuntimeError) as error:  # a folder that is closed to us, a user unknown ...
+    except (OSError, RuntimeError) as error:  # no permission for a folder, an unknown user ...
         raise ValueError(f"weights={weights!r} cannot be looked for: {error}") from error
     if not found:
         raise ValueError(

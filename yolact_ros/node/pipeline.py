@@ -1,4 +1,4 @@
-"""Images on their way through the node: received, decoded, segmented, published."""
+"""The path of an image through the node: received, decoded, segmented, published."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from yolact_ros.node.worker import Begun, Worker
 LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
 DOUBT_LOG_PERIOD = 60.0
-"""Seconds between log lines about what may be right all the same."""
+"""Seconds between log lines about conditions that may be intended."""
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
-"""Goes on when the system's clock is set back or simulated time stands still."""
+"""Keeps running when the system clock is set back or simulated time is paused."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """One camera of the node: where its answers go, and how many there were."""
+    """One camera of the node, with its outputs and statistics."""
 
     topic: str
-    """Full name of what is subscribed to."""
+    """Full name of the subscribed topic."""
     camera: Camera
     outputs: Outputs
     statistics: FrameStatistics
     logger: RcutilsLogger
-    """Its own where there are several: lines that come too often are left out by logger."""
+    """Each of several cameras has its own, since log throttling is per logger."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Frame:
     arrived: float
     """time.monotonic() in seconds."""
     depth: NearestDepth | None
-    """None without a depth camera."""
+    """None without a depth topic."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Decoded:
     picture: images.Picture | torch.Tensor
     """BGR uint8 [H, W, 3]."""
     stages: Mapping[str, float]
-    """Milliseconds that each stage took so far."""
+    """Milliseconds of each stage so far."""
 
 
 def read_message(message: bytes, compressed: bool) -> SerializedImage | SerializedCompressedImage:
-    """A serialized Image or CompressedImage. Raises ImageError for what is visibly no image."""
+    """Parse a serialized Image or CompressedImage. Raises ImageError for an invalid message."""
     if compressed:
         compressed_image = read_compressed_image(message)
         images.check_compressed(compressed_image)
@@ -90,9 +90,9 @@ def read_message(message: bytes, compressed: bool) -> SerializedImage | Serializ
 def picture_of(
     image: SerializedImage | SerializedCompressedImage, device: torch.device
 ) -> images.Picture | torch.Tensor:
-    """The pixels, BGR uint8 [H, W, 3]; of a JPEG on the device, if CUDA.
+    """Decode an image to BGR uint8 [H, W, 3]; a JPEG is decoded on `device` if that is CUDA.
 
-    Raises ImageError, and DeviceLostError.
+    Raises ImageError and DeviceLostError.
     """
     if not isinstance(image, SerializedCompressedImage):
         return images.bgr_of(image)
@@ -105,21 +105,21 @@ def picture_of(
 
 
 def warm_up_decoder(device: torch.device) -> None:
-    """Decode a JPEG: the first one makes nvJPEG and its library start."""
+    """Decode a small JPEG, so that nvJPEG is initialised."""
     _, data = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))
     picture_of(SerializedCompressedImage(Header(), "jpeg", data.tobytes()), device)
 
 
 class RateLimit:
-    """Which images of a camera come too early for a rate."""
+    """Decides which images exceed a maximum rate, for each camera."""
 
     def __init__(self) -> None:
         self._interval_starts: dict[Camera, float] = {}
 
     def passes_over(self, camera: Camera, arrived: float, rate: float) -> bool:
-        """Whether to pass over an image that came at `arrived`, in seconds, for `rate` in Hz.
+        """Whether to skip an image that arrived at `arrived` (seconds) to keep to `rate` (Hz).
 
-        A rate of 0 is no limit.
+        A rate of 0 means no limit.
         """
         if rate == 0:
             self._interval_starts.pop(camera, None)
@@ -128,18 +128,18 @@ class RateLimit:
         due = arrived if start is None else start + interval
         if arrived < due:
             return True
-        # Counted from `due`, even if the image is a little late: else the rate would be too low.
+        # Count from `due`, even if the image is a little late: otherwise the rate would be too low.
         self._interval_starts[camera] = due if arrived < due + interval else arrived
         return False
 
 
 class Pipeline:
-    """Segments the newest image of each camera, in a thread of its own, until `stop` is called.
+    """Segments the newest image of each camera, in its own thread, until `stop` is called.
 
-    Where the device works by itself, the next images are decoded and given to it meanwhile.
-    `configured` are the parameters that the node was configured with; `current` returns the ones
-    that hold at the moment, for those that take effect at once. `on_lost` is called in that thread
-    by whatever finds that the device is lost.
+    If the device works asynchronously, the next images are decoded and submitted meanwhile.
+    `configured` are the parameters that the node was configured with; `current` returns the
+    current ones, for those that take effect at once. `on_lost` is called in the pipeline's thread
+    when the device is found to be lost.
     """
 
     def __init__(
@@ -165,13 +165,13 @@ class Pipeline:
         )
 
     def stop(self) -> None:
-        """Drop what waits and finish what is in work."""
+        """Drop waiting images and finish those in progress."""
         if self._depth is not None:
             self._depth.close()
         self._worker.stop()
 
     def take(self, feed: Feed, message: bytes) -> None:
-        """Take a serialized message of a camera, whatever it holds."""
+        """Accept a serialized message of a camera, which may be malformed."""
         arrived = time.monotonic()
         feed.statistics.arrived()
         try:
@@ -188,14 +188,14 @@ class Pipeline:
             feed.statistics.passed_over()
 
     def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
-        """Take a serialized depth image of a camera, whatever it holds."""
+        """Accept a serialized depth image of a camera, which may be malformed."""
         try:
             depth.put(read_image(message))
         except ImageError as error:
             self._refuse_depth(feed, error)
 
     def _begin(self, frames: list[Frame]) -> Begun | None:
-        """Work of the network's thread: one image of each of some cameras, whatever they hold."""
+        """Decode and submit one image each of some cameras; runs in the network thread."""
         decoded = [each for frame in frames if (each := self._decode(frame)) is not None]
         if not decoded:
             return None
@@ -243,11 +243,11 @@ class Pipeline:
         parameters = self._current()
         started = time.monotonic()
         try:
-            if parameters.mask_score_threshold > 0:  # choosing takes time
+            if parameters.mask_score_threshold > 0:  # filtering takes time
                 instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
             positions = self._locate(decoded.frame, instances, parameters)
             located = time.monotonic()
-            with lost_devices_named(self._segmenter.device):  # a picture may lie there
+            with lost_devices_named(self._segmenter.device):  # the picture may be on the device
                 feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
         except Exception as error:  # one image must not end the node
             self._fail([feed], error)
@@ -309,11 +309,11 @@ class Pipeline:
 
 
 def at_most_every(seconds: float) -> dict[str, Any]:
-    """Arguments that make a logger leave out lines that come sooner from the same place."""
+    """Return logger arguments that throttle a log call to one line in `seconds`."""
     return {"throttle_duration_sec": seconds, "throttle_time_source_type": STEADY}
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, for people: errors that were not foreseen with their type."""
+    """Describe an error for the user; unexpected errors include their type."""
     foreseen = isinstance(error, ValueError | RuntimeError | OSError) and str(error)
     return str(error) if foreseen else f"{type(error).__name__}: {error}"

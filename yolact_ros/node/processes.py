@@ -1,4 +1,4 @@
-"""This package's nodes as processes of their own, for demonstrations and measurements."""
+"""Runs this package's nodes as separate processes, for the demo and measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 @contextmanager
 def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an executable of this package with arguments after --ros-args; end it on leaving."""
+    """Run an executable of this package with arguments after --ros-args; end it on exit."""
     path = Path(get_package_prefix("yolact_ros"), "lib", "yolact_ros", executable)
     process = subprocess.Popen([sys.executable, str(path), "--ros-args", *ros_arguments])
     try:
@@ -30,10 +30,10 @@ def started(executable: str, ros_arguments: Sequence[str]) -> Iterator[subproces
 
 
 class Health:
-    """What the diagnostics say about a node `yolact` that should run by itself.
+    """The state of an autostarted node `yolact`, according to /diagnostics.
 
-    `problem` is the reason for which it does not; empty as long as there is none. `is_configuring`:
-    it loads a model, or downloads or compiles it, which may take minutes.
+    `problem` is why it does not run, or empty. `is_configuring`: it is loading, downloading or
+    compiling a model, which may take minutes.
     """
 
     def __init__(self, observer: Node, name: str) -> None:

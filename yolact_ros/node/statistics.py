@@ -1,4 +1,4 @@
-"""What happened to the frames: counts, rates and latencies, for the diagnostics."""
+"""Frame statistics for the diagnostics: counts, rates and latencies."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 RATE_WINDOW = 5.0
-"""Seconds that a rate is taken over."""
+"""Window for rates, in seconds."""
 
 LATENCY_FRAMES = 300
-"""Newest frames that the percentiles of latency are taken over."""
+"""Number of most recent frames for the latency percentiles."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one stage."""
+    """Latency of one stage in milliseconds."""
 
     median: float
     percentile_99: float
@@ -34,39 +34,39 @@ class Summary:
     passed_over: int
     failed: int
     refused: Mapping[str, int]
-    """Malformed images, by what was wrong."""
+    """Malformed images, by reason."""
     depth_refused: int
     """Depth images that could not be used."""
     without_depth: int
-    """Images for which there was no depth image or no calibration."""
+    """Images without a depth image or calibration."""
     rate_in: float
-    """Images a second that arrived, malformed ones included."""
+    """Images received per second, including malformed ones."""
     rate_out: float
-    """Images a second that were processed."""
+    """Images processed per second."""
     latencies: Mapping[str, Latency]
-    """By stage, in the order in which the stages were first recorded."""
+    """By stage, in the order of first recording."""
     silence: float
-    """Seconds since the last image arrived, or since the start when none has."""
+    """Seconds since the last image arrived, or since the start if none has."""
     unanswered: float
-    """Seconds since an image was accepted, the first one after the last answer; 0 if none was."""
+    """Seconds since the first image accepted after the last answer; 0 if none is waiting."""
     refused_lately: int
-    """Images refused within the window of the rates."""
+    """Images refused within the rate window."""
     failed_lately: int
-    """Images that failed within the window of the rates."""
+    """Images that failed within the rate window."""
     depth_refused_lately: int
-    """Depth images refused within the window of the rates."""
+    """Depth images refused within the rate window."""
     without_depth_lately: int
-    """Images without depth within the window of the rates."""
+    """Images without depth within the rate window."""
 
 
 class _Events:
-    """Things of one kind: how many there were, and when those of the last `RATE_WINDOW` seconds."""
+    """Events of one kind: their total, and the times of those in the last `RATE_WINDOW` seconds."""
 
     def __init__(self) -> None:
         self.total, self._times = 0, deque[float]()
 
     def note(self) -> float:
-        """One happens, at the time that is returned."""
+        """Record an event; return its time."""
         now = time.monotonic()
         self.total += 1
         self._times.append(now)
@@ -74,14 +74,14 @@ class _Events:
         return now
 
     def lately(self, now: float) -> int:
-        """How many there were within the window."""
+        """Return the number of events within the window."""
         while self._times and self._times[0] < now - RATE_WINDOW:
             self._times.popleft()
         return len(self._times)
 
 
 class FrameStatistics:
-    """Counts frames; to be called from any thread."""
+    """Counts frames; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -94,25 +94,25 @@ class FrameStatistics:
         self._latencies: dict[str, deque[float]] = {}
 
     def arrived(self) -> None:
-        """An image came in."""
+        """An image arrived."""
         with self._lock:
             self._last_arrival = self._arrivals.note()
 
     def accepted(self) -> None:
-        """An image waits for the network."""
+        """An image is waiting for the network."""
         with self._lock:
             if self._unanswered_since is None:
                 self._unanswered_since = self._last_arrival
 
     def passed_over(self) -> None:
-        """An image was given up for a newer one, or comes too early for `max_rate`."""
+        """An image was dropped for a newer one or because of `max_rate`."""
         with self._lock:
             self._passed_over += 1
 
     def refused(self, reason: str, accepted: bool = False) -> int:
-        """An image was malformed, which showed before or after it was accepted.
+        """An image was malformed, found before or after it was `accepted`.
 
-        Returns how many were so far.
+        Returns the number of malformed images so far.
         """
         with self._lock:
             self._refused[reason] += 1
@@ -122,7 +122,7 @@ class FrameStatistics:
             return self._refusals.total
 
     def depth_refused(self) -> None:
-        """A depth image could not be used; the image that it belongs to can."""
+        """A depth image could not be used; its colour image still can."""
         with self._lock:
             self._depth_refusals.note()
 
@@ -132,13 +132,13 @@ class FrameStatistics:
             self._depths_missed.note()
 
     def failed(self) -> None:
-        """A sound image could not be processed."""
+        """A valid image could not be processed."""
         with self._lock:
             self._unanswered_since = None
             self._failures.note()
 
     def processed(self, latencies: Mapping[str, float]) -> None:
-        """An image was processed; milliseconds by stage."""
+        """An image was processed; `latencies` are milliseconds by stage."""
         with self._lock:
             self._unanswered_since = None
             self._completions.note()
@@ -146,7 +146,7 @@ class FrameStatistics:
                 self._latencies.setdefault(stage, deque(maxlen=LATENCY_FRAMES)).append(value)
 
     def summary(self) -> Summary:
-        """All of it, now."""
+        """Return the current state."""
         with self._lock:
             now = time.monotonic()
             window = max(min(RATE_WINDOW, now - self._start), 1e-3)

@@ -1,4 +1,4 @@
-"""Subscriptions to images that are as reliable as what is published."""
+"""Image subscriptions whose reliability matches the publishers'."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ AUTO = "auto"
 
 
 class ImageSubscription:
-    """A subscription to serialized messages, of which parts are sent again where possible.
+    """A subscription to serialized messages, reliable where possible.
 
-    Without `reliability`, a policy's name in small letters, it is reliable if all publishers of the
-    topic are, else best effort: a reliable one receives nothing from a publisher that is not, and
-    of large images that are sent best effort parts get lost. `follow` has to be called from time to
-    time, since publishers come and go.
+    `reliability` is the lower-case name of a policy. "auto" is reliable if all publishers of the
+    topic are, else best effort: a reliable subscription receives nothing from a best-effort
+    publisher, and large best-effort images lose fragments. Call `follow` periodically, since
+    publishers come and go.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ImageSubscription:
         self.follow()
 
     def follow(self) -> None:
-        """Subscribe anew if another reliability suits the publishers now."""
+        """Resubscribe if another reliability now suits the publishers."""
         topic = self._subscription.topic_name
         publishers = self._node.get_publishers_info_by_topic(topic) if self._follows else []
         if not publishers:
@@ -49,12 +49,12 @@ class ImageSubscription:
         if offered == {ReliabilityPolicy.RELIABLE}:
             suits = ReliabilityPolicy.RELIABLE
         if suits != self._reliability:
-            self.destroy()  # first: no image comes twice
+            self.destroy()  # first, so that no image arrives twice
             self._reliability = suits
             self._subscription = self._subscribe()
 
     def destroy(self) -> None:
-        """Receive nothing more."""
+        """Stop receiving."""
         self._node.destroy_subscription(self._subscription)
 
     def _subscribe(self):  # type: ignore[no-untyped-def]  # rclpy's are generic in some versions

@@ -1,4 +1,4 @@
-"""One thread that works on the newest item of each source and on nothing older."""
+"""A thread that processes only the newest item of each source."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Begun:
-    """Work on some items that goes on without the thread, on a device for instance."""
+    """Work that continues asynchronously, for example on a device."""
 
     done: Callable[[], bool]
-    """Whether `finish` would not wait."""
+    """Whether `finish` would return without waiting."""
     finish: Callable[[], None]
-    """Waits for the rest of the work and does what then remains. Must not raise."""
+    """Waits for the work and completes it. Must not raise."""
 
 
 class Worker(Generic[Source, Item]):
-    """Calls `begin(items)` in a thread of its own, whenever it is free and something waits.
+    """Calls `begin(items)` in its own thread whenever it is idle and items are waiting.
 
-    Of each source only the newest item waits; an older one is passed over. At most `max_batch`
-    items are taken at once, first those of the sources that were served longest ago, so that none
-    starves. `begin` must not raise.
+    Only the newest item of each source waits; older ones are dropped. At most `max_batch` items are
+    taken at once, least recently served sources first, so that none starves. `begin` must not
+    raise.
 
-    `begin` may leave work to be finished. That is done at once, unless it would wait while other
-    items do: then these are begun with first. So work is finished in the order in which it was
-    begun, at most two are begun at a time, and nothing that is done waits for anything.
+    `begin` may return work to be finished. It is finished at once, unless that would block while
+    other items are waiting: those are begun first. Work therefore finishes in the order in which
+    it was begun, at most two batches are in flight, and finished work is never held up.
     """
 
     def __init__(
@@ -41,20 +41,21 @@ class Worker(Generic[Source, Item]):
         max_batch: int,
         name: str,
     ) -> None:
-        self._turns = list(sources)  # the one that was served longest ago is first
+        self._turns = list(sources)  # least recently served first
         self._max_batch = max_batch
         self._waiting: dict[Source, Item] = {}
         self._stopped = False
         self._changed = threading.Condition()
-        # A thread that has ended forgets its arguments, and with `begin` all that this refers to.
-        # A program that forgets to stop it must end all the same: the interpreter waits for other
-        # threads before it calls what is registered, and kills this kind only afterwards.
+        # `begin` is an argument since a thread drops its arguments, and all that they refer to,
+        # when it ends. The thread is a daemon so that a program that forgets to stop it can exit:
+        # the interpreter joins other threads before it runs atexit handlers, daemons it kills
+        # only afterwards.
         self._thread = threading.Thread(target=self._run, args=(begin,), name=name, daemon=True)
         self._thread.start()
         atexit.register(self.stop)
 
     def put(self, source: Source, item: Item) -> Item | None:
-        """Hand over an item. Returns the one that is passed over for it, if any."""
+        """Hand over an item. Returns the older one that it replaces, if any."""
         with self._changed:
             passed_over = self._waiting.get(source)
             self._waiting[source] = item
@@ -62,7 +63,7 @@ class Worker(Generic[Source, Item]):
         return passed_over
 
     def stop(self) -> None:
-        """Drop what waits and return when the thread has ended: after the items in work, if any."""
+        """Drop waiting items, finish those in progress and join the thread."""
         with self._changed:
             self._stopped = True
             self._waiting.clear()
@@ -80,13 +81,13 @@ class Worker(Generic[Source, Item]):
             begun = following
 
     def _wait(self) -> bool:
-        """Whether there is something to begin with, when there is; False when stopped."""
+        """Wait for an item; return False if stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._waiting)
             return not self._stopped
 
     def _take(self) -> list[Item]:
-        """What waits now, if anything."""
+        """Take the items of the next batch, which may be empty."""
         with self._changed:
             if self._stopped:
                 return []

@@ -43,7 +43,7 @@ Transition = Callable[["YolactNode", LifecycleState], TransitionCallbackReturn]
 
 
 def _logging_errors(transition: Transition) -> Transition:
-    """Log what a transition raises: rclpy goes to error processing without saying why."""
+    """Log what a transition raises: rclpy enters error processing without saying why."""
 
     @functools.wraps(transition)
     def logged(node: YolactNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -57,28 +57,28 @@ def _logging_errors(transition: Transition) -> Transition:
 
 
 class YolactNode(LifecycleNodeMixin, Node):
-    """Segments the newest image of each camera; `Parameters` says what can be changed.
+    """Segments the newest image of each camera; see `Parameters` for what can be configured.
 
-    The executor's threads take images, parameters and transitions; the network runs in a thread of
-    its own, which tells them of nothing but a lost device. docs/architecture.md draws them. Raises
-    ValueError or a ParameterException for parameters that are not allowed.
+    The executor's threads handle images, parameters and transitions. The network runs in its own
+    thread, which notifies them only of a lost device (see docs/architecture.md). Raises ValueError
+    or ParameterException for invalid parameters.
     """
 
     def __init__(self, **options: Any) -> None:
-        # What `destroy_node` gives up; rclpy calls it too where a node cannot be made.
+        # Set first: rclpy calls `destroy_node`, which releases these, if construction fails.
         self._segmenter: Segmenter | None = None
         self._inputs: Inputs | None = None
         self._outputs: dict[Camera, Outputs] = {}
-        self._lost_devices: set[torch.device] = set()  # for good: only a new process can use them
+        self._lost_devices: set[torch.device] = set()  # only a new process can use them again
         self._kept_from_lost_devices: list[Segmenter] = []
         self._stopping, self._settings_lock = threading.Lock(), threading.Lock()
         Node.__init__(self, "yolact", **options)
-        # In a group of their own, so that parameters and diagnostics answer while a model loads.
+        # In their own group, so that parameters and diagnostics are served while a model loads.
         transitions = ReentrantCallbackGroup()
         LifecycleNodeMixin.__init__(self, callback_group=transitions)
         self._wanted = declare(self)
         self._configured = self._wanted  # the values that the node was last configured with
-        # A node that is about to configure itself must not look like one that was left alone.
+        # A node that is about to configure itself must not look as if it were left unconfigured.
         self._state = "configuring" if self._wanted.autostart else "unconfigured"
         self._problem = ""
         self._device_lost = False  # since the node was last configured
@@ -101,11 +101,11 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     @property
     def is_configuring(self) -> bool:
-        """Whether a model is being loaded, or downloaded, at the moment."""
+        """Whether a model is being loaded or downloaded."""
         return self._state == "configuring"
 
     def destroy_node(self) -> None:
-        """Stop working, in whatever state, and free what the node has."""
+        """Stop in any state and release all resources."""
         self._release()
         super().destroy_node()
 
@@ -125,9 +125,9 @@ class YolactNode(LifecycleNodeMixin, Node):
         problem = ""
         try:
             self._set_up(self._configured)
-        except Exception as error:  # whatever is wrong with a model must not end the node
+        except Exception as error:  # a bad model must not end the node
             problem = reason_of(error)
-        if problem:  # outside of `except`: there the error still keeps the model that it is from
+        if problem:  # outside `except`, where the traceback would keep the model alive
             self._release()
             self._state, self._problem = "unconfigured", problem
             self.get_logger().error(f"The node stays unconfigured: {self._problem}")
@@ -169,9 +169,9 @@ class YolactNode(LifecycleNodeMixin, Node):
         return segmenter
 
     def _follow_file(self, segmenter: Segmenter, parameters: Parameters, file: str) -> None:
-        """Set parameters that the user left alone to what a detection stage in a file has fixed.
+        """Set parameters left at their defaults to the values of a file's detection stage.
 
-        Raises ValueError for parameters that the segmenter cannot follow.
+        Raises ValueError for parameters that the segmenter does not support.
         """
         fixed = segmenter.runtime.header.fixed_settings
         taken = [
@@ -190,7 +190,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self.get_logger().info(f"Fixed by the detection stage inside {file}: {values}")
 
     def _warm_up(self, segmenter: Segmenter, parameters: Parameters) -> None:
-        """The first images take longer than others, and show whether there is memory enough."""
+        """Run the slow first images, which also shows whether the memory suffices."""
         most = parameters.batch_limit(segmenter.device.type)
         try:
             segmenter.warm_up(batch_sizes=range(1, most + 1))
@@ -202,18 +202,18 @@ class YolactNode(LifecycleNodeMixin, Node):
             raise
 
     def _forget_what_a_file_fixed(self) -> None:
-        """Set parameters that an exported file had decided back to their defaults."""
+        """Reset parameters set by `_follow_file` to their defaults."""
         self.set_parameters(
             [
                 Parameter(name, value=PARAMETERS[name].default)
                 for name, value in self._fixed_by_file.items()
-                if self.get_parameter(name).value == value  # else a user has set it since
+                if self.get_parameter(name).value == value  # otherwise a user has set it since
             ]
         )
         self._fixed_by_file = {}
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera and start the thread of the network; on failure stay inactive."""
+        """Subscribe to the cameras and start the network thread; on failure stay inactive."""
         self._problem = ""
         self._statistics = self._new_statistics()
         try:
@@ -231,7 +231,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         return {camera: FrameStatistics() for camera in self._configured.cameras()}
 
     def _start_receiving(self, parameters: Parameters) -> list[str]:
-        """Subscribe to images, and to depth if wanted. Returns the full topics."""
+        """Subscribe to images, and to depth if configured. Returns the full topic names."""
         assert self._segmenter is not None
         feeds = [
             Feed(
@@ -255,7 +255,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         return self._inputs.topics
 
     def _logger_of(self, camera: Camera) -> RcutilsLogger:
-        if camera not in self._loggers:  # a logger counts for itself how often it speaks
+        if camera not in self._loggers:  # throttling is per logger
             whole = self.get_logger()
             self._loggers[camera] = whole.get_child(camera.name) if camera.name else whole
         return self._loggers[camera]
@@ -268,7 +268,7 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     @_logging_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; the image in work is finished first."""
+        """Unsubscribe; images in progress are finished first."""
         self._stop_receiving()
         if self._device_lost:
             return TransitionCallbackReturn.ERROR
@@ -279,18 +279,18 @@ class YolactNode(LifecycleNodeMixin, Node):
         self.trigger_deactivate()
 
     def _on_device_lost(self, error: DeviceLostError) -> None:
-        """Go to error processing; called in the network's thread, which that will wait for."""
+        """Trigger error processing, from the network thread, which the transition will join."""
         if self._segmenter is not None:
             self._lost_devices.add(self._segmenter.device)
         self._problem = f"{error}; restart the node to use it again"
         if not self._device_lost:
             self.get_logger().fatal(self._problem)
         self._device_lost = True
-        self._give_up.trigger()  # without effect while the node is being activated: again, then
+        self._give_up.trigger()  # no effect during activation; the next image triggers it again
 
     @_logging_errors
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give up the model and the publishers."""
+        """Release the model and the publishers."""
         self._release()
         self._forget_what_a_file_fixed()
         self._state, self._problem = "unconfigured", ""
@@ -298,13 +298,13 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     @_logging_errors
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give up everything, from any state."""
+        """Release everything, from any state."""
         self._release()
         self._state, self._problem = "finalized", ""
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a lost device, or an unforeseen error in a transition: back to unconfigured."""
+        """Return to unconfigured after a lost device or an unexpected error in a transition."""
         self._state = "unconfigured"
         if not self._device_lost:
             self._problem = "a transition failed; see the log"
@@ -312,7 +312,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         return super().on_error(state)
 
     def _stop_receiving(self) -> None:
-        with self._stopping:  # the process may be told to end while a transition does this
+        with self._stopping:  # a shutdown signal may arrive while a transition does this
             if self._inputs is not None:
                 self._inputs.stop()
                 self._inputs = None
@@ -329,9 +329,9 @@ class YolactNode(LifecycleNodeMixin, Node):
             # Older releases of PyTorch abort when memory of a lost device is freed.
             self._kept_from_lost_devices.append(segmenter)
         del segmenter
-        gc.collect()  # parts of a network may refer to each other
+        gc.collect()  # a network may hold reference cycles
         if torch.cuda.is_available() and not self._lost_devices:
-            with contextlib.suppress(RuntimeError):  # of a device that has just been lost
+            with contextlib.suppress(RuntimeError):  # a device may just have been lost
                 torch.cuda.empty_cache()
 
     # Parameters
@@ -342,14 +342,14 @@ class YolactNode(LifecycleNodeMixin, Node):
         with self._settings_lock:
             try:
                 parameters = self._wanted.with_values(changes)
-                # Not for what was wrong before: faults can be mended one by one.
+                # Ignore existing problems, so that they can be fixed one by one.
                 if later and (new := set(parameters.problems()) - set(self._wanted.problems())):
                     raise ValueError("; ".join(sorted(new)))
                 if (segmenter := self._segmenter) is not None:
                     segmenter.settings = parameters.detection_settings(
                         segmenter.settings, segmenter.class_names
                     )
-            except Exception as error:  # else rclpy would leave the caller without an answer
+            except Exception as error:  # otherwise rclpy would not answer the caller
                 return SetParametersResult(successful=False, reason=reason_of(error))
             self._wanted = parameters
         if later and self._state != "unconfigured":

@@ -15,31 +15,31 @@ from torchvision.transforms import v2
 
 from yolact_ros.training.targets import Target
 
-# Of 255, added to all colours.
+# Out of 255, added to all channels.
 _MAX_OFFSET = 32
-# What expanded pictures are filled with: ImageNet's mean colour, RGB.
+# Fill colour of expanded pictures: ImageNet's mean, RGB.
 _FILL: dict[Any, Any] = {tv_tensors.Image: [124, 117, 104], "others": 0}
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """The published augmentation, but for `smallest_box`; each part can be turned off."""
+    """The published augmentation, except for `smallest_box`; each part can be turned off."""
 
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
     expand: float = 4.0
     """Half of the pictures are put on a canvas up to this many times as large; 1 turns it off."""
     crop: bool = True
-    """Random crops that hold at least one object's centre."""
+    """Random crops that contain at least one object's centre."""
     smallest_crop: float = 0.3
-    """Least side of a crop relative to the picture's, 0.1 to 1."""
+    """Minimum side of a crop relative to the picture's, 0.1 to 1."""
     mirror: bool = True
     """Half of the pictures are flipped left to right."""
     smallest_box: float = 4.0
     """Objects whose box ends up less than this many pixels wide or high are dropped. The published
     code has this limit too, but compares pixels with a fraction of the picture: it drops none."""
     copy_paste: float = 0.0
-    """Share of pictures, 0 to 1, onto which objects of another one are pasted
+    """Fraction of pictures, 0 to 1, onto which objects of another picture are pasted
     (Ghiasi et al., Simple Copy-Paste, 2021); not in the papers."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ NO_AUGMENTATION = AugmentationSettings(photometric=False, expand=1, crop=False, 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with n annotations; objects and crowd regions together."""
+    """A picture with n annotations, both objects and crowd regions."""
 
     image: tv_tensors.Image
     """uint8 RGB [3, H, W]"""
@@ -73,7 +73,7 @@ class Sample:
     """bool [n]"""
 
     def target(self) -> Target:
-        """Ground truth with relative boxes; objects of which nothing is visible are left out."""
+        """Return the ground truth with relative boxes; invisible objects are left out."""
         height, width = self.image.shape[-2:]
         boxes = self.boxes.as_subclass(Tensor) / torch.tensor([width, height, width, height])
         masks = self.masks.as_subclass(Tensor)
@@ -89,9 +89,9 @@ class Sample:
 def augment(
     sample: Sample, image_size: int, settings: AugmentationSettings, donor: Sample | None = None
 ) -> Sample:
-    """Augment a picture and resize it to a square of `image_size` pixels; masks [n, S, S] with it.
+    """Augment a picture and resize it, with its masks, to a square of `image_size` pixels.
 
-    Random numbers are torch's. `donor` is the picture whose objects are pasted; None: none are.
+    Random numbers come from torch. `donor` is the picture whose objects are pasted; None: none are.
     """
     if settings.photometric:
         sample, donor = _change_colours(sample), donor and _change_colours(donor)
@@ -109,18 +109,18 @@ def augment(
 
 @dataclass(frozen=True)
 class _Scene:
-    """A sample on its way through transforms.
+    """A sample going through the transforms, without its masks.
 
-    Its masks stay behind: pictures may be expanded 16 times, which for many objects would take
-    gigabytes. Fetched in the end, they are what they would be had they come along.
+    Pictures may be expanded to 16 times the area, and transforming the masks of many objects with
+    them would take gigabytes. Sampling the masks at the end gives the same result.
     """
 
     image: tv_tensors.Image
     boxes: tv_tensors.BoundingBoxes
     places: tv_tensors.Mask
-    """int32 [2, H, W]: one more than the row and the column that each pixel had; 0 where none."""
+    """int32 [2, H, W]: each pixel's original row and column, plus 1; 0 if it has none."""
     tags: Tensor
-    """int64 [n, 3]: label, whether it is a crowd, index of the mask."""
+    """int64 [n, 3]: label, whether it is a crowd region, index of the mask."""
 
     @classmethod
     def of(cls, sample: Sample) -> _Scene:
@@ -135,12 +135,12 @@ class _Scene:
         return _Scene(**transform(vars(self)))
 
     def sample(self, masks: Tensor) -> Sample:
-        """With those of `masks` [n, H, W] whose objects are here."""
+        """Make a sample with the transformed `masks` [n, H, W] of the remaining objects."""
         labels, crowd, indices = self.tags.unbind(1)
         rows, columns = self.places.as_subclass(Tensor).long().numpy() - 1
         pixels = rows * masks.shape[-1] + columns
         moved = np.empty((len(indices), *pixels.shape), np.uint8)
-        # NumPy's take is several times as fast as torch's indexing, and needs no copy of all masks.
+        # NumPy's take is several times faster than torch indexing, and does not copy all masks.
         for mask, index in zip(moved, indices.tolist(), strict=True):
             masks[index].numpy().take(pixels, out=mask, mode="clip")
         moved *= rows >= 0
@@ -150,10 +150,10 @@ class _Scene:
 
 
 def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
-    """Resized to a square, and perhaps flipped.
+    """Resize to a square, and perhaps flip.
 
-    Places are taken at the centres of pixels, as the picture is; v2.Resize takes those of masks at
-    their corners, which moves masks by half a pixel.
+    Places are sampled at pixel centres, like the picture; v2.Resize samples masks at pixel corners,
+    which shifts them by half a pixel.
     """
     rest = {name: value for name, value in vars(scene).items() if name != "places"}
     places = F.interpolate(
@@ -167,15 +167,15 @@ def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
 
 
 _MAX_CROPS = 50
-# One picture in six stays whole. SSD would have the others overlap an object by these much; in the
-# published code that is without effect, and with effect "it cut the mAP in half".
+# One picture in six stays whole. SSD demands a minimum overlap of the others with an object; in the
+# published code that has no effect, and when it did, "it cut the mAP in half".
 _MIN_OVERLAPS = [1.0, *[0.0] * 5]
 
 
 def _crop(scene: _Scene, smallest: float) -> _Scene:
-    """A random part that holds an object; one that holds crowds alone does not do, as published."""
+    """Crop to a random part that contains an object, not only crowd regions, as published."""
     crop = v2.RandomIoUCrop(min_scale=smallest, sampler_options=_MIN_OVERLAPS)
-    is_flat = min(scene.image.shape[-2:]) * smallest < 1  # parts could be without a pixel
+    is_flat = min(scene.image.shape[-2:]) * smallest < 1  # crops could be empty
     for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MAX_CROPS):
         cropped = _Scene(**crop(vars(scene)))
         boxes, inside = _cut(cropped.boxes, smallest=1)
@@ -190,9 +190,9 @@ def _crop(scene: _Scene, smallest: float) -> _Scene:
 
 
 def paste(sample: Sample, donor: Sample) -> Sample:
-    """Put a random choice of the donor's objects on a picture of the same size.
+    """Paste a random choice of the donor's objects onto a picture of the same size.
 
-    What they hide is cut out of the picture's own masks and boxes.
+    The picture's own masks and boxes are cut to what remains visible.
     """
     chosen = ~donor.crowd & (torch.rand(len(donor.labels)) < 0.5)
     if not chosen.any():
@@ -216,10 +216,11 @@ def paste(sample: Sample, donor: Sample) -> Sample:
 
 
 def _change_colours(sample: Sample) -> Sample:
-    """SSD's changes, each for half of the pictures; as published the channels are not shuffled.
+    """Apply SSD's colour changes, each to half of the pictures; as published, without shuffling
+    channels.
 
-    What SSD calls contrast is a gain, and its brightness an offset. Each step ends in 8 bits, as
-    torchvision's do; the published code goes on with values out of 0 to 255.
+    SSD's contrast is a gain, its brightness an offset. Each step rounds to 8 bits, as in
+    torchvision; the published code continues with values outside 0 to 255.
     """
     changes = (
         v2.Lambda(_offset, tv_tensors.Image),
@@ -237,7 +238,7 @@ def _offset(image: Tensor) -> Tensor:
 
 
 def _saturate(image: Tensor) -> Tensor:
-    """HSV's saturation 0.5 to 1.5 times as large; `ColorJitter` would blend with grey instead."""
+    """Scale the HSV saturation by 0.5 to 1.5; `ColorJitter` would blend with grey instead."""
     factor = torch.empty(()).uniform_(0.5, 1.5)
     colours = image.as_subclass(Tensor).float()
     value = colours.amax(dim=0)
@@ -248,7 +249,7 @@ def _saturate(image: Tensor) -> Tensor:
 
 
 def _without_small(sample: Sample, smallest: float) -> Sample:
-    """Without the objects whose box has a side of less than `smallest` pixels in the picture."""
+    """Drop objects whose box has a side of less than `smallest` pixels within the picture."""
     boxes, kept = _cut(sample.boxes, smallest)
     return Sample(
         image=sample.image,
@@ -260,6 +261,6 @@ def _without_small(sample: Sample, smallest: float) -> Sample:
 
 
 def _cut(boxes: tv_tensors.BoundingBoxes, smallest: float) -> tuple[Tensor, Tensor]:
-    """Boxes [n, 4] cut at the edges, and which of them have sides so long then: bool [n]."""
+    """Clamp boxes; return them [n, 4] and whether both sides are `smallest` or more, bool [n]."""
     cut = v2.functional.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     return cut, (cut[:, 2:] - cut[:, :2] >= smallest).all(dim=1)

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, weights files, and accuracy during the training."""
+"""Callbacks: checkpoints that survive a kill, weights files, validation during training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ BEST_WEIGHTS_FILE = "best.safetensors"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and then moves it there in one step.
+    """Writes a checkpoint to a temporary file in its folder, then renames it atomically.
 
-    Lightning writes to the folder for temporary files first, which may be on another disk; moving
-    from there is no single step, and a kill during it would leave half a checkpoint.
+    Lightning first writes to the system's temporary folder, which may be on another disk; moving
+    from there is not atomic, and a kill meanwhile would leave half a checkpoint.
     """
 
     def save_checkpoint(
@@ -43,11 +43,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)  # given a path, it would not say that the disk is full
+            torch.save(checkpoint, file)  # with a path, it would not report a full disk
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, which also knows the time left of a resumed run, and keeps log files small."""
+    """Lightning's progress bar, with the correct time left of a resumed run and small log files."""
 
     def __init__(self, log_every: int) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else log_every)
@@ -67,7 +67,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class Throughput(pl.Callback):
-    """Logs images a second, all devices together, and the share of time spent waiting for data."""
+    """Logs images per second over all devices, and the fraction of time spent waiting for data."""
 
     def __init__(self, batch_size: int, every: int) -> None:
         self.batch_size, self.every = batch_size, every
@@ -91,10 +91,10 @@ class Throughput(pl.Callback):
 
 
 def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """A moving average of weights that is the weights themselves for `start` iterations.
+    """Return an update function for a moving average of weights.
 
-    It changes its first argument: (averages, weights, iterations so far), as torch's
-    `AveragedModel` calls it.
+    For `start` iterations the average equals the weights. The function takes (averages, weights,
+    iterations so far), as torch's `AveragedModel` calls it, and changes its first argument.
     """
     average = get_ema_multi_avg_fn(decay)
 
@@ -109,7 +109,7 @@ def average_from(start: int, decay: float) -> Callable[[list[Tensor], list[Tenso
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's, which counts the iterations of a resumed run that had no averaging so far."""
+    """Lightning's weight averaging, which also counts earlier iterations without averaging."""
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -121,13 +121,13 @@ class AveragedWeights(WeightAveraging):
 
 
 class Checkpoints(pl.Callback):
-    """Writes a checkpoint and a weights file (of the averaged weights where there are some).
+    """Writes a checkpoint and a weights file (of the averaged weights, if there are any).
 
-    It does so at each multiple of one of `intervals` and at the end of the training, where
-    Lightning's own callback comes too late: the averaged weights have taken the others' place. It
-    has to stand after the averaging callback.
+    It does so at each multiple of one of `intervals` and at the end of training, where Lightning's
+    own callback comes too late: by then the averaged weights have replaced the others. It must come
+    after the averaging callback.
 
-    Nothing is written of weights that are not finite: the files before are worth more.
+    Nothing is written if weights are not finite, to keep the earlier files.
     """
 
     def __init__(self, checkpoint: Path, weights: Path, intervals: Sequence[int]) -> None:
@@ -155,11 +155,11 @@ class Checkpoints(pl.Callback):
 
 
 class Validation(pl.Callback):
-    """Measures the accuracy of the weights file, keeps the best one, and stops without progress.
+    """Measures the accuracy of the weights file, keeps the best one, and stops without improvement.
 
-    Accuracy is mask AP (box AP for a network without masks), the mean over the data sets. It is
-    written to `validation.jsonl`, a line for each time; a resumed run goes on from there, another
-    begins anew, and takes the place of the best weights when it first measures its own.
+    Accuracy is mask AP (box AP for a network without masks), averaged over the data sets. Each
+    evaluation adds a line to `validation.jsonl`; a resumed run continues the file. A new run starts
+    over, and replaces the best weights with its first evaluation.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Validation(pl.Callback):
         self.history_file = weights.with_name(HISTORY_FILE)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Forget the accuracies of an earlier run, or do not go on with one that has stopped."""
+        """Delete the history of an earlier run, or stop a resumed run that had already stopped."""
         if trainer.is_global_zero and trainer.global_step == 0:
             self.history_file.unlink(missing_ok=True)
         self._stop_if_stuck(trainer)
@@ -178,7 +178,7 @@ class Validation(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Measure when it is time; end the training when accuracy has not risen for long."""
+        """Evaluate when due; stop training if accuracy no longer improves."""
         if trainer.global_step == 0 or trainer.global_step % self.every:
             return
         if trainer.is_global_zero:
@@ -186,7 +186,7 @@ class Validation(pl.Callback):
         self._stop_if_stuck(trainer)
 
     def measure(self, iteration: int, device: torch.device, progress: bool = False) -> None:
-        """Measure the weights file now, unless that was done before."""
+        """Evaluate the weights file now, unless that was done for this iteration."""
         earlier = self._history()
         if iteration in (entry["iteration"] for entry in earlier):
             return
@@ -194,7 +194,7 @@ class Validation(pl.Callback):
             weights=self.weights,
             device=str(device),
             precision="float32",
-            backend="torch",  # others would convert the network anew each time
+            backend="torch",  # others would convert the network each time
             score_threshold=0,
         )
         accuracy = []
@@ -215,12 +215,12 @@ class Validation(pl.Callback):
         return [str(source.annotations) for source in self.sources]
 
     def _history(self) -> list[dict[str, Any]]:
-        """The accuracies so far, on these data sets: those on others say nothing of these."""
+        """Return the evaluations so far on the same data sets; others are not comparable."""
         if not self.history_file.exists():
             return []
         entries = []
         for line in self.history_file.read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # cut short with the process
+            with suppress(json.JSONDecodeError):  # truncated by a kill
                 entries.append(json.loads(line))
         return [entry for entry in entries if entry.get("val") == self._measured()]
 

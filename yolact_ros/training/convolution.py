@@ -1,8 +1,8 @@
-"""Gradients of 3x3 convolutions by matrix products, for training in float32 on a CPU.
+"""Weight gradients of 3x3 convolutions by matrix products, for training in float32 on a CPU.
 
-Without AVX-512, PyTorch's (oneDNN's) gradient of such a convolution's weight takes two to four
-times as long as the convolution itself, the largest part of an iteration. As nine matrix products
-it takes about as long.
+Without AVX-512, PyTorch's (oneDNN's) weight gradient of such a convolution takes two to four times
+as long as the convolution itself, the largest part of an iteration. As nine matrix products it
+takes about as long as the convolution.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn.grad import conv2d_input
 from yolact_ros.network.replacing import SameConv2d, is_plain_3x3, replace_convolutions
 
 _MIN_CHANNELS = 32
-"""In and out: with fewer, the matrices are too narrow to be multiplied at full rate."""
+"""Input and output channels: with fewer, the matrices are too narrow for the full rate."""
 
 
 class MatrixGradientConv2d(SameConv2d):
-    """A 3x3 convolution, stride 1, padding 1, with this gradient of its weight."""
+    """A 3x3 convolution, stride 1, padding 1, whose weight gradient uses matrix products."""
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Convolution.apply(x, self.weight, self.bias)
@@ -47,10 +47,11 @@ class _Convolution(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient [K, C, 3, 3] of the weight; inputs [B, C, H, W], outputs' gradient [B, K, H, W].
+    """Compute the weight gradient [K, C, 3, 3] from inputs [B, C, H, W] and the outputs' gradient
+    [B, K, H, W].
 
-    Both become rows of pixels, padded alike so that each place of the window is a shift by a
-    certain number of rows; what the shift brings to the borders meets zeros.
+    Both are flattened to rows of pixels and padded alike, so that each tap of the kernel is a shift
+    by a fixed number of rows; values shifted across borders meet zeros.
     """
     (_, inputs, _, width), outputs = x.shape, gradient.shape[1]
     rows = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).reshape(-1, inputs)
@@ -66,7 +67,7 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def use_matrix_gradients(net: nn.Module) -> None:
-    """Replace those convolutions of `net` that learn faster; parameters keep their names."""
+    """Replace the convolutions of `net` that train faster this way; parameters keep their names."""
 
     def replacement(conv: nn.Conv2d) -> nn.Conv2d | None:
         gains = is_plain_3x3(conv) and min(conv.in_channels, conv.out_channels) >= _MIN_CHANNELS

@@ -1,4 +1,4 @@
-"""Augmented training batches, in an order that can be repeated and resumed."""
+"""Augmented training batches, in a reproducible and resumable order."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from yolact_ros.training.targets import Target
 
 
 def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
-    """Picture and annotations of a record, for augmentation. Raises DataError as `read` does.
+    """Load a record's picture and annotations for augmentation. Raises DataError as `read` does.
 
-    They are shrunk, if need be, until their shorter side has `largest` pixels.
+    They are downscaled, if necessary, until the shorter side has `largest` pixels.
     """
     image = record.read()
     height, width = image.shape[:2]
@@ -34,7 +34,7 @@ def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
     objects = record.annotations
     masks = np.zeros((len(objects), size[1], size[0]), np.uint8)
     for mask, annotation in zip(masks, objects, strict=True):
-        if not annotation.is_crowd:  # of crowds only the box is used
+        if not annotation.is_crowd:  # only the box of a crowd region is used
             mask[:] = _shrink(decode_mask(annotation.segmentation, height, width), size)
     boxes = torch.tensor([a.box for a in objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -50,7 +50,7 @@ def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """A picture, or a mask of 0 and 1, of another size (width, height); that size is itself."""
+    """Resize a picture, or a mask of 0 and 1, to `size` (width, height) if it differs."""
     if pixels.shape[1::-1] == size:
         return pixels
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -62,9 +62,9 @@ class Draw(NamedTuple):
     picture: int
     """Index of the record."""
     seed: int
-    """Of all random numbers."""
+    """Seed of all random numbers."""
     plain: bool = False
-    """Neither expanded nor pasted onto."""
+    """Without `expand` and `copy_paste`."""
 
 
 Item = tuple[Tensor, Target, Path]
@@ -72,10 +72,10 @@ Batch = tuple[Tensor, list[Target], list[Path]]
 
 
 class PackedRecords:
-    """Records in one block of memory, which the processes that load pictures share.
+    """Records in one block of memory, which data loader workers share.
 
-    Python objects would be copied into each process: reading one changes its reference count, and
-    so the memory page that it is on. COCO's annotations are gigabytes of objects.
+    Python objects would be copied into each worker: reading one changes its reference count, which
+    triggers copy-on-write of its page. COCO's annotations are gigabytes of objects.
     """
 
     def __init__(self, records: Iterable[ImageRecord]) -> None:
@@ -96,10 +96,10 @@ class PackedRecords:
 
 
 class InstanceDataset(Dataset[Item]):
-    """Augmented pictures, uint8 BGR [S, S, 3], their ground truth and their files.
+    """Augmented pictures, uint8 BGR [S, S, 3], with their ground truth and files.
 
-    It is indexed with a `Draw`, which alone decides the augmentation, so that a run can be repeated
-    and resumed exactly whatever the number of worker processes.
+    It is indexed with a `Draw`, which fully determines the augmentation, so that a run can be
+    repeated and resumed exactly, with any number of workers.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class InstanceDataset(Dataset[Item]):
         return len(self.records)
 
     def __deepcopy__(self, _: object) -> InstanceDataset:
-        return self  # what averages the weights copies all of the module that it is in
+        return self  # weight averaging deep-copies the module, which holds this
 
     def __getitem__(self, draw: Draw) -> Item:
         settings = self.settings
@@ -132,22 +132,22 @@ class InstanceDataset(Dataset[Item]):
         return image, sample.target(), record.path
 
     def _load(self, record: ImageRecord) -> Sample:
-        # Crops of twice the size needed are sharp enough; a camera's pixels, with a mask for each
-        # object, would take gigabytes.
+        # Twice the size needed is sharp enough for crops; full resolution, with a mask for each
+        # object, could take gigabytes.
         return load_sample(record, largest=2 * self.image_size)
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Pictures as one tensor uint8 [B, S, S, 3]; ground truth and files as lists."""
+    """Stack pictures to one tensor, uint8 [B, S, S, 3]; ground truth and files become lists."""
     images, targets, paths = zip(*items, strict=True)
     return torch.stack(images), list(targets), list(paths)
 
 
 class TrainingOrder(Sampler[list[Draw]]):
-    """Batches for `steps` iterations, starting at any of them; plain ones from `plain_from` on.
+    """Batches for iterations `start` to `steps`; plain ones from iteration `plain_from` on.
 
-    The pictures come in a new random order each time all have been seen. The order depends on
-    `seed` alone; each of `processes` gets its share of every global batch.
+    Pictures are shuffled each epoch. The order depends only on `seed`; each of `processes` gets its
+    share of every global batch.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class TrainingOrder(Sampler[list[Draw]]):
         self.process, self.processes = process, processes
 
     def __len__(self) -> int:
-        """Iterations of the whole run, those before `start` too, as Lightning counts them."""
+        """Return the iterations of the whole run, not only from `start`, as Lightning expects."""
         return self.steps
 
     def __iter__(self) -> Iterator[list[Draw]]:

@@ -1,7 +1,7 @@
 """The losses of YOLACT (sections 3.3, 4 and 5) and of YOLACT++'s mask re-scoring, as published.
 
-Class, box, mask and mask IoU losses are sums over the positive anchors, divided by the number of
-positive anchors of the whole batch; the semantic loss is divided by the number of images.
+Class, box, mask and mask IoU losses are summed over the positive anchors and divided by the number
+of positive anchors in the whole batch; the semantic loss is divided by the number of images.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class LossSettings:
     """Background anchors in the class loss for each positive one, the hardest first (OHEM)."""
     negatives_without_objects: int = 0
     """Background anchors in the class loss of an image without any object. 0, as published, means
-    that such images have the semantic loss alone."""
+    that such images contribute only the semantic loss."""
     masks_per_image: int | None = None
     """Positive anchors in the mask loss of one image, drawn at random if there are more. None means
-    100, or 300 for inputs of 700 pixels and more."""
+    100, or 300 for inputs of 700 pixels or more."""
     smallest_rescored_mask: int = 25
-    """Masks of at most this many prototype pixels are left out of the mask IoU loss."""
+    """Masks of at most this many prototype pixels are excluded from the mask IoU loss."""
 
     def __post_init__(self) -> None:
         for field_ in dataclasses.fields(self):
@@ -66,7 +66,7 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars, already weighted and normalised. None: the network has no such part."""
+    """Scalar losses, weighted and normalised. None: the network has no such part."""
 
     classes: Tensor
     boxes: Tensor
@@ -80,7 +80,7 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """What is minimised: the sum."""
+        """The sum of all losses, which is minimised."""
         return torch.stack(list(self.items().values())).sum()
 
 
@@ -92,12 +92,11 @@ def compute_losses(
     mean_over_processes: Callable[[Tensor], Tensor] | None = None,
     processes: int = 1,
 ) -> Losses:
-    """Losses of one batch.
+    """Compute the losses of one batch, in float32 whatever the precision of the predictions.
 
     `predictions` are those of `net` in training mode for the images of `targets`.
     `mean_over_processes` averages a scalar over the `processes` of a distributed run: with it, the
-    mean of all processes' losses is the loss of the global batch. Computed in float32, whatever the
-    precision of the predictions.
+    mean of all processes' losses is the loss of the global batch.
     """
     matchings = [match(net.anchors, target, settings.matching) for target in targets]
     count = torch.stack([matching.positive.sum() for matching in matchings]).sum().float()
@@ -137,8 +136,8 @@ def class_loss_sum(
 ) -> Tensor:
     """Softmax cross entropy with hard negative mining (OHEM), summed; logits [B, P, C + 1].
 
-    Of each image's background anchors only the hardest count: those whose background probability is
-    least, `negatives_per_positive` for each positive anchor.
+    Of each image's background anchors only the hardest count, those with the lowest background
+    probability: `negatives_per_positive` for each positive anchor.
     """
     labels = torch.stack([matching.labels for matching in matchings])
     with torch.no_grad():
@@ -158,7 +157,7 @@ def class_loss_sum(
 def box_loss_sum(
     anchors: Tensor, offsets: Tensor, targets: Sequence[Target], matchings: Sequence[Matching]
 ) -> Tensor:
-    """Smooth L1 between predicted [B, P, 4] and encoded offsets of positive anchors, summed."""
+    """Smooth L1 between predicted offsets [B, P, 4] and targets of positive anchors, summed."""
     loss = offsets.sum() * 0
     for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
         positive = matching.positive
@@ -190,7 +189,7 @@ def _prototype_mask_losses(
     matchings: Sequence[Matching],
     settings: LossSettings,
 ) -> tuple[Tensor, Tensor | None]:
-    """Mask loss, and for YOLACT++ mask IoU loss, both summed over positive anchors."""
+    """Return the mask loss and, for YOLACT++, the mask IoU loss, summed over positive anchors."""
     prototypes, coefficients = predictions.prototypes, predictions.coefficients
     assert prototypes is not None and coefficients is not None
     limit = settings.masks_at(net.config.image_size)
@@ -208,7 +207,7 @@ def _prototype_mask_losses(
         weights = coefficients[image, positives]
         masks = assemble(weights, prototypes[image])
         masks = crop(masks, crop_rectangles(target.boxes[objects], *prototypes.shape[-2:]))
-        # As if all positive anchors had been looked at.
+        # Scaled as if all positive anchors had been used.
         costs = mask_loss(masks, truth, target.boxes[objects])
         loss = loss + costs.sum() * (total / len(positives))
         if net.mask_iou is not None:
@@ -218,12 +217,12 @@ def _prototype_mask_losses(
 
 
 def mask_loss(masks: Tensor, truth: Tensor, object_boxes: Tensor) -> Tensor:
-    """Binary cross entropy of each mask, per pixel of its object's box: [n].
+    """Return the binary cross entropy [n] of each mask, per pixel of its object's box.
 
-    `masks` (probabilities, cropped to the boxes) and `truth` (0 or 1) [n, H, W]; `object_boxes`
-    [n, 4] corners, relative. Taken from probabilities, not logits, since the published weights come
-    from it: pixels saturated on the wrong side cost 100 and have no gradient. So do those of an
-    object that stands out of its own box.
+    `masks` (probabilities, cropped to the boxes) and `truth` (0 or 1) are [n, H, W]; `object_boxes`
+    [n, 4] are relative corners. As in the published code, it is computed from probabilities, not
+    logits: pixels saturated on the wrong side cost 100 and have no gradient. So do pixels of an
+    object outside its own box.
     """
     losses = F.binary_cross_entropy(masks, truth, reduction="none")
     pixels = boxes.area(object_boxes) * masks.shape[-2] * masks.shape[-1]
@@ -231,7 +230,7 @@ def mask_loss(masks: Tensor, truth: Tensor, object_boxes: Tensor) -> Tensor:
 
 
 def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks [n, S, S] of 0 and 1 resized (bilinear) to (height, width): float [n, H, W], 0 or 1."""
+    """Resize masks [n, S, S] of 0 and 1 (bilinear) to float [n, H, W] of 0 and 1."""
     if len(masks) == 0:
         return masks.new_zeros((0, *size), dtype=torch.float32)
     small = F.interpolate(masks[None].float(), tuple(size), mode="bilinear", align_corners=False)
@@ -241,7 +240,7 @@ def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
 def _mask_iou_loss(mask_iou: nn.Module, samples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Smooth L1 between predicted and true IoU of the masks (predicted, truth, label), summed."""
     if not any(len(masks) for masks, _, _ in samples):
-        # Distributed training needs every parameter to take part.
+        # Distributed training requires every parameter to take part in the loss.
         return torch.stack([parameter.sum() for parameter in mask_iou.parameters()]).sum() * 0
     masks, truth, labels = (torch.cat(parts) for parts in zip(*samples, strict=True))
     with torch.no_grad():
@@ -277,10 +276,10 @@ def _fc_mask_loss(
 
 
 def pool_masks(masks: Tensor, objects: Tensor, windows: Tensor, side: int) -> Tensor:
-    """What masks show in windows, as bool [n, side, side]: more than half of a cell's pixels.
+    """Pool masks within windows to bool [n, side, side]: whether most of a cell's pixels are 1.
 
-    `masks` [m, H, W] of 0 and 1, `objects` [n] says which of them, `windows` [n, 4] are corners in
-    0..1, cut to whole pixels. Cells are those of adaptive pooling, which overlap by a pixel.
+    `masks` [m, H, W] are 0 or 1, `objects` [n] are their indices, `windows` [n, 4] are corners in
+    0..1, truncated to whole pixels. The cells of adaptive pooling may overlap by a pixel.
     """
     size = windows.new_tensor(masks.shape[:0:-1])
     low = torch.minimum(windows[:, :2], windows[:, 2:]) * size

@@ -1,4 +1,4 @@
-"""Which anchor learns which object (YOLACT, section 4; the rules are the published code's)."""
+"""Matches anchors with objects (YOLACT, section 4; the rules are those of the published code)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ IGNORED, BACKGROUND = -1, 0
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """Thresholds on the overlap between an anchor and an object, all 0 to 1."""
+    """Thresholds on the overlap of anchors and objects, all 0 to 1."""
 
     positive_iou: float = 0.5
-    """An anchor with at least this IoU learns the object."""
+    """An anchor with at least this IoU with an object is assigned to it."""
     negative_iou: float = 0.4
-    """An anchor with less IoU than this with every object learns background."""
+    """An anchor whose IoU with every object is below this is assigned to background."""
     crowd_overlap: float = 0.7
-    """Anchors with more than this share of their area in a crowd region never learn background."""
+    """Anchors with more than this fraction of their area in a crowd region are never background."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
@@ -39,25 +39,26 @@ class MatchSettings:
 
 @dataclass(frozen=True)
 class Matching:
-    """What each of the P anchors learns from one image."""
+    """The training targets of the P anchors for one image."""
 
     labels: Tensor
     """int64 [P]: -1 ignored, 0 background, else 1 + class id."""
     objects: Tensor
-    """int64 [P]: index of the object nearest to the anchor; has a meaning where `labels` > 0."""
+    """int64 [P]: index of the anchor's object; meaningful only where `labels` > 0."""
 
     @property
     def positive(self) -> Tensor:
-        """bool [P]: anchors that learn an object."""
+        """bool [P]: anchors that are assigned to an object."""
         return self.labels > BACKGROUND
 
 
 @torch.no_grad()
 def match(anchors: Tensor, target: Target, settings: MatchSettings = MatchSettings()) -> Matching:
-    """Match the anchors [P, 4] (cx, cy, w, h, relative) with the objects of one image.
+    """Match anchors [P, 4] (cx, cy, w, h, relative) with the objects of one image.
 
-    An anchor takes the object that it overlaps most, if the IoU is `positive_iou` or more. Every
-    object gets one anchor at least, however small the IoU (see `_best_anchors`).
+    An anchor is assigned to the object that it overlaps most, if the IoU is at least
+    `positive_iou`. Every object gets at least one anchor, however small the IoU (see
+    `_best_anchors`).
     """
     corners = box_convert(anchors, "cxcywh", "xyxy")
     labels = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.int64)
@@ -79,9 +80,9 @@ def match(anchors: Tensor, target: Target, settings: MatchSettings = MatchSettin
 
 
 def _best_anchors(overlaps: Tensor) -> Tensor:
-    """One anchor of its own for each object, int64 [n], from the IoUs [n, P], n <= P.
+    """Return a distinct anchor for each object, int64 [n], from the IoUs [n, P], n <= P.
 
-    Greedy: the object with the largest IoU chooses first, and its anchor is gone for the others.
+    Greedy: the object with the largest IoU chooses first, and its anchor is taken.
     """
     overlaps = overlaps.clone()
     best, anchor = overlaps.max(dim=1)
@@ -92,7 +93,7 @@ def _best_anchors(overlaps: Tensor) -> Tensor:
         chosen[row] = column
         overlaps[:, column] = -1
         best[row] = -2
-        # Only objects that wanted this very anchor have to look for another one.
+        # Only objects that wanted this anchor have to choose another one.
         again = (anchor == column) & (best > -2)
         if again.any():
             best[again], anchor[again] = overlaps[again].max(dim=1)

@@ -20,12 +20,12 @@ from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOr
 from yolact_ros.training.losses import compute_losses
 from yolact_ros.training.settings import SETTINGS_FILE, ScheduleSettings, TrainingSettings
 
-# Below this many images a device, batch statistics are too noisy (published code).
+# With fewer images per device, batch statistics are too noisy (published code).
 _SMALLEST_NORM_BATCH = 6
 
 
 class NonFiniteError(RuntimeError):
-    """Predictions, losses or weights became infinite or not a number."""
+    """Predictions, losses or weights became infinite or NaN."""
 
 
 class TrainingModule(pl.LightningModule):
@@ -40,7 +40,7 @@ class TrainingModule(pl.LightningModule):
         self.data = InstanceDataset(records, net.config.image_size, settings.augmentation)
 
     def setup(self, stage: str) -> None:
-        """Decide what learns, before the optimiser is made."""
+        """Freeze parameters, before the optimiser is created."""
         self.train()
         for prefix in self.settings.freeze:
             if not any(name.startswith(prefix) for name, _ in self.net.named_parameters()):
@@ -58,13 +58,13 @@ class TrainingModule(pl.LightningModule):
     def _batch_norm_is_frozen(self) -> bool:
         if self.settings.freeze_batch_norm is not None:
             return self.settings.freeze_batch_norm
-        if self.settings.start == "nothing":  # its statistics are those of no picture
+        if self.settings.start == "nothing":  # there are no statistics to keep
             return False
         images_a_device = self.settings.schedule.batch_size // self.trainer.world_size
         return images_a_device < _SMALLEST_NORM_BATCH
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Batches from the current iteration to the last one."""
+        """Return batches from the current iteration to the last."""
         schedule, workers = self.settings.schedule, self.settings.workers
         if workers is None:
             workers = max(1, len(os.sched_getaffinity(0)) // self.trainer.num_devices)
@@ -87,16 +87,16 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_train_batch_start(self, *_: Any) -> int | None:
-        """Skip the iteration if the training should stop: Lightning itself looks only after one.
+        """Skip the iteration if training should stop: Lightning checks only after an iteration.
 
         Returns -1, which ends the epoch, or None.
         """
         return -1 if self.trainer.should_stop else None
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The loss of one batch of uint8 BGR images."""
+        """Return the loss of one batch of uint8 BGR images."""
         images, targets, paths = batch
-        # The choice of masks for the loss depends on the iteration alone: a resumed run repeats it.
+        # Seed by iteration, so that a resumed run draws the same masks for the loss.
         torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
         self._require_finite(_tensors(predictions), paths)
@@ -113,7 +113,7 @@ class TrainingModule(pl.LightningModule):
         return total
 
     def _require_finite(self, values: dict[str, Tensor], paths: Sequence[Path]) -> None:
-        """Raises NonFiniteError, which leaves weights and checkpoints as they are."""
+        """Raise NonFiniteError, before weights or checkpoints change, unless all are finite."""
         finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
         bad = [name for name, fine in zip(values, finite.tolist(), strict=True) if not fine]
         if bad:
@@ -126,7 +126,7 @@ class TrainingModule(pl.LightningModule):
         return self.trainer.strategy.reduce(value, reduce_op="mean")
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule, stepped each iteration."""
+        """Return the optimiser and its schedule, stepped each iteration."""
         schedule = self.settings.schedule
         parameters = [p for p in self.parameters() if p.requires_grad]
         rate = schedule.scaled_learning_rate
@@ -148,9 +148,8 @@ class TrainingModule(pl.LightningModule):
         checkpoint["frozen"] = self._frozen()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError for the checkpoint of another network, whose weights do not fit, of
-        another optimiser or other layers that learn, whose state is of no use, or with averaged
-        weights where none are wanted.
+        """Raise ValueError for a checkpoint that does not fit the settings: another network,
+        another optimiser or other trainable layers, or averaged weights though `ema` is off.
         """
         wanted = self.net.config.to_dict()
         for name, had in checkpoint.get("network", {}).items():
@@ -174,8 +173,8 @@ class TrainingModule(pl.LightningModule):
         return [name for name, each in self.net.named_parameters() if not each.requires_grad]
 
     def on_train_start(self) -> None:
-        """Let the settings win over the optimiser's and the schedule's own in a checkpoint."""
-        if self.trainer.is_global_zero:  # not before a checkpoint has been found to fit them
+        """Override the optimiser's and the schedule's values in a checkpoint with the settings."""
+        if self.trainer.is_global_zero:  # not before a checkpoint has been checked
             self.settings.write(Path(self.settings.output) / SETTINGS_FILE)
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
@@ -187,9 +186,9 @@ class TrainingModule(pl.LightningModule):
 
 
 def _give_way(_: int) -> None:
-    """Lower the priority of a process that loads pictures, for training on a CPU: the network's
-    threads wait for each other, so taking a core from one holds up all."""
-    os.nice(10)  # not 19: other programs would leave nothing
+    """Lower the priority of a data loader worker, for training on a CPU: the network's threads wait
+    for each other, so taking the core of one delays all."""
+    os.nice(10)  # not 19, which would starve workers if other programs run
 
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:
@@ -197,7 +196,7 @@ def _tensors(predictions: Predictions) -> dict[str, Tensor]:
 
 
 def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
-    """A function from the iteration to the share of the full learning rate."""
+    """Return a function from the iteration to the fraction of the full learning rate."""
     total, warmup = schedule.total_iterations, schedule.warmup_iterations
     low = schedule.warmup_learning_rate / schedule.scaled_learning_rate
     steps = [int(round(step * schedule.iterations) / schedule.scale) for step in schedule.steps]

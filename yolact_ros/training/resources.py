@@ -1,4 +1,4 @@
-"""Threads and memory of the processes of a training."""
+"""Threads and memory of training processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import cv2
 
-# Parameters of glibc's mallopt, and what they are unless set.
+# Parameters of glibc's mallopt, and their defaults.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _USUAL = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
 _NEVER_GIVE_BACK = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
@@ -16,8 +16,8 @@ _NEVER_GIVE_BACK = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 
 @contextlib.contextmanager
 def opencv_on_one_core() -> Iterator[None]:
-    """Within, OpenCV has no threads. Processes that load pictures are forked: its threads would be
-    missing there, and what uses or ends them would wait for ever."""
+    """Run OpenCV without threads. Data loader workers are forked: OpenCV's threads would not exist
+    in them, and using or joining these would hang."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -28,11 +28,11 @@ def opencv_on_one_core() -> Iterator[None]:
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within, memory that is freed waits for the next iteration, where the C library is glibc.
+    """Make glibc keep freed memory for the next iteration.
 
-    Else every large tensor on a CPU is memory fresh from the system, and a quarter of the time goes
-    into making its pages. It is for the main thread: glibc gives others arenas too small for it.
-    Processes that load pictures inherit it, which serves them, too.
+    Otherwise every large CPU tensor is newly mapped memory, and a quarter of the time goes into
+    page faults. This helps only the main thread: other threads' arenas are too small. Data loader
+    workers inherit it and benefit too.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):

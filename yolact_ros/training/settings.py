@@ -1,4 +1,4 @@
-"""Everything that decides a training run, as frozen data classes."""
+"""All settings of a training run, as frozen data classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolact_ros.training.losses import LossSettings
 PUBLISHED_BATCH_SIZE = 8
 
 SETTINGS_FILE = "settings.yaml"
-"""Where a run's settings lie, in its output folder."""
+"""File with a run's settings, in its output folder."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class ScheduleSettings:
     iterations: int = 800_000
     """Length of the training at batch size 8."""
     batch_size: int = 8
-    """Images an iteration, all devices together. Another size than 8 multiplies the learning rate
-    and divides the iterations by the same factor, as published; the warm-up stays as it is."""
+    """Images per iteration, all devices together. As published, a size other than 8 scales the
+    learning rate up and the iterations down by the same factor; the warm-up does not change."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """The papers have SGD."""
+    """The papers use SGD."""
     learning_rate: float = 1e-3
     """Learning rate after the warm-up, at batch size 8."""
     momentum: float = 0.9
@@ -46,8 +46,8 @@ class ScheduleSettings:
     steps: tuple[float, ...] = (0.35, 0.75, 0.875, 0.9375)
     """Fractions of the training: 280k, 600k, 700k and 750k of 800k iterations."""
     ema: float = 0.0
-    """Decay per iteration of the moving average of the weights, which is what is saved; 0 turns it
-    off. It begins after the warm-up; until then it is the weights themselves."""
+    """Decay per iteration of the moving average of the weights, which is saved in their place; 0
+    turns it off. It starts after the warm-up; until then it equals the weights."""
     gradient_clip: float | None = None
     """Clip the global gradient norm to this value; null: no clipping."""
 
@@ -71,7 +71,7 @@ class ScheduleSettings:
 
     @property
     def scale(self) -> float:
-        """How many published batches one of ours holds."""
+        """Batch size relative to the published one."""
         return self.batch_size / PUBLISHED_BATCH_SIZE
 
     @property
@@ -90,23 +90,23 @@ class TrainingSettings:
     """One training run."""
 
     train: tuple[str, ...]
-    """COCO-format files to learn from, `FILE.json` (pictures in one of the usual places) or
+    """COCO-format files to train on, `FILE.json` (pictures in one of the usual places) or
     `FILE.json:FOLDER`."""
     val: tuple[str, ...] = ()
-    """COCO-format files to measure accuracy on during the training."""
+    """COCO-format files to measure accuracy on during training."""
     output: str = "runs/yolact"
     """Folder for checkpoints, weights, logs and a copy of these settings."""
     model: str = "yolact_base"
-    """Configuration to start from, by name."""
+    """Name of the configuration to start from."""
     network: dict[str, Any] = field(default_factory=dict)
-    """Fields of the network configuration to change, such as `image_size: 400`. With a file,
-    `--network.image_size=400` changes one that it sets, `--network={...}` replaces all."""
+    """Fields of the network configuration to change, such as `image_size: 400`. With a settings
+    file, `--network.image_size=400` changes one that it sets, `--network={...}` replaces all."""
     classes: tuple[str, ...] = ()
-    """Classes to learn; none means all of the first training file."""
+    """Classes to learn; empty: all of the first training file."""
     start: str = "imagenet"
-    """`imagenet` (backbone weights), `nothing`, or a weights file or published model; layers of a
-    file whose shape does not fit the number of classes are initialised anew. The file may be of
-    the backbone alone."""
+    """Initial weights: `imagenet` (for the backbone), `nothing`, a weights file or a published
+    model. Layers whose shape does not fit the number of classes are initialised at random. The file
+    may hold only the backbone."""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     plain_from: float = 1.0
@@ -114,24 +114,24 @@ class TrainingSettings:
     (Ge et al., YOLOX, 2021); not in the papers."""
     losses: LossSettings = field(default_factory=LossSettings)
     freeze_batch_norm: bool | None = None
-    """Freeze batch norm; null: with fewer than 6 images per device, as published, but never when it
-    starts from nothing."""
+    """Freeze batch norm; null: with fewer than 6 images per device, as published, but never if
+    `start` is `nothing`."""
     freeze: tuple[str, ...] = ()
-    """Parameters whose names begin with one of these keep their values, such as `backbone.stem`; so
-    do the statistics of batch norm there."""
+    """Freeze parameters whose names begin with one of these prefixes, such as `backbone.stem`, and
+    the batch norm statistics there."""
     negatives: bool = False
-    """Also train on pictures without any object; as published, they are left out."""
+    """Also train on pictures without objects; as published, they are left out."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """Numeric precision; mixed: 16 bits in the layers that benefit from it."""
     accelerator: str = "auto"
-    """Kind of device, as Lightning names them: `cpu`, `gpu`; `auto`: a GPU where there is one."""
+    """Kind of device, as named by Lightning: `cpu`, `gpu`; `auto`: a GPU if there is one."""
     devices: int | str = "auto"
     """Number of devices on each machine; `auto`: all GPUs, or one process on the CPU."""
     num_nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     workers: int | None = None
-    """Processes that load and augment pictures, for each device; null: the machine's processor
-    cores, shared by its devices."""
+    """Number of processes per device that load and augment pictures; null: the machine's CPU cores
+    divided by its devices."""
     seed: int = 0
     """Random seed."""
     save_every: int = 1000
@@ -142,13 +142,12 @@ class TrainingSettings:
     """Stop after this many evaluations in a row without improvement; null: never. Needs `val` and
     `validate_every`."""
     log_every: int = 20
-    """Iterations between lines of the log."""
+    """Iterations between log lines."""
     tensorboard: bool = False
-    """Log for TensorBoard too, beside the CSV file."""
+    """Also log for TensorBoard, in addition to the CSV file."""
     skip_bad: bool = False
-    """Leave out bad pictures and annotations instead of stopping. Nothing is left out of `val`, or
-    the accuracy would be that of another data set; boxes and masks without a pixel count there, as
-    in COCO."""
+    """Skip bad pictures and annotations instead of stopping. Nothing is skipped in `val`, since the
+    accuracy would be that of another data set; empty boxes and masks count there, as in COCO."""
 
     def __post_init__(self) -> None:
         if not self.train:

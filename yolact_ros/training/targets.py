@@ -1,4 +1,4 @@
-"""Ground truth of one image, as the losses take it."""
+"""Ground truth of one image, in the form that the losses take."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class Target:
     """Ground truth of one network input of S x S pixels.
 
-    Crowd regions (COCO's `iscrowd`) are boxes alone, which keep the anchors inside them from being
-    taught that there is background. The semantic loss takes their pixels for background.
+    Crowd regions (COCO's `iscrowd`) are only boxes, which keep anchors inside them from being
+    assigned to background. The semantic loss treats their pixels as background.
     """
 
     boxes: Tensor
@@ -29,9 +29,9 @@ class Target:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Target:
-        """The same ground truth on another device; called by Lightning."""
+        """Copy the ground truth to another device; called by Lightning."""
         return Target(**{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
 
     def pin_memory(self) -> Target:
-        """The same ground truth in page-locked memory; called by the data loader."""
+        """Copy the ground truth to pinned memory; called by the data loader."""
         return Target(**{name: t.pin_memory() for name, t in vars(self).items()})

@@ -62,20 +62,20 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one, of all that train together, that prints."""
+    """Whether this is the process (rank 0) that prints."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Print, in the first process alone."""
+    """Print, only in the first process."""
     print(text)
 
 
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
-    """All pictures to learn from, and the names of the classes.
+    """Return all pictures to train on and the class names.
 
-    Raises DataError when there are none, or bad ones, or when `val` has bad ones or no such class.
+    Raises DataError if there are none or bad ones, or if `val` has bad ones or none of the classes.
     """
     masks = network_config(settings).mask_branch != "none"
     records: list[ImageRecord] = []
@@ -112,7 +112,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
 
 def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
     """Raise DataError for a bad entry, or if no object has one of the classes."""
-    # Bad entries are not left out here: accuracy counts all of them.
+    # Bad entries are not skipped here, since accuracy counts all entries.
     report = check(source, progress=is_first_process(), masks=masks, measure=True)
     report.raise_if_bad()
     if not _has_object(read_records(source, classes, report.content)):
@@ -120,7 +120,7 @@ def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -
 
 
 def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
-    """What to say of objects whose class the first file does not have; empty without any."""
+    """Return a remark on objects whose class the first file does not have; empty if none."""
     names = {category["id"]: category["name"] for category in content["categories"]}
     labels = (names[annotation["category_id"]] for annotation in content["annotations"])
     counts = Counter(name for name in labels if name not in classes)
@@ -131,9 +131,9 @@ def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
 def share_with_anchors(
     anchors: Tensor, records: Iterable[ImageRecord], iou: float, most: int = 1000
 ) -> float:
-    """Share of the objects that an anchor [P, 4] overlaps by `iou` or more, without augmentation.
+    """Return the fraction of objects that an anchor [P, 4] overlaps by `iou` or more, unaugmented.
 
-    At most `most` of the pictures with objects are looked at; there must be some.
+    At most `most` of the pictures with objects are used; there must be some.
     """
     corners, best = box_convert(anchors, "cxcywh", "xyxy"), []
     useful = [record for record in records if _has_object([record])]
@@ -150,9 +150,9 @@ def _has_object(records: Sequence[ImageRecord]) -> bool:
 
 
 def network_config(settings: TrainingSettings) -> NetworkConfig:
-    """The network to train, whose classes the data decide.
+    """Return the configuration of the network to train; its classes come from the data.
 
-    Raises ValueError for what is no setting of a network.
+    Raises ValueError for an invalid network setting.
     """
     if "class_names" in settings.network:
         raise ValueError("network has class_names: name the classes in `classes`")
@@ -160,13 +160,13 @@ def network_config(settings: TrainingSettings) -> NetworkConfig:
 
 
 def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
-    """The network for `classes`, with random weights."""
+    """Build the network for `classes`, with random weights."""
     net = build(network_config(settings).replace(class_names=classes))
     return net.to(memory_format=torch.channels_last)
 
 
 def start_file(settings: TrainingSettings) -> Path | None:
-    """The weights file to start from, if it is one. Raises WeightsError if it is not there."""
+    """Return the weights file to start from, if any. Raises WeightsError if it does not exist."""
     if settings.start in ("imagenet", "nothing"):
         return None
     path = weights_file(settings.start)
@@ -179,7 +179,7 @@ def start_file(settings: TrainingSettings) -> Path | None:
 
 
 def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> None:
-    """Give `net` the weights of before the first iteration, of `start_file` if there is one.
+    """Load the initial weights of `net`: those of the file `path`, if any, or ImageNet's.
 
     Raises WeightsError for a weights file that cannot be used.
     """
@@ -190,10 +190,10 @@ def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> No
 
 
 def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
-    """Fill `net` with the weights of another network of its kind, or of its backbone alone.
+    """Load the weights of a network of the same kind, or of its backbone alone, into `net`.
 
-    `config` says what the file is for if the file does not. Layers of another shape, which are
-    those that depend on the number of classes, stay as they are.
+    `config` is used if the file does not say which model it is for. Layers of another shape, those
+    that depend on the number of classes, stay as they are.
     """
     found = read_state(path)
     if is_of_backbone(found):
@@ -209,12 +209,11 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
 
 
 def train(settings: TrainingSettings, resume: bool = False) -> Path:
-    """Train as `settings` say; return the weights file.
+    """Train with `settings`; return the weights file.
 
-    With `resume`, go on from the last checkpoint in the output folder, where there is one: a run
-    may be killed before its first. Raises DataError for a data set that is not right,
-    FileExistsError for a checkpoint that is there though `resume` is off, and NonFiniteError when
-    the training diverges.
+    With `resume`, continue from the last checkpoint in the output folder, if there is one: a run
+    may be killed before its first. Raises DataError for a bad data set, FileExistsError if there is
+    a checkpoint but `resume` is off, and NonFiniteError if training diverges.
     """
     output = Path(settings.output)
     checkpoint = output / LAST_CHECKPOINT
@@ -230,7 +229,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     callbacks = make_callbacks(settings)
     try:
         trainer = make_trainer(settings, callbacks)
-    except MisconfigurationException as error:  # a device that is not there
+    except MisconfigurationException as error:  # a missing device
         raise ValueError(str(error)) from error
     if trainer.is_global_zero:
         for remark in remarks(settings, module):
@@ -254,13 +253,13 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
 
 
 def make_module(settings: TrainingSettings) -> TrainingModule:
-    """The network, with random weights, and its data. Raises DataError as `training_data` does."""
+    """Build the network, with random weights, and load its data. Raises DataError."""
     records, classes = training_data(settings)
     return TrainingModule(make_network(settings, classes), records, settings)
 
 
 def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
-    """What to know of a run before it begins."""
+    """Return remarks for the user about a run that is about to start."""
     iou, schedule = settings.losses.matching.positive_iou, settings.schedule
     share = share_with_anchors(module.net.anchors, module.data.records, iou)
     found = [f"{share:.0%} of the objects have an anchor of IoU {iou} or more"]
@@ -274,7 +273,7 @@ def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
 
 
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
-    """What happens around the iterations: averaging, checkpoints, weights files, validation."""
+    """Make the callbacks: averaging, checkpoints, weights files, throughput, validation."""
     output, schedule = Path(settings.output), settings.schedule
     callbacks: list[pl.Callback] = [ProgressBar(settings.log_every), LearningRateMonitor("step")]
     weights = output / WEIGHTS_FILE
@@ -284,7 +283,7 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
         callbacks.append(AveragedWeights(multi_avg_fn=function))
     intervals = (settings.save_every, validate_every)
     callbacks.append(Checkpoints(output / LAST_CHECKPOINT, weights, intervals))
-    # After all that takes time when an iteration ends, and before what does when one begins.
+    # After callbacks that take time at the end of an iteration, before those at the start of one.
     callbacks.append(Throughput(schedule.batch_size, settings.log_every))
     if settings.val:
         sources = [DataSource.parse(text) for text in settings.val]
@@ -293,7 +292,7 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
 
 
 def make_trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's trainer for a run."""
+    """Make Lightning's trainer for a run."""
     output = Path(settings.output)
     loggers: list[Any] = [CSVLogger(output, name=None, flush_logs_every_n_steps=settings.log_every)]
     if settings.tensorboard:

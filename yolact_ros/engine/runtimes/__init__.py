@@ -1,4 +1,4 @@
-"""What runs the network: PyTorch, plain or compiled, OpenVINO or ONNX Runtime.
+"""Backends that run the network: PyTorch (eager or compiled), OpenVINO and ONNX Runtime.
 
 | backend | module | exported file |
 |---|---|---|
@@ -22,23 +22,24 @@ from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.network import Yolact
 
 BACKENDS = ("auto", "torch", "inductor", "openvino", "onnxruntime")
-"""What ordinary weights may run on. OpenVINO and ONNX Runtime are extras, for CPUs; Inductor, which
-is PyTorch's, needs a C++ compiler."""
+"""Backends for ordinary weights. OpenVINO and ONNX Runtime are extras, for CPUs; Inductor, which is
+part of PyTorch, needs a C++ compiler."""
 
 EXPORTED = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "compiled"}
-"""The backend that runs an exported file, by the ending of its name."""
+"""The backend that runs an exported file, by its suffix."""
 
 
 def choose(
     backend: str, device: str, precision: str = "auto", backbone: str = ""
 ) -> tuple[str, torch.device]:
-    """The backend for ordinary weights, one of `BACKENDS` but "auto", and the device.
+    """Return the backend for ordinary weights, one of `BACKENDS` except "auto", and the device.
 
-    "auto" is what measures best (docs/performance.md): PyTorch, but on a CPU OpenVINO, where it is
-    installed, for efficientnet_lite0, and in bfloat16 if the processor computes in it.
+    "auto" is the fastest by measurement (docs/performance.md): PyTorch, except that a CPU with
+    OpenVINO installed uses it for efficientnet_lite0, and for bfloat16 if the processor supports
+    it.
 
-    Raises ValueError for a value that is not allowed, or not together with the others, and
-    MissingExtraError, saying what to install, for OpenVINO or ONNX Runtime without it.
+    Raises ValueError for an invalid value or combination, and MissingExtraError, saying what to
+    install, if OpenVINO or ONNX Runtime is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not allowed: one of {', '.join(BACKENDS)}")
@@ -53,8 +54,8 @@ def choose(
 
 
 def _openvino_gains(device: torch.device, precision: str, backbone: str) -> bool:
-    # Winograd's algorithm, in float32, makes PyTorch the faster one for the other backbones, but
-    # for processors with AVX-512, where OpenVINO takes 8 to 9 % less time.
+    # For the other backbones Winograd convolutions make PyTorch faster in float32, except on
+    # processors with AVX-512, where OpenVINO takes 8 to 9 % less time.
     if device.type != "cpu" or (backbone != "efficientnet_lite0" and precision != "bfloat16"):
         return False
     if importlib.util.find_spec("openvino") is None:
@@ -76,10 +77,10 @@ def _check_precision(precision: str, backend: str, device: torch.device) -> None
 
 
 def run(net: Yolact, backend: str, device: torch.device, precision: str = "auto") -> Runtime:
-    """A network with its weights, in evaluation mode, on a backend that `choose` gave.
+    """Prepare a network, in evaluation mode, to run on a backend returned by `choose`.
 
-    All but PyTorch take it as a graph, whose making takes some seconds. Raises MissingExtraError,
-    saying what to install, where the backend, or what it needs, is missing.
+    All backends except PyTorch trace it to a graph first, which takes some seconds. Raises
+    MissingExtraError, saying what to install, if the backend or one of its dependencies is missing.
     """
     from yolact_ros.engine.runtimes import inductor, onnx, openvino, pytorch
     from yolact_ros.engine.runtimes.tracing import trace
@@ -94,10 +95,10 @@ def run(net: Yolact, backend: str, device: torch.device, precision: str = "auto"
 
 
 def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
-    """An exported file, whose name ends as one of `EXPORTED`.
+    """Load an exported file, whose suffix is one of `EXPORTED`.
 
-    Raises WeightsError for a file that cannot be used, ValueError for a precision or a device that
-    it is not for, and MissingExtraError, saying what to install, where its runtime is missing.
+    Raises WeightsError for a file that cannot be used, ValueError for a precision or device that it
+    does not support, and MissingExtraError, saying what to install, if its runtime is missing.
     """
     from yolact_ros.engine.runtimes import compiled, onnx, openvino
 

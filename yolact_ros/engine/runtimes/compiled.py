@@ -1,6 +1,6 @@
-"""PyTorch compiled ahead of time (AOTInductor): a package that starts without tracing anything.
+"""PyTorch compiled ahead of time (AOTInductor): packages that load without tracing.
 
-A package holds machine code, which runs when it is loaded: load those alone whose origin you trust.
+A package holds machine code, which runs when it is loaded: load only packages that you trust.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
 
-_ENTRY = "extra/yolact_ros.json"  # below the folder that all entries of a package are in
+_ENTRY = "extra/yolact_ros.json"  # below the package's top-level folder
 _INSTRUCTION_SETS = re.compile(
     "ssse|sse(?!4a)|avx|amx|fma$|f16c|bmi|gfni|vaes|vpclmul|asimd|sve|sme|bf16|i8mm|fphp"
 )
@@ -42,16 +42,16 @@ _DEVICE, _INSTRUCTIONS, _PRECISION = "device", "instructions", "precision"
 
 
 def oldest_pytorch(device: torch.device) -> tuple[int, int]:
-    """The oldest release of PyTorch that runs packages for a device."""
+    """Return the oldest release of PyTorch that runs packages for a device."""
     return (2, 8) if device.type == "cuda" else (2, 6)
 
 
 def save(program: ExportedProgram, header: Header, path: Path) -> None:
-    """Compile a graph for the device that it is on, and write the package `path` (.pt2).
+    """Compile a graph for its device and write the package `path` (.pt2).
 
-    Raises MissingExtraError where there is no compiler, or for CUDA no toolkit.
+    Raises MissingExtraError without a compiler or, for CUDA, without the toolkit.
     """
-    from torch.utils.cpp_extension import CUDA_HOME  # and much else, for this alone
+    from torch.utils.cpp_extension import CUDA_HOME  # a heavy import, needed only here
 
     weight = next(iter(program.state_dict.values()))
     check_compiler(f"{path.name}, a compiled package,", weight.device)
@@ -63,8 +63,8 @@ def save(program: ExportedProgram, header: Header, path: Path) -> None:
     options: dict[str, object] = {}
     if weight.device.type == "cpu":
         options = {
-            "freezing": True,  # weights in the order that the convolutions want
-            "cpp.dynamic_threads": True,  # the other machine may have more cores
+            "freezing": True,  # packs weights in the layout of the convolutions
+            "cpp.dynamic_threads": True,  # the target machine may have more cores
         }
     with torch.no_grad():
         torch._inductor.aoti_compile_and_package(
@@ -81,10 +81,10 @@ def save(program: ExportedProgram, header: Header, path: Path) -> None:
 
 
 def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
-    """Load a package of `save`: runs the machine code inside.
+    """Load a package written by `save`; this runs the machine code inside.
 
-    Raises WeightsError for one that this machine cannot run, ValueError for a device or a precision
-    that it is not for.
+    Raises WeightsError if this machine cannot run it, ValueError for a device or precision that it
+    does not support.
     """
     check_file(path)
     values = _metadata(path)
@@ -105,7 +105,7 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
         )
     if header.config.dcn_variant != "none":
         import torchvision.ops  # noqa: F401  # registers the operator that the package calls
-    # Without its own book of what runs on which stream, which a CUDA graph could not capture.
+    # Without its own tracking of streams, which a CUDA graph could not capture.
     placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
     # Without a C++ compiler PyTorch warns that every package is outdated, but loads it correctly.
     logger = logging.getLogger("torch._inductor.package.package")
@@ -124,7 +124,7 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
 
     def run(images: Tensor) -> Predictions | Detected:
         outputs = package(images.contiguous(memory_format=torch.channels_last))
-        # What comes out shows its shape, the package itself does not.
+        # Only the outputs reveal their shapes, not the package itself.
         shapes = {name: each.shape for name, each in zip(header.outputs, outputs, strict=False)}
         check_outputs(header, shapes, path)
         return header.read_outputs(outputs)
@@ -143,7 +143,7 @@ def _choose_device(path: Path, made_for: str, wanted: str) -> torch.device:
 
 
 def _instructions(device: torch.device) -> set[str]:
-    """What machine code for a device can count on, and needs, each in a word."""
+    """Return the instruction sets or compute capability of a device, one word each."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return {f"compute-capability-{major}.{minor}"}
@@ -156,7 +156,7 @@ def _instructions(device: torch.device) -> set[str]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """What `save` has added to the package; nothing of it runs."""
+    """Read the metadata that `save` added to the package, without running any of its code."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [name for name in archive.namelist() if name.endswith(f"/{_ENTRY}")]

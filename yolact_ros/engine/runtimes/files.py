@@ -1,4 +1,4 @@
-"""What the readers of exported files share, and what they and compilers need."""
+"""Checks shared by the readers of exported files and the compilers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolact_ros.network import WeightsError
 
 
 def check_file(path: Path) -> None:
-    """Raise WeightsError unless there is such a file with something in it."""
+    """Raise WeightsError unless the file exists and is not empty."""
     if not path.is_file():
         raise WeightsError(f"there is no exported network {path}")
     if path.stat().st_size == 0:
@@ -22,7 +22,7 @@ def check_file(path: Path) -> None:
 
 
 def check_precision(precision: str, allowed: Sequence[str], name: str) -> None:
-    """Raise ValueError, naming what is allowed, for a precision that a runtime has not."""
+    """Raise ValueError, naming what is allowed, for a precision that a runtime does not support."""
     if precision not in ("auto", *allowed):
         raise ValueError(
             f"precision={precision!r} is not allowed for {name} on this machine: one of "
@@ -31,13 +31,13 @@ def check_precision(precision: str, allowed: Sequence[str], name: str) -> None:
 
 
 def pytorch_release() -> tuple[int, int]:
-    """Major and minor version of PyTorch."""
+    """Return the major and minor version of PyTorch."""
     major, minor = torch.__version__.split("+")[0].split(".")[:2]
     return int(major), int(minor)
 
 
 def check_compiler(what: str, device: torch.device) -> None:
-    """Raise MissingExtraError unless all is there that PyTorch compiles with."""
+    """Raise MissingExtraError unless everything that PyTorch needs to compile is installed."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise MissingExtraError(
@@ -49,7 +49,7 @@ def check_compiler(what: str, device: torch.device) -> None:
 
 
 def unreadable(path: object, what: str, error: Exception) -> WeightsError:
-    """What to tell of a file that a library stumbles over."""
-    # The last line: OpenVINO begins with where in its source the error came up.
+    """Make the error for a file that a library fails to read."""
+    # The last line: OpenVINO starts with the location in its own source.
     line = (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
     return WeightsError(f"{path} is not a whole {what}: {line}")

@@ -1,4 +1,4 @@
-"""What an exported network says of itself, and what its outputs are called."""
+"""Metadata of an exported network, and the names of its outputs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FORMAT = "yolact_ros network 1"
 
 @dataclass(frozen=True)
 class Detected:
-    """What a network gives whose graph includes the detection stage."""
+    """Outputs of a network whose graph includes the detection stage."""
 
     detections: Detections
     prototypes: Tensor | None
-    """[B, k, Hp, Wp]; None unless masks are made of prototypes."""
+    """[B, k, Hp, Wp]; None unless masks are made from prototypes."""
     mask_scores: Tensor | None = None
-    """[B, K] where the network re-scores masks."""
+    """[B, K] if the network re-scores masks."""
 
     def select(self, settings: DetectionSettings) -> tuple[Detections, Tensor | None]:
-        """What the threshold, the classes and the number of `settings` leave of the detections,
+        """Apply the threshold, classes and top-k of `settings`; return the remaining detections
         and their mask scores."""
         found = self.detections
         scores = found.scores.masked_fill(~found.valid, -1)
@@ -53,19 +53,19 @@ class Detected:
 
 @dataclass(frozen=True)
 class Header:
-    """Travels in the metadata of an exported file, so that its path is enough to run it."""
+    """Stored in the metadata of an exported file, so that its path is enough to run it."""
 
     config: NetworkConfig
     settings: DetectionSettings | None = None
-    """Of the detection stage in the graph; None where the graph ends with raw predictions."""
+    """Those of the detection stage in the graph; None if the graph ends with raw predictions."""
     mask_iou: MaskIoUNet | None = None
-    """Re-scoring needs masks, which are made after the graph."""
+    """The re-scoring network; it needs masks, which are made after the graph."""
 
     @classmethod
     def of(cls, net: Yolact, settings: DetectionSettings | None = None) -> Header:
-        """That of a network on its way into a graph.
+        """Make the header for a network that is about to be traced.
 
-        Raises ValueError for settings of a detection stage that no graph can have.
+        Raises ValueError for detection settings that are impossible in a graph.
         """
         if settings is not None:
             if settings.nms_method == "standard" or settings.class_ids:
@@ -78,7 +78,7 @@ class Header:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the graph's outputs, in order; docs/export.md says what they are."""
+        """Names of the graph's outputs, in order; docs/export.md describes them."""
         names = ["class_logits", "box_offsets"]
         if self.settings is not None:
             names = ["boxes", "scores", "class_ids", "counts"]
@@ -91,7 +91,7 @@ class Header:
         return tuple(names)
 
     def read_outputs(self, values: Sequence[Tensor]) -> Predictions | Detected:
-        """The graph's outputs in the types of the rest of the package."""
+        """Convert the graph's outputs to the types of the rest of the package."""
         named = dict(zip(self.outputs, values, strict=True))
         coefficients, prototypes = named.get("coefficients"), named.get("prototypes")
         if self.settings is None:
@@ -111,14 +111,14 @@ class Header:
 
     @property
     def fixed_settings(self) -> dict[str, object]:
-        """Fields of `DetectionSettings` that the detection stage in the graph has decided."""
+        """Fields of `DetectionSettings` that the detection stage in the graph fixes."""
         names = ("nms_method", "nms_iou_threshold", "nms_top_k", "confidence_threshold")
         return {} if self.settings is None else {n: getattr(self.settings, n) for n in names}
 
     def check_settings(self, settings: DetectionSettings) -> None:
-        """Raise ValueError for settings that the detection stage in the graph cannot follow.
+        """Raise ValueError for settings that the detection stage in the graph cannot apply.
 
-        It gives no more instances than it was exported for, whatever `top_k` is.
+        It returns at most as many instances as it was exported for, whatever `top_k` is.
         """
         for name, allowed in self.fixed_settings.items():
             wanted = getattr(settings, name)
@@ -129,7 +129,7 @@ class Header:
                 )
 
     def to_metadata(self) -> dict[str, str]:
-        """Plain text by key; inverse of `from_metadata`."""
+        """Convert to text by key; inverse of `from_metadata`."""
         values = {
             "format": FORMAT,
             "config": json.dumps(self.config.to_dict()),
@@ -146,7 +146,7 @@ class Header:
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, str], where: object) -> Header:
-        """Read the metadata of the file `where`. Raises WeightsError for none or bad ones."""
+        """Read the metadata of the file `where`. Raises WeightsError if missing or invalid."""
         if values.get("format") != FORMAT:
             raise WeightsError(
                 f"{where} was not made by `yolact export`: its metadata has the format "
@@ -174,6 +174,6 @@ class Header:
 
 
 def _input(config: NetworkConfig) -> dict[str, object]:
-    """What an image must become: mean and standard deviation are those of R, G and B in 0..255."""
+    """Describe the preprocessing: mean and standard deviation are of R, G, B in 0..255."""
     mean, std = NORMALISATION[config.backbone]
     return {"size": config.image_size, "channels": "RGB", "mean": mean[::-1], "std": std[::-1]}

@@ -1,6 +1,6 @@
-"""PyTorch's compiler, TorchInductor: it fuses what stands between the convolutions.
+"""torch.compile with TorchInductor, which fuses the operators between the convolutions.
 
-What it makes belongs to this process; `compiled` has packages that need no compiler to run.
+The compiled code exists only in this process; `compiled` has packages that run without a compiler.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from yolact_ros.network import Predictions, Yolact
 
 
 def compile_network(plain: Runtime) -> Runtime:
-    """A network that runs on PyTorch, compiled for each batch size when it first comes.
+    """Compile a network that runs on PyTorch, for each batch size on first use.
 
-    That takes a minute or so a size: warm up. Raises MissingExtraError where there is no compiler.
+    That takes about a minute per size, so warm up. Raises MissingExtraError without a compiler.
     """
     net, header = plain.run, plain.header
     assert isinstance(net, Yolact)
@@ -30,7 +30,7 @@ def compile_network(plain: Runtime) -> Runtime:
     by_batch_size: dict[int, Callable[[Tensor], Sequence[Tensor]]] = {}
 
     def run(images: Tensor) -> Predictions | Detected:
-        # A module of its own for each size: PyTorch gives up on one that it compiled too often.
+        # A separate module for each size: PyTorch stops recompiling a module after some times.
         size = len(images)
         if size not in by_batch_size:
             module = program.module()

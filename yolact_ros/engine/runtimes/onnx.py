@@ -1,4 +1,4 @@
-"""ONNX, run by ONNX Runtime."""
+"""ONNX graphs, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 19
-"""The first one with deformable convolution."""
+"""The first opset with deformable convolution."""
 
 
 def _library() -> Any:
@@ -33,13 +33,13 @@ def _library() -> Any:
 
 
 def check(precision: str) -> None:
-    """Raise ValueError for a precision that there is not, MissingExtraError without the library."""
+    """Raise ValueError for an unsupported precision, MissingExtraError without the library."""
     _library()
     check_precision(precision, ("float32",), "ONNX Runtime")
 
 
 def to_program(program: ExportedProgram, header: Header) -> ONNXProgram:
-    """The graph in ONNX, with its header among the metadata."""
+    """Convert a graph to ONNX, with its header in the metadata."""
     try:
         result = torch.onnx.export(
             program,
@@ -58,26 +58,26 @@ def to_program(program: ExportedProgram, header: Header) -> ONNXProgram:
 
 
 def read(path: Path, precision: str = "auto") -> Runtime:
-    """An .onnx file of `yolact export`. Raises WeightsError, ValueError or MissingExtraError."""
+    """Load an .onnx file of `yolact export`. Raises WeightsError, ValueError, MissingExtraError."""
     check(precision)
     check_file(path)
     return _run(str(path), path)
 
 
 def run_program(program: ONNXProgram) -> Runtime:
-    """A graph in memory, with its header."""
+    """Prepare a graph in memory, with its header, to run."""
     return _run(program.model_proto.SerializeToString(), "the graph in memory")
 
 
 def _run(source: str | bytes, where: object) -> Runtime:
     library = _library()
     options = library.SessionOptions()
-    # Threads that wait busily would take the cores from the detection stage.
+    # Spinning threads would take the cores from the detection stage.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = library.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # of many types, all of them its own
+    except Exception as error:  # ONNX Runtime has many exception types of its own
         if "Could not find an implementation for DeformConv" in str(error):
             raise WeightsError(
                 f"{where} has deformable convolutions: ONNX Runtime {library.__version__} "

@@ -1,4 +1,4 @@
-"""OpenVINO: compiles a graph for the processor that it finds, in a fraction of a second."""
+"""OpenVINO, which compiles a graph for the processor in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _KEY = "yolact_ros"  # of the header in a model's rt_info
-_WEIGHTS = "weights_sha256"  # beside it
+_WEIGHTS = "weights_sha256"  # next to the header
 
-# OpenVINO and NNCF report over the network that they are used, but do without this module.
+# OpenVINO and NNCF send usage reports over the network, but work without this module.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def _library() -> Any:
     try:
         import openvino
-        import packaging.version  # noqa: F401  # which OpenVINO needs, but does not ask for
+        import packaging.version  # noqa: F401  # an undeclared dependency of OpenVINO
     except ModuleNotFoundError as error:
         raise missing(error, "openvino", "OpenVINO") from error
     return openvino
 
 
 def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
-    """The graph in OpenVINO's own form, with its header inside."""
+    """Convert a graph to an OpenVINO model, with its header inside."""
     model = _library().convert_model(program)
     model.inputs[0].set_names({INPUT})
     side = header.config.image_size
-    model.reshape({INPUT: [-1, 3, side, side]})  # or it would seem to take images of any size
+    model.reshape({INPUT: [-1, 3, side, side]})  # otherwise it would seem to accept any image size
     for output, name in zip(model.outputs, header.outputs, strict=True):
         output.set_names({name})
     for key, value in header.to_metadata().items():
@@ -53,9 +53,9 @@ def to_model(program: ExportedProgram, header: Header) -> openvino.Model:
 
 
 def save(model: openvino.Model, path: Path) -> None:
-    """Write `path`, which ends in .xml, and its weights, unconverted, beside it as .bin.
+    """Write `path` (.xml) and its weights, unconverted, to a .bin next to it.
 
-    The .xml holds the checksum of the .bin, since the two may come from different exports.
+    The .xml holds the checksum of the .bin, to detect files from different exports.
     """
     write = _library().save_model
     write(model, path, compress_to_fp16=False)
@@ -64,7 +64,7 @@ def save(model: openvino.Model, path: Path) -> None:
 
 
 def read(path: Path, precision: str = "auto") -> Runtime:
-    """What `save` has written. Raises WeightsError, ValueError or MissingExtraError."""
+    """Load a model written by `save`. Raises WeightsError, ValueError or MissingExtraError."""
     library = _library()
     check_file(path)
     weights = path.with_suffix(".bin")
@@ -81,7 +81,7 @@ def read(path: Path, precision: str = "auto") -> Runtime:
 
 
 def check(precision: str) -> None:
-    """Raise ValueError for a precision that this processor does not compute in.
+    """Raise ValueError for a precision that this processor does not support.
 
     Raises MissingExtraError without the library.
     """
@@ -96,23 +96,23 @@ def run_model(
     precision: str = "auto",
     where: object = "the graph in memory",
 ) -> Runtime:
-    """Compile a model for this processor, when it is first called.
+    """Prepare a model to run on this processor; it is compiled on the first call.
 
-    Raises ValueError for a precision that this processor does not compute in, WeightsError, which
-    names the file `where`, for a model that does not fit its header.
+    Raises ValueError for a precision that this processor does not support, and WeightsError, naming
+    the file `where`, for a model that does not match its header.
     """
     check(precision)
     single = _for_one_image(model, header, where)
     core = _library().Core()
     options = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Its own choice would be the processor's fastest, at the cost of accuracy.
+        # The default would be the processor's fastest precision, at the cost of accuracy.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
     }
     requests: dict[bool, Any] = {}
 
     def run(images: Tensor) -> list[Tensor]:
-        # A graph of fixed shape is a tenth faster, so one image at a time has its own.
+        # A graph of fixed shape is 10 % faster, so single images have their own.
         is_single = len(images) == 1
         if is_single not in requests:
             compiled = core.compile_model(single if is_single else model, "CPU", options)
@@ -127,7 +127,7 @@ def run_model(
 
 
 def _for_one_image(model: openvino.Model, header: Header, where: object) -> openvino.Model:
-    """The model in fixed shape, which shows whether it fits its header: else WeightsError."""
+    """Return the model for batch size 1. Raises WeightsError if it does not match its header."""
     check_inputs(header, _shapes(model.inputs), where)
     single, side = model.clone(), header.config.image_size
     try:
@@ -141,7 +141,7 @@ def _for_one_image(model: openvino.Model, header: Header, where: object) -> open
 
 
 def _shapes(ports: Sequence[Any]) -> dict[str, Shape]:
-    """Of inputs or outputs, by name; None where any length will do."""
+    """Return the shapes of inputs or outputs by name; None for dynamic dimensions."""
     return {
         " ".join(port.get_names()): [
             each.get_length() if each.is_static else None for each in port.partial_shape

@@ -1,4 +1,4 @@
-"""The network as it is, on PyTorch."""
+"""The network in eager PyTorch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from yolact_ros.network.winograd import use_winograd
 def run_network(
     net: Yolact, device: torch.device, dtype: torch.dtype, fast: bool = True
 ) -> Runtime:
-    """On any device, with batch norm folded and memory in channels-last order.
+    """Prepare a network to run on any device, with batch norm folded, in channels-last format.
 
-    If `fast`, cuDNN takes bias, shortcut and ReLU into the convolutions before them, and in
-    float32 on a CPU large 3x3 convolutions are Winograd's.
+    If `fast`, cuDNN fuses bias, shortcut and ReLU into the preceding convolutions on CUDA, and
+    large 3x3 convolutions use Winograd's algorithm in float32 on a CPU.
     """
     anchors = net.anchors.to(device)  # stay in float32
     net = fold_batch_norm(net).requires_grad_(False).to(device, dtype)

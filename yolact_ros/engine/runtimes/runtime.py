@@ -15,24 +15,24 @@ from yolact_ros.network.anchors import make_anchors
 
 @dataclass(frozen=True)
 class Runtime:
-    """A network on a device, whatever computes it."""
+    """A network on a device, with any backend."""
 
     name: str
-    """The backend, for people."""
+    """The backend, for display."""
     header: Header
     run: Callable[[Tensor], Predictions | Detected]
-    """Takes preprocessed images [B, 3, S, S] of type `dtype`, in channels-last memory order. Gives
-    `Detected` when the detection stage is part of the graph."""
+    """Takes preprocessed images [B, 3, S, S] of type `dtype`, in channels-last memory format.
+    Returns `Detected` if the detection stage is part of the graph."""
     device: torch.device
     dtype: torch.dtype
     anchors: Tensor
     """[P, 4], float32, on the device."""
     is_quantised: bool = False
-    """Whether the convolutions compute in 8 bits; images and outputs are of `dtype` anyway."""
+    """Whether the convolutions compute in 8 bits; images and outputs still have type `dtype`."""
 
     @property
     def precision(self) -> str:
-        """What it mostly computes in, for people."""
+        """The main data type of the computation, for display."""
         return "int8" if self.is_quantised else str(self.dtype).removeprefix("torch.")
 
     @property
@@ -41,11 +41,11 @@ class Runtime:
 
     @property
     def mask_iou(self) -> nn.Module | None:
-        """The network that re-scores masks; None where there is none."""
+        """The network that re-scores masks, or None."""
         return self.header.mask_iou
 
     def __call__(self, images: Tensor) -> Predictions | Detected:
-        """Run it, in one thread at a time: `Segmenter` lets threads take turns."""
+        """Run the network; not thread-safe: `Segmenter` serialises calls."""
         return self.run(images)
 
 
@@ -56,7 +56,7 @@ def runtime_of_graph(
     dtype: torch.dtype = torch.float32,
     is_quantised: bool = False,
 ) -> Runtime:
-    """A graph that runs on the CPU and gives the outputs that its header names, in their order."""
+    """Make the runtime of a graph on the CPU that returns its header's `outputs`, in order."""
 
     def read_outputs(images: Tensor) -> Predictions | Detected:
         return header.read_outputs(run(images))

@@ -1,4 +1,4 @@
-"""Does a graph fit the header that came with it?"""
+"""Checks that a graph matches its header."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from yolact_ros.network import WeightsError
 from yolact_ros.network.anchors import feature_sizes
 
 Shape = Sequence[object]
-"""A dimension that is no whole number may have any length, as a batch has."""
+"""A dimension that is not an int may have any length, such as the batch."""
 
 
 def check_inputs(header: Header, inputs: Mapping[str, Shape], where: object) -> None:
@@ -20,10 +20,10 @@ def check_inputs(header: Header, inputs: Mapping[str, Shape], where: object) -> 
 
 
 def check_outputs(header: Header, outputs: Mapping[str, Shape], where: object) -> None:
-    """Raise WeightsError unless the graph in the file `where` gives what its header says."""
+    """Raise WeightsError unless the graph in the file `where` has the outputs of its header."""
     config = header.config
     cells = sum(side**2 for side in feature_sizes(config.image_size))
-    # As many as `top_k` at most where the detection stage is in the graph.
+    # With the detection stage in the graph there are at most `top_k` rows.
     rows = cells * config.anchors_per_cell if header.settings is None else None
     shapes: dict[str, Shape] = {
         "class_logits": (None, rows, config.num_classes + 1),

@@ -1,4 +1,4 @@
-"""A network as one graph of plain tensors, which other runtimes can take."""
+"""Traces a network to one graph of plain tensors, for other runtimes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ INPUT = "images"
 
 
 class _Graph(nn.Module):
-    """Images [B, 3, S, S] to the outputs that the header names."""
+    """Maps images [B, 3, S, S] to the outputs that the header names."""
 
     def __init__(self, net: Yolact, header: Header) -> None:
         super().__init__()
         self.net, self.settings = net, header.settings
         device = next(net.parameters()).device
-        self.anchors = make_anchors(header.config).to(device)  # float32, whatever the network is
+        self.anchors = make_anchors(header.config).to(device)  # float32 in any precision
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         predictions = self.net(images)
@@ -41,14 +41,14 @@ class _Graph(nn.Module):
 
 
 def trace(net: Yolact, header: Header) -> torch.export.ExportedProgram:
-    """The graph of a network that `header` describes, with batch norm folded.
+    """Trace the network that `header` describes, with batch norm folded.
 
-    It takes batches of any size, on the network's device and in its data type.
+    The graph takes batches of any size, on the network's device and in its data type.
     """
     net = fold_batch_norm(net).requires_grad_(False)
     for module in net.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6 | nn.LeakyReLU):
-            module.inplace = False  # graphs know no such thing; rewriting it takes seconds
+            module.inplace = False  # graphs are functional; the rewrite would take seconds
     size = net.config.image_size
     images = next(net.parameters()).new_zeros(2, 3, size, size)
     images = images.contiguous(memory_format=torch.channels_last)

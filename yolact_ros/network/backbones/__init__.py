@@ -9,7 +9,7 @@ from yolact_ros.network.config import NetworkConfig
 
 
 def build_backbone(config: NetworkConfig) -> ResNet | DarkNet | EfficientNetLite:
-    """The backbone of a configuration; its `channels` are those of C3, C4 and C5."""
+    """Build the backbone of a configuration; its `channels` are those of C3, C4 and C5."""
     if config.backbone == "darknet53":
         return DarkNet(blocks=(1, 2, 8, 8, 4))
     if config.backbone == "efficientnet_lite0":

@@ -14,7 +14,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 
 
 class DarkNetBlock(nn.Module):
-    """1x1 and 3x3 convolutions around a shortcut."""
+    """1x1 and 3x3 convolutions with a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class DarkNetBlock(nn.Module):
 
 
 class DarkNet(nn.Module):
-    """Feature extractor of DarkNet-53: five stages, each halves the resolution first."""
+    """Feature extractor of DarkNet-53: five stages, each of which first halves the resolution."""
 
     channels = (256, 512, 1024)
 
@@ -51,7 +51,7 @@ class DarkNet(nn.Module):
 
     @staticmethod
     def own_name(name: str) -> str | None:
-        """Ours of one of the names in the published `darknet53.pth`; None for the classifier."""
+        """Map a name in the published `darknet53.pth` to ours; None for the classifier."""
         if name.startswith("_preconv."):
             return name.replace("_preconv.", "stem.", 1)
         return name if name.startswith("layers.") else None

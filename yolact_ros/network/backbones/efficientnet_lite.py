@@ -21,15 +21,15 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-# The last blocks of strides 8, 16 and 32.
+# Indices of the last blocks with strides 8, 16 and 32.
 _C3, _C4, _C5 = 4, 10, 15
 
 
 class _DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself, with a way around oneDNN's slow gradient.
+    """A depthwise convolution with a workaround for oneDNN's slow gradient.
 
-    On a CPU the gradient takes many times as long in bfloat16 as in float32, more than all the
-    rest of a training step in mixed precision. Inference is as any convolution's.
+    On a CPU the gradient takes many times as long in bfloat16 as in float32, more than the rest of
+    a training step in mixed precision. Inference is not affected.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int, padding: int) -> None:
@@ -46,8 +46,8 @@ class _DepthwiseConv2d(nn.Conv2d):
 class _Conv(nn.Sequential):
     """Convolution, batch norm and, unless linear, ReLU6.
 
-    Padding is TensorFlow's 'same', which the ImageNet weights were trained with: at stride 2 one
-    pixel more at the bottom and right than at the top and left, for an even input.
+    Padding is TensorFlow's 'same', which the ImageNet weights were trained with: at stride 2, an
+    even input gets one more pixel at the bottom and right than at the top and left.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise and projection convolutions, with a shortcut where shapes allow."""
+    """Expansion, depthwise and projection convolutions, with a shortcut if shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class EfficientNetLite(nn.Module):
 
     @staticmethod
     def own_name(name: str) -> str | None:
-        """Ours of one of TensorFlow's names; None for the classifier.
+        """Map a TensorFlow name to ours; None for the classifier.
 
         '_blocks.3._bn1.bias' -> 'blocks.3.depthwise.1.bias', and so on.
         """

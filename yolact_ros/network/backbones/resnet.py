@@ -15,9 +15,9 @@ _INTERVAL = {"all": 1, "interval3": 3, "interval4": 4}
 
 
 def deformable_blocks(blocks: tuple[int, ...], variant: DcnVariant) -> set[tuple[int, int]]:
-    """Which (stage, block) have a deformable 3x3 convolution (YOLACT++, intervals).
+    """Return the (stage, block) pairs with a deformable 3x3 convolution (YOLACT++).
 
-    Stage 0 is C2 and never has one. An interval starts anew in each stage, at its first block.
+    Stage 0 is C2 and never has one. Intervals restart at the first block of each stage.
     """
     candidates = [(stage, i) for stage in range(1, len(blocks)) for i in range(blocks[stage])]
     if variant == "none":
@@ -28,7 +28,7 @@ def deformable_blocks(blocks: tuple[int, ...], variant: DcnVariant) -> set[tuple
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions around a shortcut; the 3x3 one carries the stride."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 convolution has the stride."""
 
     expansion = 4
 
@@ -67,7 +67,7 @@ class ResNet(nn.Module):
     def __init__(
         self, blocks: tuple[int, int, int, int], dcn_variant: DcnVariant, dcn_version: int
     ) -> None:
-        """`blocks` are the bottlenecks of C2, C3, C4 and C5."""
+        """`blocks` are the numbers of bottlenecks in C2, C3, C4 and C5."""
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
 
     @staticmethod
     def own_name(name: str) -> str | None:
-        """Ours of one of torchvision's names; None for the classifier."""
+        """Map a torchvision name to ours; None for the classifier."""
         if name.startswith("fc."):
             return None
         found = re.fullmatch(r"layer(\d)(\..+)", name)

@@ -1,1 +1,1 @@
-"""`yolact_measure`: what the node costs."""
+"""`yolact_measure`: measures the node's latency, throughput and memory."""

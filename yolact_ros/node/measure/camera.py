@@ -1,4 +1,4 @@
-"""A camera of a given size, encoding and rate, in a process of its own."""
+"""A simulated camera of a given size, encoding and rate, in its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from yolact_ros.node.messages import bgr_image, jpeg_image
 from yolact_ros.pictures import PHOTOS, read_picture
 
 NEWEST = QoSProfile(depth=1)
-"""Reliable, as profiles are by default: nothing is lost but what a newer image replaces."""
+"""Reliable, the default: an image is lost only if a newer one replaces it."""
 
 _COLOURS = {"bgr8": None, "rgb8": cv2.COLOR_BGR2RGB, "mono8": cv2.COLOR_BGR2GRAY}
 ENCODINGS = (*_COLOURS, "jpeg")
@@ -33,14 +33,14 @@ ENCODINGS = (*_COLOURS, "jpeg")
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """What a camera shows: the package's photographs, one after the other."""
+    """How a camera publishes the package's photographs."""
 
     width: int
     height: int
     encoding: str
     """One of `ENCODINGS`."""
     rate: float
-    """Images a second."""
+    """Images per second."""
 
     @property
     def compressed(self) -> bool:
@@ -51,11 +51,11 @@ class CameraSettings:
         return CompressedImage if self.compressed else Image
 
     def topic(self, camera: str) -> str:
-        """The topic that a camera's images are published on."""
+        """Return the topic that a camera's images are published on."""
         return f"{camera}/compressed" if self.compressed else camera
 
     def messages(self) -> list[Any]:
-        """The photographs as messages."""
+        """Return the photographs as messages."""
         pictures = [read_picture(path) for path in sorted(PHOTOS.glob("*.jpg"))]
         size = (self.width, self.height)
         return [self._message(np.asarray(cv2.resize(each, size), np.uint8)) for each in pictures]
@@ -72,7 +72,7 @@ class CameraSettings:
 
 @contextmanager
 def beside(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Run a function that uses rclpy, and never returns, in another process meanwhile."""
+    """Context manager that runs a function that uses rclpy and never returns in another process."""
     process = multiprocessing.get_context("spawn").Process(
         target=_run, args=(work, arguments), daemon=True
     )
@@ -91,13 +91,13 @@ def _run(work: Callable[..., None], arguments: Sequence[Any]) -> None:
 
 
 def show(settings: CameraSettings, cameras: Sequence[str]) -> None:
-    """Publish the same images on the topics of some cameras, in turns, for ever."""
+    """Publish the same images on the topics of some cameras, in turn, forever."""
     node = rclpy.create_node("measured_camera")
     publishers: list[Publisher] = [
         node.create_publisher(settings.kind, settings.topic(camera), NEWEST) for camera in cameras
     ]
     messages = settings.messages()
-    # The cameras' images come apart, not in bursts.
+    # Space the cameras' images evenly instead of in bursts.
     period = 1 / settings.rate / len(cameras)
     due, count = time.monotonic(), 0
     while True:
@@ -110,7 +110,7 @@ def show(settings: CameraSettings, cameras: Sequence[str]) -> None:
 
 
 def listen(topic: str) -> None:
-    """Receive instances on a topic, for ever."""
+    """Receive instances on a topic, forever."""
     node = rclpy.create_node("listener")
     node.create_subscription(InstanceArray, topic, lambda _: None, 5, raw=True)
     rclpy.spin(node)

@@ -1,4 +1,4 @@
-"""A graph to measure: cameras, the node, and this process, which receives the answers."""
+"""A ROS graph to measure: cameras, the node, and this process, which receives the answers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from yolact_ros.node.processes import Health, started
 
 NAMESPACE = "/yolact_measure"
 START_TIMEOUT = 120.0
-"""Seconds until the first answer, those not counted in which a model is being loaded."""
+"""Seconds to wait for the first answer, not counting model loading."""
 
 
 class MeasureError(Exception):
-    """What was to be measured did not happen; the message says why."""
+    """A measurement failed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Answer:
     received: float
     """time.monotonic() in seconds."""
     latency: float
-    """Seconds from the stamp of the image, which the camera sets before it publishes."""
+    """Seconds from the image's stamp, which the camera sets just before it publishes."""
 
 
 class Graph:
@@ -49,7 +49,7 @@ class Graph:
         self._listener = rclpy.create_node("listener")
         for i, camera in enumerate(cameras_of(list(cameras))):
             topic = camera.output("instances").replace("~", f"{NAMESPACE}/yolact", 1)
-            # Serialized, which costs the least beside the node that is measured.
+            # Serialized, to take as little as possible from the measured node.
             keep = partial(self._keep, i)
             self._listener.create_subscription(
                 InstanceArray, topic, keep, QoSProfile(depth=5), raw=True
@@ -65,7 +65,7 @@ class Graph:
         self._answers.append(Answer(camera, time.monotonic(), latency))
 
     def watch(self, seconds: float) -> list[Answer]:
-        """The answers of the next seconds. Raises MeasureError when the node has ended."""
+        """Collect answers for some seconds. Raises MeasureError if the node ends or fails."""
         self._answers = []
         self._spin(time.monotonic() + seconds)
         return self._answers
@@ -98,7 +98,7 @@ class Graph:
 def running(
     settings: CameraSettings, cameras: int, ros_arguments: Sequence[str] = ()
 ) -> Iterator[Graph]:
-    """A graph with some cameras, which answers already. `ros_arguments` are for the node."""
+    """Run a graph with some cameras, once it answers. `ros_arguments` are for the node."""
     topics = [f"{NAMESPACE}/camera{i}/image_raw" for i in range(cameras)]
     arguments = ["-r", f"__ns:={NAMESPACE}"]
     for value in (

@@ -19,12 +19,12 @@ from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
 from yolact_ros.node.measure import camera
 from yolact_ros.openmp import wait_briefly
 
-if TYPE_CHECKING:  # each command imports its own, and PyTorch with it
+if TYPE_CHECKING:  # each command imports its own module, and PyTorch with it
     from yolact_ros.node.measure import scaling, soak, stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 when something could not be measured or exceeds a limit."""
+    """Return the exit status: 1 if something could not be measured or exceeds a limit."""
     wait_briefly()  # as the node does
     options = _parser().parse_args(arguments)
     width, height = options.size
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(settings, options))
     except Exception as error:
-        # Ours say all that a user needs; a trace would hide it.
+        # Our own errors tell all that a user needs; a traceback would hide it.
         ours = type(error).__module__.startswith("yolact_ros.")
         if not ours and not isinstance(error, ValueError):
             raise
@@ -95,7 +95,7 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
 def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     from yolact_ros.node.measure import scaling
 
-    if options.plot:  # told now, not when all is measured
+    if options.plot:  # fail now, not after the measurement
         check_installed("matplotlib", "--plot", how_to_install("eval"))
     loads: list[scaling.Load] = []
     print(
@@ -116,7 +116,7 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
 
 
 def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
-    """Write the results with all that they depend on, if asked to."""
+    """Write the results with the options and the machine, if requested."""
     if options.json:
         kept = {k: v for k, v in vars(options).items() if k not in ("command", "json", "plot")}
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
@@ -127,7 +127,7 @@ def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
 
 
 def count(text: str) -> int:
-    """1 or more; named as argparse is to call it."""
+    """Parse a whole number, 1 or more; argparse shows the function's name in errors."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be 1 or more")
@@ -135,7 +135,7 @@ def count(text: str) -> int:
 
 
 def amount(text: str) -> float:
-    """More than 0; named as argparse is to call it."""
+    """Parse a number above 0; argparse shows the function's name in errors."""
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not allowed: it must be more than 0")
@@ -144,7 +144,7 @@ def amount(text: str) -> float:
 
 def _new_file(text: str) -> Path:
     path = Path(text)
-    if not path.parent.is_dir():  # told now, not when all is measured
+    if not path.parent.is_dir():  # fail now, not after the measurement
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
     return path
 

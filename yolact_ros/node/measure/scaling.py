@@ -1,4 +1,4 @@
-"""What several cameras cost: answers a second and latency by the number of cameras."""
+"""Scaling with cameras: answers per second and latency by the number of cameras."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Load:
 
     cameras: int
     rate: float
-    """Answers a second, of all cameras together."""
+    """Answers per second, all cameras together."""
     least_rate: float
-    """Answers a second of the camera that got the fewest."""
+    """Answers per second of the camera with the fewest."""
     answered: float
-    """Answers by images at the cameras' nominal rate, 0 to 1: the rest was passed over, lost, or
-    never shown."""
+    """Answers as a fraction of images at the nominal rate, 0 to 1: the rest was skipped, lost or
+    never published."""
     median: float
     """Milliseconds from an image's stamp to the receipt of its answer."""
     percentile_99: float
@@ -32,7 +32,7 @@ class Load:
 def scaling(
     settings: CameraSettings, cameras: int, seconds: float, ros_arguments: Sequence[str]
 ) -> Iterator[Load]:
-    """Serve 1 to `cameras` cameras for some seconds each. Raises MeasureError."""
+    """Measure 1 to `cameras` cameras for `seconds` each. Raises MeasureError."""
     for count in range(1, cameras + 1):
         with running(settings, count, ros_arguments) as graph:
             answers = graph.watch(seconds)

@@ -1,4 +1,4 @@
-"""The node at full rate for a while: does memory grow, do answers come later and later?"""
+"""Soak test: whether memory or latency grows while the node runs at full rate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from yolact_ros.node.measure.camera import CameraSettings
 from yolact_ros.node.measure.graph import MeasureError, running
 
 MIN_INTERVALS = 3
-"""The first is the warm-up, and one alone shows no change."""
+"""The first interval is the warm-up, and a trend needs two more."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened in one interval."""
+    """Measurements of one interval."""
 
     start: float
     """Seconds since the first answer."""
     rate: float
-    """Answers a second."""
+    """Answers per second."""
     median: float
     """Milliseconds from an image's stamp to the receipt of its answer."""
     percentile_99: float
@@ -32,15 +32,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a soak may show at most, by a line through all intervals after the warm-up."""
+    """Limits on the linear trend over all intervals after the warm-up."""
 
     growth: float
-    """MiB."""
+    """Growth of memory in MiB."""
     drift: float
-    """Share of the median latency."""
+    """Rise in latency as a fraction of the median."""
 
     def broken(self, intervals: Sequence[Interval]) -> list[str]:
-        """What exceeds the limits, in words. The first interval is the warm-up and does not count.
+        """Describe what exceeds the limits. The first interval is the warm-up and does not count.
 
         Raises ValueError for fewer than three intervals.
         """
@@ -63,7 +63,7 @@ def _check_count(intervals: int) -> None:
 
 
 def _rise(values: Sequence[float]) -> float:
-    """How much a line through values at equal distances rises from the first to the last."""
+    """Return the rise from first to last value of a line fitted to equally spaced values."""
     slope = np.polyfit(np.arange(len(values)), values, 1)[0]
     return float(slope * (len(values) - 1))
 
@@ -75,9 +75,9 @@ def soak(
     interval: float,
     ros_arguments: Sequence[str],
 ) -> Iterator[Interval]:
-    """Run a graph and tell about each interval when it is over.
+    """Run a graph and yield each interval when it ends.
 
-    Raises MeasureError, and ValueError for a time that has fewer than three intervals.
+    Raises MeasureError, and ValueError if there is no time for three intervals.
     """
     _check_count(round(seconds / interval))
     with running(settings, cameras, ros_arguments) as graph:

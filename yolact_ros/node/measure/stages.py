@@ -1,4 +1,4 @@
-"""The node's own work for one image, stage by stage, beside that of the network."""
+"""Time of the node's own work for one image and of the network, stage by stage."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from yolact_ros.node.parameters import Parameters
 from yolact_ros.node.pipeline import picture_of, read_message
 
 OWN = ("receive", "check", "decode", "publish")
-"""The node's own stages: the executor's turn with rclpy's copy of the message, reading and checking
-the message, its pixels as BGR, and masks, message and rclpy's publishing."""
+"""The node's own stages: receiving in the executor (with rclpy's copy of the message), parsing and
+checking the message, decoding it to BGR, and publishing (masks, message and rclpy)."""
 NETWORK = ("preprocessing", "network", "detection")
 """The stages of the segmenter."""
 
@@ -33,7 +33,7 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Stage:
-    """Milliseconds that a stage takes."""
+    """Time of a stage in milliseconds."""
 
     name: str
     median: float
@@ -43,13 +43,13 @@ class Stage:
 def measure(
     settings: CameraSettings, segmenter: Segmenter, instances: int, encoding: str, frames: int
 ) -> list[Stage]:
-    """Measure all stages for `frames` images with exactly so many instances each.
+    """Measure all stages for `frames` images with exactly `instances` instances each.
 
-    Everything is real: a camera and a subscriber in processes of their own, rclpy's executor, the
-    node's own functions. Raises MeasureError.
+    The setup is real: a camera and a subscriber in their own processes, the node's executor and
+    the node's own functions. Raises MeasureError.
     """
-    # Without thresholds, and looking at many in all, NMS leaves enough boxes, each somewhere else.
-    # A detection stage inside the graph may find fewer.
+    # Without thresholds and with many candidates, NMS keeps enough distinct boxes. A detection
+    # stage inside an exported graph may find fewer.
     wanted: dict[str, Any] = {
         "score_threshold": 0.0,
         "confidence_threshold": 0.0,
@@ -107,12 +107,12 @@ def measure(
 def _receive(
     executor: NodeExecutor, received: queue.SimpleQueue[bytes], pause: float
 ) -> tuple[float, bytes]:
-    """Let an image arrive, then take it. Returns when taking it began, and the message."""
+    """Let an image arrive, then take it. Returns the time when taking it began, and the message."""
     end = time.monotonic() + START_TIMEOUT
-    time.sleep(pause)  # the image waits in the middleware now
+    time.sleep(pause)  # the image is now waiting in the middleware
     while time.monotonic() < end:
         started = time.perf_counter()
         executor.spin_once(timeout_sec=0)
-        with contextlib.suppress(queue.Empty):  # it was the turn of something else
+        with contextlib.suppress(queue.Empty):  # another callback ran
             return started, received.get_nowait()
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")

@@ -1,4 +1,4 @@
-"""How long the middleware takes to bring an image from one process to another."""
+"""Latency of the middleware between two processes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from yolact_ros.node.pipeline import read_message
 
 
 def transport(settings: CameraSettings, frames: int) -> Stage:
-    """From the stamp, just before `publish`, until a subscriber in this process has the bytes.
+    """Measure from the stamp, just before `publish`, until a subscriber here has the bytes.
 
-    Raises MeasureError when images stay away.
+    Raises MeasureError if images do not arrive.
     """
     name = f"{NAMESPACE}/camera0"
     rclpy.init(args=[])
