@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up all that `make demo` and `make test` need, build the package, run a command in it.
+"""Set up what `make demo` and `make test` need, build the package, and run a command there.
 
     python3 tools/environment.py setup
     python3 tools/environment.py run COMMAND [ARGUMENT ...]
@@ -68,7 +68,7 @@ class Environment:
 
     @property
     def stamp(self) -> Path:
-        """Written when the virtual environment is complete; says what it was made from."""
+        """Written once the virtual environment is complete; records what it was made from."""
         return self.folder / "complete.json"
 
     @property
@@ -102,7 +102,7 @@ def sourced_ros() -> tuple[Environment, Python] | None:
 
 
 def of_shell() -> Environment | None:
-    """The environment of the shell that this runs in, where that is one of `make shell`."""
+    """The environment of the current shell, if `make shell` opened it."""
     folder = Path(os.environ.get("VIRTUAL_ENV", "/")).parent
     if folder.parent != HOME or "ROS_DISTRO" not in os.environ:
         return None
@@ -123,7 +123,7 @@ def wheels() -> Environment:
 
 
 def check_build_tools() -> None:
-    """Raise SetupError, naming the packages to install, when the messages cannot be compiled."""
+    """Raise SetupError, which names the packages to install, if messages cannot be compiled."""
     missing = []
     compilers = [os.environ.get("CXX", "c++"), "g++", "clang++"]
     if not any(shutil.which(compiler.split()[0]) for compiler in compilers if compiler):
@@ -146,16 +146,16 @@ def check_build_tools() -> None:
 
 
 def origin(environment: Environment, python: Python | None) -> dict[str, str]:
-    """What a virtual environment is made for: where this changes, it is made anew."""
+    """What a virtual environment was made for; if this changes, it is made anew."""
     return {
         "folder": str(environment.folder),
-        # Not the path: it would change whenever the user switches his own environment on or off.
+        # Not the path, which changes when users activate or deactivate their own environment.
         "sourced python": str(python.base) if python else "",
     }
 
 
 def contents(environment: Environment) -> str:
-    """Changes when something else is to be installed."""
+    """A digest that changes when the requirements change."""
     digest = hashlib.sha256()
     for path in (*environment.requirements, MEND):
         digest.update(path.read_bytes())
@@ -163,27 +163,27 @@ def contents(environment: Environment) -> str:
 
 
 def made(environment: Environment, wanted: dict[str, str]) -> str | None:
-    """The contents of the virtual environment; None where there is none that is whole and fits."""
+    """The contents of the virtual environment; None if it is missing, incomplete or outdated."""
     try:
         stamp = json.loads(environment.stamp.read_text())
         made_for, present = stamp["origin"], stamp["contents"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # The interpreter behind the environment, or part of what was installed, may be gone since.
+    # Its interpreter or some of its packages may have been removed since.
     python = pythons.probe(environment.python)
     whole = python and python.finds("rclpy", "torch", "cv2", "colcon_core", "pytest")
     return present if whole and made_for == wanted else None
 
 
 def write_stamp(environment: Environment, made_for: dict[str, str], present: str) -> None:
-    """Say, in one step, what a complete virtual environment is for and what it holds."""
+    """Record atomically what a complete virtual environment is for and what it holds."""
     temporary = environment.stamp.with_suffix(".tmp")
     temporary.write_text(json.dumps({"origin": made_for, "contents": present}))
     temporary.replace(environment.stamp)
 
 
 def make_venv(environment: Environment, python: Python | None) -> None:
-    """Make, or bring up to date, the virtual environment. Half a one is never trusted."""
+    """Create or update the virtual environment. An incomplete one is never trusted."""
     wanted = origin(environment, python)
     present = made(environment, wanted)
     if present == contents(environment):
@@ -213,7 +213,7 @@ def make_venv(environment: Environment, python: Python | None) -> None:
 
 
 def wheel_python(tool: installer.Uv | installer.Pip) -> Python:
-    """A Python that ROS 2's wheels are made for. Raises SetupError that says what to install."""
+    """Find a Python that ROS 2's wheels support. Raises SetupError, which says what to install."""
     python = pythons.choose(WHEEL_PYTHONS, tool.needs_ensurepip)
     if python is None and isinstance(tool, installer.Uv):
         say("no Python here fits ROS 2's wheels: fetching one")
@@ -253,7 +253,7 @@ def build(environment: Environment) -> None:
         source.symlink_to(os.path.relpath(ROOT, source.parent))
     say("building the package")
     if not colcon_succeeds(environment):
-        # An interrupted build may have left half-written files: the second try starts clean.
+        # An interrupted build may have left incomplete files: start clean and try again.
         for name in ("build", "install"):
             shutil.rmtree(environment.folder / name, ignore_errors=True)
         if not colcon_succeeds(environment):
@@ -286,7 +286,7 @@ def base_variables(environment: Environment) -> dict[str, str]:
     variables.pop("PYTHONHOME", None)
     if environment.sourced:
         return variables
-    # Without a usable sourced ROS 2, leftovers of one would only mix with the wheels.
+    # Without a usable sourced ROS 2, its leftovers would only mix with the wheels.
     stale = [Path(p) for p in variables.get("AMENT_PREFIX_PATH", "").split(":") if p]
     libraries = variables.get("LD_LIBRARY_PATH", "").split(":")
     kept = [p for p in libraries if p and not any(s in Path(p).parents for s in stale)]
@@ -300,7 +300,7 @@ def base_variables(environment: Environment) -> dict[str, str]:
 
 
 def run_variables(environment: Environment) -> dict[str, str]:
-    """Environment variables to run with: the built package, on the loopback interface alone."""
+    """Environment variables to run with: the built package, on the loopback interface only."""
     variables = base_variables(environment)
     site = next(environment.install.glob("lib/python3*/site-packages"), None) or next(
         environment.install.glob("local/lib/python3*/dist-packages")
@@ -327,7 +327,7 @@ def prefixed(path: str, folder: Path) -> str:
 
 
 def free_domain() -> int:
-    """A ROS domain that no process on this machine uses. Two processes that ask at once differ.
+    """Find a ROS domain that no process on this machine uses; concurrent callers get others.
 
     The ports of DDS domain d begin at 7400 + 250 d; 10 above that, the first participant listens.
     Domains above 101 would reach into the ports that Linux hands out.
@@ -353,7 +353,7 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """One set-up at a time: `make demo` and `make test` may be started together."""
+    """Hold the set-up lock: `make demo` and `make test` may be started together."""
     HOME.mkdir(exist_ok=True)
     with (HOME / "lock").open("w") as lock:
         try:
@@ -365,7 +365,7 @@ def locked() -> Iterator[None]:
 
 
 def setup() -> Environment:
-    """Make, mend or only check the environment, and build the package in it."""
+    """Create, repair or just check the environment, and build the package in it."""
     check_build_tools()
     environment = of_shell()
     with locked():

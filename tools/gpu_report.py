@@ -1,4 +1,4 @@
-"""What `gpu_check.py` found, as Markdown, beside what was aimed at. Any part may be missing."""
+"""The results of `gpu_check.py` as Markdown, next to the aims. Any part may be missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAME_SHARE, SAME_IOU = 0.85, 0.95
 """The least share of the published implementation's instances that half precision finds, and the
 least mean IoU of their masks: with random weights some decisions are very close."""
 KERNEL_ERROR = 0.01
-"""Relative, of half precision; twice the twin's error is always right."""
+"""Largest relative error of a kernel in half precision; twice its twin's is accepted too."""
 
 
 def to_markdown(report: Report) -> str:
@@ -43,7 +43,7 @@ def to_markdown(report: Report) -> str:
 
 
 def aims(report: Report) -> list[Row]:
-    """Each aim for which there are figures, the figures, and whether they are enough."""
+    """Rows of aims that have figures: the aim, the figures, and whether it is reached."""
     rows: list[Row] = []
     for name, model in report.get("models", {}).items():
         rows += [(f"{name}: {aim}", figure, reached) for aim, figure, reached in _aims(name, model)]
@@ -80,7 +80,7 @@ def aims(report: Report) -> list[Row]:
 
 
 def wrong_kernels(report: Report) -> list[str]:
-    """Those whose error is much more than that of their twins, or no number."""
+    """Names of kernels whose error is NaN or much larger than their twin's."""
     return [
         name
         for name, found in report.get("kernels", {}).items()
@@ -90,7 +90,7 @@ def wrong_kernels(report: Report) -> list[str]:
 
 
 def _aims(name: str, model: Report) -> Iterator[Row]:
-    """Those of one model by itself."""
+    """Rows for the aims of a single model."""
     single = model.get("one image", {})
     ours = single.get("milliseconds")
     if "side by side" in model:
@@ -133,7 +133,7 @@ def _aim(aim: str, figure: str, reached: bool) -> Row:
 
 
 def _rates(model: Report) -> dict[str, float]:
-    """Images a second by batch size."""
+    """Images per second by batch size."""
     single = model.get("one image", {}).get("milliseconds")
     return ({"one by one": 1000 / single} if single else {}) | model.get("images a second", {})
 
@@ -231,7 +231,7 @@ def _unmeasured(steps: dict[str, str]) -> list[str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Nothing without rows."""
+    """A Markdown table, or nothing if there are no rows."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"

@@ -1,4 +1,4 @@
-"""What `gpu_check.py` measures of the networks, each part by itself."""
+"""The measurements of networks that `gpu_check.py` makes, one function for each."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Setup:
     jpeg_size: tuple[int, int]
     rounds: int
     seconds: float
-    """The most for one timing."""
+    """Time limit of one timing, in seconds."""
     reference: Path | None
     data: Path | None
     """COCO-format file to measure accuracy on, with people."""
     folder: Path
-    """For files that are not kept."""
+    """Folder for temporary files."""
 
     @functools.cached_property
     def image(self) -> Tensor:
@@ -93,12 +93,12 @@ class Setup:
 
 
 class Models:
-    """Networks of random weights and their segmenters, made when they are wanted."""
+    """Networks with random weights and their segmenters, created on demand."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.segmenter = functools.lru_cache(maxsize=4)(self.new_segmenter)
-        """Those used last are kept: for each new one cuDNN searches anew."""
+        """Recently used ones are kept, since cuDNN searches for kernels anew for each new one."""
 
     @functools.cached_property
     def ceilings(self) -> Ceilings:
@@ -119,7 +119,7 @@ class Models:
 
 
 def arithmetic(models: Models, config: NetworkConfig) -> dict[str, float]:
-    """FLOP of one image, and milliseconds that its layers take at the ceilings."""
+    """FLOP of one image, and the time its layers take at the ceilings, in milliseconds."""
     work = count_work(config, 1, models.setup.dtype)
     return {"flops": work.flops, "limit": work.limit(models.ceilings)}
 
@@ -134,19 +134,19 @@ def one_image(models: Models, config: NetworkConfig) -> dict[str, Any]:
 
 
 def second_warm_up(models: Models, config: NetworkConfig) -> float:
-    """Seconds when what had to be compiled has been, by the step of `one_image`."""
+    """Seconds that warming up takes once `one_image` has compiled what needs compiling."""
     return warm_up(models.setup, models.new_segmenter(config))
 
 
 def warm_up(setup: Setup, segmenter: Segmenter) -> float:
-    """Seconds it takes."""
+    """Warm up a segmenter and return the seconds that it took."""
     started = time.perf_counter()
     segmenter.warm_up(setup.image_size, (1,))
     return time.perf_counter() - started
 
 
 def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
-    """In turns with the published implementation, which has the same weights."""
+    """Time a model in turns with the published implementation, with the same weights."""
     setup = models.setup
     assert setup.reference is not None
     theirs = load(setup.reference, models.network(config), setup.device, SCORE)
@@ -166,7 +166,7 @@ def beside_published(models: Models, config: NetworkConfig) -> dict[str, Any]:
 
 
 def agreement(setup: Setup, config: NetworkConfig) -> Agreement:
-    """Of ours with the published implementation.
+    """Agreement of our detections with those of the published implementation.
 
     Not with the random weights that are timed: these make much of rounding errors.
     """
@@ -186,7 +186,7 @@ def agreement(setup: Setup, config: NetworkConfig) -> Agreement:
 
 @torch.no_grad()
 def filled_network(config: NetworkConfig) -> Yolact:
-    """With the weights of the tests."""
+    """A network with the deterministic weights of the tests."""
     net = build(config)
     fill = runpy.run_path(str(ROOT / "test" / "reference" / "weights.py"))["fill"]
     for name, tensor in net.state_dict().items():
@@ -195,14 +195,14 @@ def filled_network(config: NetworkConfig) -> Yolact:
 
 
 def throughput(models: Models, config: NetworkConfig, size: int) -> float:
-    """Images a second in batches, each given before the results of the one before are taken."""
+    """Images per second in batches, each submitted before the previous results are fetched."""
     images = [models.setup.image] * size
     done, seconds, _ = _stream(models, config, images)
     return size * done / seconds
 
 
 def cameras(models: Models, config: NetworkConfig) -> dict[str, float]:
-    """Images a second of four cameras, an image of each in a batch, from host to host.
+    """Images per second of four cameras, one image of each per batch, from host to host.
 
     `longest` is the longest time between the results of two batches, in milliseconds.
     """
@@ -216,7 +216,7 @@ def cameras(models: Models, config: NetworkConfig) -> dict[str, float]:
 def _stream(
     models: Models, config: NetworkConfig, images: list[Tensor]
 ) -> tuple[int, float, float]:
-    """How many batches were done, in how many seconds, and the longest for one of them."""
+    """Number of batches, total seconds, and the longest time of one batch in seconds."""
     setup = models.setup
     segmenter = models.segmenter(config)
     segmenter.warm_up(setup.image_size, (len(images),))
@@ -235,7 +235,7 @@ def _stream(
 
 
 def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
-    """Milliseconds of each stage of a single image in fixed shapes, on the device as graphs."""
+    """Milliseconds of each stage of a single image in fixed shapes; on CUDA as graphs."""
     setup, segmenter = models.setup, models.segmenter(config)
     calls = fixed_stages_of(segmenter, [setup.image.numpy()], in_parts=False)
     if setup.device.type == "cuda":
@@ -248,7 +248,7 @@ def stages(models: Models, config: NetworkConfig) -> dict[str, float]:
 
 
 def deformable(models: Models, config: NetworkConfig) -> float:
-    """Milliseconds that the network takes more than it would with plain convolutions."""
+    """Milliseconds by which deformable convolutions slow the network down."""
     setup = models.setup
     batch = preprocess([setup.image], config).to(setup.device, setup.dtype)
     pair = {"with": config, "without": config.replace(dcn_variant="none")}
@@ -262,7 +262,7 @@ def deformable(models: Models, config: NetworkConfig) -> float:
 
 
 def memory(models: Models, config: NetworkConfig) -> dict[str, float]:
-    # In a process of its own, which must find the package where it is not installed.
+    # In its own process, which must find the package even if it is not installed.
     os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     picture = models.setup.folder / "picture.png"
     write_picture(picture, models.setup.image.numpy())
@@ -306,13 +306,13 @@ def accuracy(setup: Setup) -> dict[str, float]:
 
 
 def tiled(photo: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Copies of a photograph [H, W, 3] side by side: stretched, it would have no sharp colours."""
+    """Tile a photograph [H, W, 3] to `size`: enlarging it would blur its colours."""
     repeats = [-(-wanted // side) for wanted, side in zip(size, photo.shape, strict=False)]
     return np.tile(photo, (*repeats, 1))[: size[0], : size[1]]
 
 
 def jpeg(setup: Setup) -> dict[str, Any]:
-    """A camera's JPEG decoded on the device and on the host: times, and how far pixels differ."""
+    """Decode a JPEG on the device and on the host: times and the difference of the pixels."""
     picture = tiled(read_picture(PHOTOS / "kitchen.jpg"), setup.jpeg_size)
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
     message = SimpleNamespace(format="jpeg", data=data.tobytes())
@@ -335,7 +335,7 @@ def jpeg(setup: Setup) -> dict[str, Any]:
 
 
 def compiler(models: Models, config: NetworkConfig, way: str) -> dict[str, Any]:
-    """Milliseconds of one image with the network plain and compiled, and seconds until it ran.
+    """Milliseconds per image with the plain and the compiled network, and seconds to compile.
 
     On CUDA each is in its graph.
     """

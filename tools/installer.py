@@ -1,4 +1,4 @@
-"""Make virtual environments and install into them: with uv where it can be had, else with pip."""
+"""Create virtual environments and install packages: with uv if available, else with pip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UV_NAMES = {
 
 @dataclass(frozen=True)
 class Pip:
-    """pip, as `python -m venv` brings it."""
+    """pip, as installed by `python -m venv`."""
 
     needs_ensurepip = True
 
@@ -42,11 +42,11 @@ class Pip:
 
 @dataclass(frozen=True)
 class Uv:
-    """uv: the same as pip, many times faster, and it can fetch a Python."""
+    """uv: like pip, but many times faster, and able to download a Python."""
 
     path: Path
     settings: Mapping[str, str]
-    """Environment variables that hand pip's configuration on: uv does not read it."""
+    """Environment variables that pass on pip's configuration, which uv does not read."""
 
     needs_ensurepip = False
 
@@ -60,7 +60,7 @@ class Uv:
         self._call("pip", "install", "--compile-bytecode", "--python", interpreter, *files)
 
     def fetch_python(self, version: tuple[int, int], folder: Path) -> Python | None:
-        """Download a Python into `folder`; None when that cannot be done here."""
+        """Download a Python into `folder`; None if that is not possible."""
         name = f"{version[0]}.{version[1]}"
         try:
             self._call("python", "install", "--no-bin", "--install-dir", folder, name)
@@ -73,7 +73,7 @@ class Uv:
 
 
 def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
-    """uv from PATH, or from the Python package index; pip when neither can be had."""
+    """uv from PATH or from the Python package index; pip if neither is available."""
     on_path = shutil.which("uv")
     if on_path and _runs(on_path):
         return Uv(Path(on_path), {})
@@ -91,7 +91,7 @@ def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
 
 
 def _some_pip(folder: Path) -> list[str] | None:
-    """A pip command: of a Python here, else of an environment made for it below `folder`."""
+    """A pip command: of an installed Python, else of an environment created below `folder`."""
     found = list(pythons.candidates())
     for python in found:
         if python.pip:
@@ -104,11 +104,11 @@ def _some_pip(folder: Path) -> list[str] | None:
 
 
 def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
-    """Where pip gets packages from, in the environment variables of uv."""
+    """pip's package indexes as environment variables of uv."""
     command = [*pip, "config", "list"]
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     settings = {}
-    # The environment wins, as with pip, which lists it first.
+    # Environment variables take precedence, as in pip, which lists them first.
     lines.sort(key=lambda line: line.startswith(":env:"))
     for name, _, value in (line.partition("=") for line in lines):
         known = _UV_NAMES.get(name.rsplit(".", 1)[-1].replace("-", "_").upper())
@@ -116,7 +116,7 @@ def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
             settings[known] = " ".join(ast.literal_eval(value).split())
     if "UV_FIND_LINKS" in settings:
         settings["UV_FIND_LINKS"] = settings["UV_FIND_LINKS"].replace(" ", ",")
-    # As pip does: take the newest version of all indexes, trust the certificates of this machine.
+    # Like pip: take the newest version from all indexes, and trust this machine's certificates.
     settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     store = ssl.get_default_verify_paths()
     if store.cafile or (store.capath and any(Path(store.capath).iterdir())):
@@ -125,7 +125,7 @@ def settings_of_pip(pip: Sequence[str]) -> dict[str, str]:
 
 
 def use_cache_below(home: Path) -> None:
-    """Keep downloads in the repository for a user without a home folder to write to."""
+    """Keep downloads in the repository if the user has no writable home folder."""
     user_home = Path(os.environ.get("HOME") or "/nonexistent")
     if not os.access(user_home, os.W_OK):
         os.environ.setdefault("UV_CACHE_DIR", str(home / "cache" / "uv"))
@@ -133,7 +133,7 @@ def use_cache_below(home: Path) -> None:
 
 
 def call(command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> None:
-    """Run a command in sight of the user. Raises SetupError when it fails."""
+    """Run a command with its output visible. Raises SetupError if it fails."""
     result = subprocess.run([str(word) for word in command], env=variables, check=False)
     if result.returncode != 0:
         words = " ".join(map(str, command))
