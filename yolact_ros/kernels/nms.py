@@ -154,7 +154,7 @@ def _wanted(class_ids: tuple[int, ...], classes: int, device: torch.device) -> T
 
 
 @triton.jit
-def _powers(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
+def _exponentials(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
     # Unnormalised softmax [N, labels] of some anchors and its sum [N], which is NaN if a logit is.
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
     values = tl.load(
@@ -163,8 +163,8 @@ def _powers(logits, row, there, labels, BLOCK_CLASSES: tl.constexpr):
         other=0.0,
     ).to(tl.float32)
     values = tl.where(label < labels, values, float("-inf"))
-    powers = tl.exp(values - tl.max(values, axis=1)[:, None])
-    return powers, tl.sum(powers, axis=1)
+    exponentials = tl.exp(values - tl.max(values, axis=1)[:, None])
+    return exponentials, tl.sum(exponentials, axis=1)
 
 
 @triton.jit
@@ -190,9 +190,11 @@ def _list_candidates(
     image = tl.program_id(1).to(tl.int64)
     anchor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [N]
     there = anchor < total
-    powers, whole = _powers(logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES)
+    exponentials, whole = _exponentials(
+        logits, image * total + anchor, there, classes + 1, BLOCK_CLASSES
+    )
     label = tl.arange(0, BLOCK_CLASSES)[None, :]
-    best = tl.max(tl.where(label > 0, powers, 0.0), axis=1) / whole
+    best = tl.max(tl.where(label > 0, exponentials, 0.0), axis=1) / whole
     passes = (there & (best > tl.load(anchor_threshold))).to(tl.int32)
     if tl.sum(passes) > 0:
         first = tl.atomic_add(counts + image, tl.sum(passes), sem="relaxed")
@@ -226,17 +228,17 @@ def _decode(
         there = candidate < count
         anchor = tl.load(index + image * capacity + candidate, mask=there, other=0)
         row = image * total + anchor
-        offset, prior = offsets + row * 4, anchors + anchor * 4
-        prior_width = tl.load(prior + 2, mask=there, other=0.0)
-        prior_height = tl.load(prior + 3, mask=there, other=0.0)
+        offset, anchor_box = offsets + row * 4, anchors + anchor * 4
+        anchor_width = tl.load(anchor_box + 2, mask=there, other=0.0)
+        anchor_height = tl.load(anchor_box + 3, mask=there, other=0.0)
         dx = tl.load(offset, mask=there, other=0.0).to(tl.float32)
         dy = tl.load(offset + 1, mask=there, other=0.0).to(tl.float32)
         dw = tl.load(offset + 2, mask=there, other=0.0).to(tl.float32)
         dh = tl.load(offset + 3, mask=there, other=0.0).to(tl.float32)
-        width = prior_width * tl.exp(dw * size_variance)
-        height = prior_height * tl.exp(dh * size_variance)
-        x1 = tl.load(prior, mask=there, other=0.0) + dx * centre_variance * prior_width
-        y1 = tl.load(prior + 1, mask=there, other=0.0) + dy * centre_variance * prior_height
+        width = anchor_width * tl.exp(dw * size_variance)
+        height = anchor_height * tl.exp(dh * size_variance)
+        x1 = tl.load(anchor_box, mask=there, other=0.0) + dx * centre_variance * anchor_width
+        y1 = tl.load(anchor_box + 1, mask=there, other=0.0) + dy * centre_variance * anchor_height
         x1, y1 = x1 - width / 2, y1 - height / 2
         x2, y2 = x1 + width, y1 + height
         finite = (tl.abs(x1) < float("inf")) & (tl.abs(y1) < float("inf"))
@@ -246,11 +248,11 @@ def _decode(
         tl.store(box + 1, tl.where(finite, y1, 0.0), mask=there)
         tl.store(box + 2, tl.where(finite, x2, 0.0), mask=there)
         tl.store(box + 3, tl.where(finite, y2, 0.0), mask=there)
-        powers, whole = _powers(logits, row, there, classes + 1, BLOCK_CLASSES)
+        exponentials, whole = _exponentials(logits, row, there, classes + 1, BLOCK_CLASSES)
         label = tl.arange(0, BLOCK_CLASSES)[None, :]
         tl.store(
             scores + (image * classes + label - 1) * capacity + candidate[:, None],
-            tl.where(finite[:, None], powers / whole[:, None], -1.0),
+            tl.where(finite[:, None], exponentials / whole[:, None], -1.0),
             mask=there[:, None] & (label > 0) & (label <= classes),
         )
 

@@ -48,7 +48,7 @@ class NodeExecutor(SingleThreadedExecutor):
     def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
         self._threads = ThreadPoolExecutor(THREADS, "callbacks")
-        self._given: list[Task[Any]] = []
+        self._submitted: list[Task[Any]] = []
 
     def _spin_once_impl(
         self,
@@ -66,13 +66,13 @@ class NodeExecutor(SingleThreadedExecutor):
         if entity is None or isinstance(entity, Subscription):
             task()
             _raise_error_of(task)
-        elif task in self._given:  # rclpy returns it until it has started
+        elif task in self._submitted:  # rclpy returns it until it has started
             time.sleep(_BEGIN_PERIOD)
         else:
-            self._given.append(task)
+            self._submitted.append(task)
             self._threads.submit(task)
-        for done in [each for each in self._given if each.done()]:
-            self._given.remove(done)
+        for done in [each for each in self._submitted if each.done()]:
+            self._submitted.remove(done)
             _raise_error_of(done)
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:

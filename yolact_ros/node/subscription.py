@@ -31,7 +31,7 @@ class ImageSubscription:
     ) -> None:
         self._node, self._kind, self._callback, self._depth = node, kind, callback, depth
         self._follows = reliability == AUTO
-        self._given = topic
+        self._topic = topic
         self._reliability = ReliabilityPolicy.BEST_EFFORT
         if not self._follows:
             self._reliability = ReliabilityPolicy[reliability.upper()]
@@ -63,5 +63,5 @@ class ImageSubscription:
         )
         group = MutuallyExclusiveCallbackGroup()
         return self._node.create_subscription(
-            self._kind, self._given, self._callback, qos, callback_group=group, raw=True
+            self._kind, self._topic, self._callback, qos, callback_group=group, raw=True
         )

@@ -26,8 +26,8 @@ class ScheduleSettings:
     iterations: int = 800_000
     """Length of the training at batch size 8."""
     batch_size: int = 8
-    """Images per iteration, all devices together. As published, a size other than 8 scales the
-    learning rate up and the iterations down by the same factor; the warm-up does not change."""
+    """Images per iteration, all devices together. As published, another size than 8 multiplies the
+    learning rate and divides the iterations by size / 8; the warm-up does not change."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The papers use SGD."""
     learning_rate: float = 1e-3
@@ -93,7 +93,7 @@ class TrainingSettings:
     """COCO-format files to train on, `FILE.json` (pictures in one of the usual places) or
     `FILE.json:FOLDER`."""
     val: tuple[str, ...] = ()
-    """COCO-format files to measure accuracy on during training."""
+    """COCO-format files to measure accuracy on during the training."""
     output: str = "runs/yolact"
     """Folder for checkpoints, weights, logs and a copy of these settings."""
     model: str = "yolact_base"
