@@ -172,6 +172,19 @@ def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture,
     assert process.end() == 0, process.text()
 
 
+def test_the_documented_program_runs_the_node(graph, start, weights, repository):
+    text = (repository / "docs" / "node.md").read_text()
+    (program,) = (
+        block.partition("```")[0]
+        for block in text.split("```python\n")[1:]
+        if "NodeExecutor()" in block.partition("```")[0]
+    )
+    process = start(f"weights:={weights}", "backend:=torch", program=program)
+    graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
+    # Ctrl-C raises KeyboardInterrupt in it, as in every program with rclpy.
+    assert process.end(signal.SIGTERM) == 0, process.text()
+
+
 PROGRAM_OF_A_USER = """
 import rclpy
 from yolact_ros.node.yolact_node import YolactNode
