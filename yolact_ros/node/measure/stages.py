@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,8 +64,8 @@ def measure(
         outputs = Outputs(node, Camera(topic, ""), node.resolve_topic_name, with_markers=False)
         node.trigger_configure()
         node.trigger_activate()
-        received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        node.create_subscription(settings.kind, topic, received.put, NEWEST, raw=True)
+        received: list[bytes] = []
+        node.create_subscription(settings.kind, topic, received.append, NEWEST, raw=True)
         executor = NodeExecutor()
         executor.add_node(node)
         times: dict[str, list[float]] = {name: [] for name in (*OWN, *NETWORK)}
@@ -104,15 +102,13 @@ def measure(
     return [Stage(name, *np.percentile(row, (50, 99)).tolist()) for name, row in rows.items()]
 
 
-def _receive(
-    executor: NodeExecutor, received: queue.SimpleQueue[bytes], pause: float
-) -> tuple[float, bytes]:
+def _receive(executor: NodeExecutor, received: list[bytes], pause: float) -> tuple[float, bytes]:
     """Let an image arrive, then take it. Returns the time when taking it began, and the message."""
     end = time.monotonic() + START_TIMEOUT
     time.sleep(pause)  # the image is now waiting in the middleware
     while time.monotonic() < end:
         started = time.perf_counter()
         executor.spin_once(timeout_sec=0)
-        with contextlib.suppress(queue.Empty):  # another callback ran
-            return started, received.get_nowait()
+        if received:  # else another callback ran
+            return started, received.pop()
     raise MeasureError(f"no image within {START_TIMEOUT:.0f} s")
