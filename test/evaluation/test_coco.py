@@ -346,7 +346,7 @@ def test_what_was_found_is_written_before_it_is_counted(tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr("yolact_ros.cli.eval.count", fail)
+    monkeypatch.setattr("yolact_ros.cli.eval.accuracy_of", fail)
     arguments = [f"{people.annotations}:{people.images}", "--output", str(tmp_path / "out")]
     with pytest.raises(MemoryError):
         main(["eval", "--backend", "torch", *arguments])

@@ -12,7 +12,7 @@ from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
-from yolact_ros.evaluation.coco import count
+from yolact_ros.evaluation.coco import accuracy_of
 from yolact_ros.evaluation.findings import find, find_parallel, read_source
 from yolact_ros.evaluation.report import (
     draw_mistakes,
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         if folder is not None:
             folder = folder / name if len(sources) > 1 else folder
             write_results(findings, folder)
-        result, images = count(findings, content), len(findings.image_ids)
+        result, images = accuracy_of(findings, content), len(findings.image_ids)
         print(f"\n{source.annotations}, {images} images, in percent")
         print(table(result, options.classes))
         if not content["annotations"]:

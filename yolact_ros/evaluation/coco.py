@@ -63,10 +63,10 @@ def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -
     Raises DataError as `read_source` does, and for a picture that cannot be read.
     """
     content = read_source(segmenter, source)
-    return count(find(segmenter, source, content, progress), content)
+    return accuracy_of(find(segmenter, source, content, progress), content)
 
 
-def count(findings: Findings, content: dict[str, Any]) -> Evaluation:
+def accuracy_of(findings: Findings, content: dict[str, Any]) -> Evaluation:
     """Evaluate findings in all images of a data set whose file has the `content`."""
     categories, truth = findings.categories, ground_truth(content, findings.has_masks)
     return Evaluation(
