@@ -27,7 +27,7 @@ class ImageSubscription:
         topic: str,
         callback: Callable[[bytes], None],
         depth: int,
-        reliability: str = AUTO,
+        reliability: str,
     ) -> None:
         self._node, self._kind, self._callback, self._depth = node, kind, callback, depth
         self._follows = reliability == AUTO
