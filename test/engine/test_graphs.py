@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,32 @@ from torch import Tensor
 
 from yolact_ros.detection import Instances, PackedMasks, SmallMasks
 from yolact_ros.engine import Segmenter, graphs
+from yolact_ros.engine.device import garbage_kept
 from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
 from yolact_ros.engine.graphs import GraphedPath, Lane
 from yolact_ros.network import build, official_name, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_no_garbage_is_collected_during_a_capture():
+    """A graph that is collected meanwhile would break it off."""
+    gone = weakref.finalize(garbage := type("Garbage", (), {})(), lambda: None)
+    garbage.itself = garbage
+    with garbage_kept():
+        del garbage
+        blocks = [[[]] for _ in range(200_000)]  # many times as many as start a collection
+        assert gone.alive and len(blocks) == 200_000
+    assert gc.isenabled()
+    gc.collect()
+    assert not gone.alive
+    gc.disable()
+    try:
+        with garbage_kept():
+            pass
+        assert not gc.isenabled(), "as it was"
+    finally:
+        gc.enable()
 
 
 def path_for(
