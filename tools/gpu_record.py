@@ -21,8 +21,6 @@ from typing import Any
 
 from gpu_report import to_markdown
 
-from yolact_ros.files import atomic_write
-
 Report = dict[str, Any]
 
 NOT_BEGUN, RUNNING, MEASURED = "not begun", "running", "measured"
@@ -59,10 +57,14 @@ class Files:
 
     def write(self, report: Report) -> None:
         """Write both files atomically, so that each is complete even if the process is killed."""
-        texts = {self.json: json.dumps(report, indent=2), self.markdown: to_markdown(report)}
-        for path, text in texts.items():
-            with atomic_write(path) as part:
-                part.write_text(text + "\n")
+        _replace(self.json, json.dumps(report, indent=2))
+        _replace(self.markdown, to_markdown(report))
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text + "\n")
+    new.replace(path)
 
 
 def begin(files: Files, steps: Sequence[Step]) -> None:
