@@ -22,14 +22,14 @@ class Mask:
     y_offset: int = 0
 
 
-def regions_of(pictures):
+def regions_of(samples):
     """Flat pixels, rectangles and offsets of a list of masks."""
-    rectangles = np.array([[5, 7, 5 + p.shape[1], 7 + p.shape[0]] for p in pictures])
-    offsets = np.cumsum([0] + [p.size for p in pictures])
-    return rectangles.reshape(-1, 4), np.concatenate([p.reshape(-1) for p in pictures]), offsets
+    rectangles = np.array([[5, 7, 5 + p.shape[1], 7 + p.shape[0]] for p in samples])
+    offsets = np.cumsum([0] + [p.size for p in samples])
+    return rectangles.reshape(-1, 4), np.concatenate([p.reshape(-1) for p in samples]), offsets
 
 
-def pictures():
+def samples():
     rng = np.random.default_rng(0)
     blob = np.zeros((40, 61), bool)
     blob[5:30, 8:50] = True
@@ -49,14 +49,14 @@ def pictures():
 
 @pytest.mark.parametrize("encoding", masks.ENCODINGS)
 def test_all_regions_of_an_image_decode_to_the_same_masks(encoding):
-    expected = pictures()
+    expected = samples()
     encoded = masks.encode_regions(*regions_of(expected), encoding)
     assert len(encoded) == len(expected)
-    for picture, data in zip(expected, encoded, strict=True):
-        assert masks.encode(picture, encoding) == data
-        decoded = masks.decode(Mask(*picture.shape, encoding, data))
+    for pixels, data in zip(expected, encoded, strict=True):
+        assert masks.encode(pixels, encoding) == data
+        decoded = masks.decode(Mask(*pixels.shape, encoding, data))
         assert decoded.dtype == np.bool_
-        np.testing.assert_array_equal(decoded, picture)
+        np.testing.assert_array_equal(decoded, pixels)
 
 
 def test_no_regions_give_no_bytes():
@@ -65,10 +65,10 @@ def test_no_regions_give_no_bytes():
 
 
 def test_bytes_are_those_that_the_message_defines():
-    picture = np.array([[0, 1, 1], [1, 0, 0]], bool)
-    assert masks.encode(picture, "mono8") == bytes([0, 255, 255, 255, 0, 0])
-    assert masks.encode(picture, "bits") == bytes([0b01100000, 0b10000000])
-    assert masks.encode(picture, "rle") == bytes([1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0])
+    pixels = np.array([[0, 1, 1], [1, 0, 0]], bool)
+    assert masks.encode(pixels, "mono8") == bytes([0, 255, 255, 255, 0, 0])
+    assert masks.encode(pixels, "bits") == bytes([0b01100000, 0b10000000])
+    assert masks.encode(pixels, "rle") == bytes([1, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0])
     # A mask that starts with a 1 has an empty run of 0s in front; nine columns take two bytes.
     starts_with_one = np.array([[1, 0, 0, 0, 0, 0, 0, 0, 1]], bool)
     assert masks.encode(starts_with_one, "rle") == np.array([0, 1, 7, 1], "<u4").tobytes()
@@ -108,15 +108,15 @@ def test_unknown_encodings_and_regions_that_do_not_fit_are_refused():
 
 
 def test_paste_puts_the_mask_into_its_image():
-    picture = np.array([[1, 0], [1, 1]], bool)
-    mask = Mask(2, 2, "rle", masks.encode(picture, "rle"), x_offset=3, y_offset=1)
+    pixels = np.array([[1, 0], [1, 1]], bool)
+    mask = Mask(2, 2, "rle", masks.encode(pixels, "rle"), x_offset=3, y_offset=1)
     image = masks.paste(mask, 4, 5)
     assert image.shape == (4, 5)
     np.testing.assert_array_equal(np.argwhere(image), [[1, 3], [2, 3], [2, 4]])
     with pytest.raises(ValueError, match="leaves the image of 4 x 4"):
         masks.paste(mask, 4, 4)
-    at_the_corner = Mask(2, 2, "rle", masks.encode(picture, "rle"), x_offset=0, y_offset=0)
-    np.testing.assert_array_equal(masks.paste(at_the_corner, 2, 2), picture)
+    at_the_corner = Mask(2, 2, "rle", masks.encode(pixels, "rle"), x_offset=0, y_offset=0)
+    np.testing.assert_array_equal(masks.paste(at_the_corner, 2, 2), pixels)
 
 
 def test_reading_masks_needs_neither_torch_nor_ros():

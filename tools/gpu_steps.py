@@ -36,6 +36,7 @@ from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import compiled
 from yolact_ros.engine.runtimes.pytorch import run_network
 from yolact_ros.engine.runtimes.tracing import trace
+from yolact_ros.image_files import PHOTOS, read_image, write_image
 from yolact_ros.network import (
     EMBEDDED,
     NetworkConfig,
@@ -46,7 +47,6 @@ from yolact_ros.network import (
     save_weights,
 )
 from yolact_ros.node.images import bgr_of_compressed, bgr_on_gpu
-from yolact_ros.pictures import PHOTOS, read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORE = 0.05
@@ -264,10 +264,10 @@ def deformable(models: Models, config: NetworkConfig) -> float:
 def memory(models: Models, config: NetworkConfig) -> dict[str, float]:
     # In its own process, which must find the package even if it is not installed.
     os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
-    picture = models.setup.folder / "picture.png"
-    write_picture(picture, models.setup.image.numpy())
+    path = models.setup.folder / "image.png"
+    write_image(path, models.setup.image.numpy())
     options = {"weights": str(models.weights(config)), "device": str(models.setup.device)}
-    return dataclasses.asdict(measure_memory(options, picture))
+    return dataclasses.asdict(measure_memory(options, path))
 
 
 def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
@@ -313,8 +313,8 @@ def tiled(photo: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
 
 def jpeg(setup: Setup) -> dict[str, Any]:
     """Decode a JPEG on the device and on the host: times and the difference of the pixels."""
-    picture = tiled(read_picture(PHOTOS / "kitchen.jpg"), setup.jpeg_size)
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    image = tiled(read_image(PHOTOS / "kitchen.jpg"), setup.jpeg_size)
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     message = SimpleNamespace(format="jpeg", data=data.tobytes())
     found = bgr_on_gpu(message, setup.device)
     if found is None:

@@ -83,9 +83,9 @@ def test_accuracy_in_both_precisions(tmp_path: Path, repository: Path):
     from yolact_ros.evaluation.findings import to_results
 
     photo = repository / "yolact_ros" / "demo" / "photos" / "riders.jpg"
-    picture = cv2.imread(str(photo))
-    height, width = picture.shape[:2]
-    wanted = Segmenter(device="cpu", backend="torch", precision="float32")(picture)
+    image = cv2.imread(str(photo))
+    height, width = image.shape[:2]
+    wanted = Segmenter(device="cpu", backend="torch", precision="float32")(image)
     assert len(wanted) > 1
     masks, boxes = to_results(1, wanted, {"person": 1})
     data = tmp_path / "val.json"
@@ -279,7 +279,7 @@ def test_a_kernel_that_does_not_run_is_no_result(monkeypatch: pytest.MonkeyPatch
         gpu_kernels.check(case, torch.device("cpu"), small=True)
 
 
-def test_a_large_picture_is_made_of_small_ones():
+def test_a_large_image_is_made_of_small_ones():
     photo = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     tiled = gpu_steps.tiled(photo, (5, 4))
     assert tiled.shape == (5, 4, 3)

@@ -36,8 +36,8 @@ def test_fast_nms_keeps_a_part_of_what_standard_nms_keeps():
     assert (overlaps * same).max() <= heads.nms_thresh
 
 
-def test_ultralytics_reports_instances_with_random_weights(picture):
+def test_ultralytics_reports_instances_with_random_weights(image):
     pytest.importorskip("ultralytics")
-    found = ultralytics(torch.device("cpu"), picture, "yolo11n-seg", score=0).segment(picture)
+    found = ultralytics(torch.device("cpu"), image, "yolo11n-seg", score=0).segment(image)
     assert len(found.scores) > 0
-    assert found.masks.shape == (len(found.scores), *picture.shape[:2])
+    assert found.masks.shape == (len(found.scores), *image.shape[:2])

@@ -28,13 +28,13 @@ def checkout():
 
 @pytest.mark.parametrize("model", ["yolact_resnet50", "yolact_plus_resnet50"])
 @torch.no_grad()
-def test_the_same_weights_find_the_same(model, checkout, picture, tmp_path):
+def test_the_same_weights_find_the_same(model, checkout, image, tmp_path):
     config = PUBLISHED[model]
-    net = random_network(config, preprocess([torch.from_numpy(picture)], config))
+    net = random_network(config, preprocess([torch.from_numpy(image)], config))
     save_weights(net, tmp_path / "net.safetensors")
     segmenter = Segmenter(weights=tmp_path / "net.safetensors", backend="torch", score_threshold=0)
-    ours = segmenter(picture)
-    theirs = published(checkout, net, CPU, 0.0).segment(picture)
+    ours = segmenter(image)
+    theirs = published(checkout, net, CPU, 0.0).segment(image)
     result = compare(Found(ours.integer_boxes(), ours.scores, ours.class_ids, ours.masks), theirs)
     assert result.instances == 100
     assert result.matched >= 98
@@ -42,19 +42,19 @@ def test_the_same_weights_find_the_same(model, checkout, picture, tmp_path):
     assert not {"yolact", "data", "layers", "utils", "backbone"} & set(sys.modules)
 
 
-def test_no_tensor_stays_behind_on_the_cpu(checkout, picture):
+def test_no_tensor_stays_behind_on_the_cpu(checkout, image):
     # On the meta device any device but the CPU is tried without having it: whatever is made on the
     # wrong one raises. The first step that cannot be done there comes after the network.
     net = build("yolact_plus_resnet50")
     with pytest.raises(NotImplementedError, match="nonzero"):
-        load(checkout, net, torch.device("meta"), 0.0)(picture)
+        load(checkout, net, torch.device("meta"), 0.0)(image)
 
 
-def test_nothing_found_and_pycocotools_not_installed(checkout, picture, monkeypatch):
+def test_nothing_found_and_pycocotools_not_installed(checkout, image, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     net = build("yolact_plus_resnet50")
-    found = published(checkout, net, CPU, 1.0).segment(picture)
-    assert found.boxes.shape == (0, 4) and found.masks.shape == (0, *picture.shape[:2])
+    found = published(checkout, net, CPU, 1.0).segment(image)
+    assert found.boxes.shape == (0, 4) and found.masks.shape == (0, *image.shape[:2])
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,13 @@ def asked(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny_weights(picture, tmp_path_factory):
+def tiny_weights(image, tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    save_weights(random_network(TINY, preprocess([torch.from_numpy(picture)], TINY)), path)
+    save_weights(random_network(TINY, preprocess([torch.from_numpy(image)], TINY)), path)
     return path
 
 
-def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
+def test_a_part_that_fails_leaves_the_rest(tiny_weights, image, tmp_path):
     weights = tmp_path / "net.safetensors"
     shutil.copy(tiny_weights, weights)
     told = []
@@ -61,7 +61,7 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
         if text == "ceilings":  # all models are loaded; the processes to come find no file
             weights.unlink()
 
-    settings = Settings((str(weights),), picture, backends=("torch",), rounds=1, seconds=0.1)
+    settings = Settings((str(weights),), image, backends=("torch",), rounds=1, seconds=0.1)
     (tmp_path / "yolact.py").touch()  # of a checkout, which is not looked into
     report = run(dataclasses.replace(settings, reference=tmp_path), "bench", say)
     assert any("nothing published with its weights to compare with" in text for text in told)
@@ -91,10 +91,10 @@ def test_a_part_that_fails_leaves_the_rest(tiny_weights, picture, tmp_path):
         assert "net.safetensors" in reason
 
 
-def test_models_of_one_configuration_are_told_apart(tiny_weights, picture, tmp_path):
+def test_models_of_one_configuration_are_told_apart(tiny_weights, image, tmp_path):
     other = tmp_path / tiny_weights.name  # as those of two trainings are called the same
     shutil.copy(tiny_weights, other)
-    settings = Settings((str(tiny_weights), str(other)), picture, backends=("torch",), **QUICK)
+    settings = Settings((str(tiny_weights), str(other)), image, backends=("torch",), **QUICK)
     models = prepare(settings, tmp_path)
     assert [model.name for model in models] == [
         f"tiny, torch, float32, {tiny_weights}",
@@ -104,11 +104,11 @@ def test_models_of_one_configuration_are_told_apart(tiny_weights, picture, tmp_p
     assert len(prepare(twice, tmp_path)) == 1
 
 
-def test_a_path_may_have_an_equals_sign(tiny_weights, picture, tmp_path):
+def test_a_path_may_have_an_equals_sign(tiny_weights, image, tmp_path):
     folder = tmp_path / "lr=0.1"
     folder.mkdir()
     path = str(shutil.copy(tiny_weights, folder))
-    settings = Settings((path,), picture, backends=("torch",), **QUICK)
+    settings = Settings((path,), image, backends=("torch",), **QUICK)
     (model,) = prepare(settings, tmp_path)
     assert model.weights == path
     for spec, message in (
@@ -130,14 +130,14 @@ def test_ceilings_are_of_what_each_network_computes_in(tiny_weights, asked):
     assert asked == [torch.float32, torch.bfloat16]
 
 
-def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, tmp_path):
+def test_networks_in_8_bits_have_no_ceiling(tiny_weights, image, repository, tmp_path):
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     path = tmp_path / "int8.xml"
     photos = sorted((repository / "yolact_ros/demo/photos").glob("*.jpg"))[:1]
     original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
-    export(original, path, {"a": picture}, precision="int8", calibration=photos, keep_anyway=True)
-    report = run(Settings((str(path),), picture, **QUICK), "bench", lambda _: None)
+    export(original, path, {"a": image}, precision="int8", calibration=photos, keep_anyway=True)
+    report = run(Settings((str(path),), image, **QUICK), "bench", lambda _: None)
     (model,) = report.models
     single = model.single
     assert report.machine.ceilings == {} and single.limit is None and single.bytes is None
@@ -149,22 +149,22 @@ def test_networks_in_8_bits_have_no_ceiling(tiny_weights, picture, repository, t
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
-def test_what_the_node_lacks_is_said(tiny_weights, picture, monkeypatch):
+def test_what_the_node_lacks_is_said(tiny_weights, image, monkeypatch):
     monkeypatch.setattr("yolact_ros.benchmark.run.node_can_run", lambda: False)
-    settings = Settings((str(tiny_weights),), picture, **(QUICK | {"node": True}))
+    settings = Settings((str(tiny_weights),), image, **(QUICK | {"node": True}))
     table = to_markdown(run(settings, "bench", lambda _: None))
     assert "not measured: that needs ROS 2 and the built package" in table
 
 
 @pytest.mark.skipif(not node_can_run(), reason="needs ROS 2 and the messages of this package")
-def test_the_node_is_measured_with_each_model(tiny_weights, picture, tmp_path, monkeypatch):
+def test_the_node_is_measured_with_each_model(tiny_weights, image, tmp_path, monkeypatch):
     monkeypatch.setattr("yolact_ros.benchmark.node.FRAMES", 3)
     monkeypatch.setattr("yolact_ros.benchmark.node.RATE", 60)
     path = tmp_path / "detection.xml"
     original = Segmenter(weights=tiny_weights, device="cpu", backend="torch")
-    export(original, path, {"a": picture}, detection=True, keep_anyway=True)
+    export(original, path, {"a": image}, detection=True, keep_anyway=True)
     both = (str(tiny_weights), str(path))
-    report = run(Settings(both, picture, **(QUICK | {"node": True})), "b", lambda _: None)
+    report = run(Settings(both, image, **(QUICK | {"node": True})), "b", lambda _: None)
     for model in report.models:
         assert isinstance(model.node, dict), model.node
         own = model.node["own work"].median

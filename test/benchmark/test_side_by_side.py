@@ -26,15 +26,15 @@ PAUSE = 0.3
 
 
 @pytest.fixture(scope="module")
-def weights(picture, tmp_path_factory):
+def weights(image, tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    save_weights(random_network(TINY, preprocess([torch.from_numpy(picture)], TINY)), path)
+    save_weights(random_network(TINY, preprocess([torch.from_numpy(image)], TINY)), path)
     return path
 
 
 @pytest.fixture
-def settings(weights, picture):
-    return Settings((str(weights),), picture, backends=("torch",), rounds=3, seconds=30)
+def settings(weights, image):
+    return Settings((str(weights),), image, backends=("torch",), rounds=3, seconds=30)
 
 
 def slow(name, weights):
@@ -49,7 +49,7 @@ def slow(name, weights):
     return Contender(name, segment)
 
 
-def test_ours_is_compared_with_the_one_of_the_same_weights(settings, weights, picture, tmp_path):
+def test_ours_is_compared_with_the_one_of_the_same_weights(settings, weights, image, tmp_path):
     models = prepare(settings, tmp_path)
     name = models[0].name
     reference, other = slow("published", weights), slow("another", weights)
@@ -61,7 +61,7 @@ def test_ours_is_compared_with_the_one_of_the_same_weights(settings, weights, pi
     assert theirs.timing.median > ours.timing.median and ours.instances == theirs.instances > 0
     assert ours.agreement.matched == ours.instances and ours.agreement.mask_iou > 0.99
     machine = Machine("a processor", 2, "the CPU", "PyTorch", {})
-    report = Report("bench", machine, picture.shape[:2], 0.0, (), found)
+    report = Report("bench", machine, image.shape[:2], 0.0, (), found)
     table = to_markdown(report)
     assert f"ours {name}: {ours.speed_up:.2f} times as fast as the published" in table
     assert f"{ours.instances} of {ours.instances} instances are the same" in table

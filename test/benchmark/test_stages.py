@@ -23,8 +23,8 @@ def segmenter(small_weights):
 
 
 @torch.no_grad()
-def test_stages_give_what_the_segmenter_gives(segmenter, picture):
-    calls = stages_of(segmenter, [picture, picture])
+def test_stages_give_what_the_segmenter_gives(segmenter, image):
+    calls = stages_of(segmenter, [image, image])
     assert list(calls) == [name for name in STAGES if name not in ("network", "packing")]
     batch = calls["preprocessing"]()
     predictions = segmenter.runtime(batch)
@@ -33,7 +33,7 @@ def test_stages_give_what_the_segmenter_gives(segmenter, picture):
     torch.testing.assert_close(offsets, predictions.box_offsets)
     torch.testing.assert_close(coefficients, predictions.coefficients)
     torch.testing.assert_close(calls["protonet"](), predictions.prototypes)
-    found = segmenter([picture, picture])
+    found = segmenter([image, image])
     for i in range(2):
         torch.testing.assert_close(calls["NMS"]().scores[i], found[i].scores)
         torch.testing.assert_close(calls["re-scoring"]()[i], found[i].mask_scores)
@@ -43,16 +43,16 @@ def test_stages_give_what_the_segmenter_gives(segmenter, picture):
 
 @torch.no_grad()
 @pytest.mark.parametrize("in_parts", [True, False])
-def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, picture, in_parts):
+def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, image, in_parts):
     """As they are on a GPU, where each is a graph."""
-    pictures = [picture, np.ascontiguousarray(picture[:, :100])]
-    sizes = tuple(each.shape[:2] for each in pictures)
-    calls = fixed_stages_of(segmenter, pictures, in_parts)
+    images = [image, np.ascontiguousarray(image[:, :100])]
+    sizes = tuple(each.shape[:2] for each in images)
+    calls = fixed_stages_of(segmenter, images, in_parts)
     others = {"network"} if in_parts else {"backbone", "FPN", "protonet", "heads"}
     assert list(calls) == [name for name in STAGES if name not in others]
     calls["packing"]()
     results = calls["transfer"]()
-    found = segmenter(pictures)
+    found = segmenter(images)
     # No more is packed and copied than for a frame.
     packed = int(packed_sizes(results.table[..., 8:12]).sum())
     usual = Batch(sizes, segmenter.settings).mask_bytes(MASK_AREA)
@@ -67,16 +67,16 @@ def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, picture
 
 
 @torch.no_grad()
-def test_fixed_shapes_are_told_apart_from_what_does_not_fit(segmenter, picture, monkeypatch):
+def test_fixed_shapes_are_told_apart_from_what_does_not_fit(segmenter, image, monkeypatch):
     monkeypatch.setattr(stages, "CANDIDATES", 5)
-    calls = fixed_stages_of(segmenter, [picture], in_parts=False)
+    calls = fixed_stages_of(segmenter, [image], in_parts=False)
     calls["packing"]()
     assert not calls["transfer"]().is_complete()
 
 
-def test_a_stage_can_be_repeated(segmenter, picture):
+def test_a_stage_can_be_repeated(segmenter, image):
     with torch.no_grad():
-        calls = stages_of(segmenter, [picture])
+        calls = stages_of(segmenter, [image])
         first = [each.clone() for each in calls["backbone"]()]
         for call in calls.values():
             call()

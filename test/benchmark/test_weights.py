@@ -13,15 +13,15 @@ def candidates(net, batch):
     return int((scores > 0.05).sum())
 
 
-def test_so_many_candidates_as_promised(small_net, picture):
-    batch = preprocess([torch.from_numpy(picture)], small_net.config)
+def test_so_many_candidates_as_promised(small_net, image):
+    batch = preprocess([torch.from_numpy(image)], small_net.config)
     with torch.no_grad():
         assert candidates(small_net, batch) == pytest.approx(CANDIDATES, abs=2)
 
 
-def test_one_class_and_another_backbone(picture):
+def test_one_class_and_another_backbone(image):
     config = EMBEDDED.replace(image_size=128, mask_rescoring=False)
-    batch = preprocess([torch.from_numpy(picture)], config)
+    batch = preprocess([torch.from_numpy(image)], config)
     net = random_network(config, batch)
     with torch.no_grad():
         assert candidates(net, batch) == pytest.approx(CANDIDATES, abs=2)
@@ -30,23 +30,23 @@ def test_one_class_and_another_backbone(picture):
     assert 0.1 < predictions.coefficients.std() < 0.9
 
 
-def test_instances_have_masks(small_weights, picture):
-    found = Segmenter(weights=small_weights, backend="torch", score_threshold=0)(picture)
+def test_instances_have_masks(small_weights, image):
+    found = Segmenter(weights=small_weights, backend="torch", score_threshold=0)(image)
     assert len(found) == 100
     assert (found.masks.flatten(1).sum(1) > 0).sum() > 50
 
 
-def test_rounding_stays_small_through_deformable_layers(small_net, picture):
+def test_rounding_stays_small_through_deformable_layers(small_net, image):
     """Otherwise no two implementations would find the same."""
-    batch = preprocess([torch.from_numpy(picture)], small_net.config)
+    batch = preprocess([torch.from_numpy(image)], small_net.config)
     with torch.no_grad():
         plain, moved = small_net(batch), small_net(batch + 1e-6 * torch.randn_like(batch))
     assert (plain.class_logits - moved.class_logits).abs().max() < 0.05
 
 
-def test_the_seed_decides(picture):
+def test_the_seed_decides(image):
     config = EMBEDDED.replace(image_size=128, mask_rescoring=False)
-    batch = preprocess([torch.from_numpy(picture)], config)
+    batch = preprocess([torch.from_numpy(image)], config)
     state = torch.get_rng_state()
     a, b, c = (random_network(config, batch, seed).head.boxes.weight for seed in (0, 0, 1))
     assert torch.equal(a, b)

@@ -60,10 +60,10 @@ def test_the_table_names_every_stage(output):
     assert "node:" not in table and "The node" not in table, "it was not asked for"
 
 
-def test_the_plot_is_a_picture(output):
-    picture = cv2.imread(str(output / "benchmark.png"))
-    assert picture.shape[0] > 200
-    assert picture.std() > 10, "there is something on it"
+def test_the_plot_is_drawn(output):
+    plot = cv2.imread(str(output / "benchmark.png"))
+    assert plot.shape[0] > 200
+    assert plot.std() > 10, "there is something on it"
 
 
 @pytest.mark.parametrize(

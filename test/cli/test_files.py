@@ -4,25 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from yolact_ros.cli.files import choose_targets, find_files, find_pictures, short_names
+from yolact_ros.cli.files import choose_targets, find_files, find_images, short_names
 
 
-def test_folders_have_pictures_and_videos(tmp_path):
+def test_folders_have_images_and_videos(tmp_path):
     a, b, c = (tmp_path / name for name in ("a.JPG", "b.mp4", "c.txt"))
     for path in (b, c):
         path.touch()
-    assert find_files(tmp_path) == [b] and find_pictures(c) == [c]
-    with pytest.raises(ValueError, match=f"folder {tmp_path} has no picture in it"):
-        find_pictures(tmp_path)
+    assert find_files(tmp_path) == [b] and find_images(c) == [c]
+    with pytest.raises(ValueError, match=f"folder {tmp_path} has no image in it"):
+        find_images(tmp_path)
     a.touch()
-    assert find_files(tmp_path) == [a, b] and find_pictures(tmp_path) == [a]
+    assert find_files(tmp_path) == [a, b] and find_images(tmp_path) == [a]
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     names = ["1.png", "frame1.png", "frame2.png", "frame10.png", "title.png"]
     for name in reversed(names):
         (tmp_path / name).touch()
-    assert [path.name for path in find_pictures(tmp_path)] == names
+    assert [path.name for path in find_images(tmp_path)] == names
 
 
 def test_names_are_as_short_as_can_be():

@@ -26,18 +26,18 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 255, (6, 8, 3), np.uint8)
     return cv2.resize(noise, (160, 120), interpolation=cv2.INTER_CUBIC)
 
 
-def test_a_folder_of_pictures(weights, picture, tmp_path):
+def test_a_folder_of_images(weights, image, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    cv2.imwrite(str(folder / "a.png"), picture)
-    cv2.imwrite(str(folder / "b.jpg"), picture[:50])
-    (folder / "notes.txt").write_text("no picture")
+    cv2.imwrite(str(folder / "a.png"), image)
+    cv2.imwrite(str(folder / "b.jpg"), image[:50])
+    (folder / "notes.txt").write_text("no image")
     arguments = [str(folder), "--output", str(output), "--weights", str(weights)]
     arguments += ["--backend", "torch"]
     assert main(["predict", *arguments, "--score", "0.2", "--top-k", "7"]) == 0
@@ -45,7 +45,7 @@ def test_a_folder_of_pictures(weights, picture, tmp_path):
     assert cv2.imread(str(output / "b.png")).shape == (50, 160, 3)
 
     written = json.loads((output / "a.json").read_text())
-    wanted = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=7)(picture)
+    wanted = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=7)(image)
     assert (written["height"], written["width"]) == (120, 160)
     assert len(written["instances"]) == len(wanted) > 0
     for entry, mask, box in zip(written["instances"], wanted.masks, wanted.boxes, strict=True):
@@ -68,12 +68,12 @@ def test_mask_scores_are_written(repository, tmp_path):
 
 
 @pytest.fixture
-def clip(picture, tmp_path):
+def clip(image, tmp_path):
     """A video of 20 frames."""
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
     for _ in range(20):
-        writer.write(picture)
+        writer.write(image)
     writer.release()
     return path
 
@@ -88,11 +88,11 @@ def test_a_video(weights, clip, tmp_path):
     assert overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 20
 
 
-def test_what_cannot_be_read_stops_nothing_else(weights, picture, clip, tmp_path, capsys):
+def test_what_cannot_be_read_stops_nothing_else(weights, image, clip, tmp_path, capsys):
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name in ("a.png", "b.jpg", "d.png"):
-        cv2.imwrite(str(folder / name), picture)
+        cv2.imwrite(str(folder / name), image)
     for file, target in ((folder / "b.jpg", "b.jpg"), (clip, "c.avi")):
         data = file.read_bytes()
         (folder / target).write_bytes(data[: len(data) // 2])
@@ -110,9 +110,9 @@ def test_what_cannot_be_read_stops_nothing_else(weights, picture, clip, tmp_path
     ]
 
 
-def test_what_cannot_be_written_ends_it(weights, picture, tmp_path, capsys):
+def test_what_cannot_be_written_ends_it(weights, image, tmp_path, capsys):
     for name in ("a.png", "b.png"):
-        cv2.imwrite(str(tmp_path / name), picture)
+        cv2.imwrite(str(tmp_path / name), image)
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     arguments = [str(tmp_path), "--output", str(tmp_path / "out"), "--weights", str(weights)]
     assert main(["predict", *arguments, "--backend", "torch"]) == 1
@@ -168,7 +168,7 @@ def test_masks_are_written_one_by_one(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nothing.png", "does not exist"), ("", "no picture or video"), ("bad.png", "not a picture")],
+    [("nothing.png", "does not exist"), ("", "no image or video"), ("bad.png", "not an image")],
 )
 def test_bad_input_is_named(weights, tmp_path, capsys, name, message):
     (tmp_path / "in").mkdir()

@@ -17,7 +17,7 @@ from yolact_ros.training.train import network_config
 def test_options_win_over_the_file(tmp_path):
     path = tmp_path / "run.yaml"
     content = {
-        "train": ["a.json", "b.json:/pictures"],
+        "train": ["a.json", "b.json:/images"],
         "network": {"image_size": 400},
         "schedule": {"iterations": 50, "shape": "cosine"},
     }
@@ -31,7 +31,7 @@ def test_options_win_over_the_file(tmp_path):
     settings, resume = read_settings([*words, "--resume"])
     assert resume
     assert (settings, resume) == read_settings([*words[2:], "--resume", *words[:2]])
-    assert settings.train == ("a.json", "b.json:/pictures")
+    assert settings.train == ("a.json", "b.json:/images")
     assert (settings.schedule.iterations, settings.schedule.shape) == (7, "cosine")
     assert settings.network == {"image_size": 400}
     assert settings.losses.matching.crowd_overlap == 0.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from yolact_ros.cli.videos import Video
-from yolact_ros.pictures import UnreadableError
+from yolact_ros.image_files import UnreadableError
 
 
 class Capture:

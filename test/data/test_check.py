@@ -79,7 +79,7 @@ def test_a_good_set_has_no_problems(folder):
 
 
 CASES = {
-    "missing picture": (("images", 0, "file_name", "c.png"), "image 1", "c.png is missing"),
+    "missing image": (("images", 0, "file_name", "c.png"), "image 1", "c.png is missing"),
     "wrong size": (("images", 0, "width", 65), "image 1", "has 64 x 48 pixels"),
     "duplicate image": (("images", 1, "id", 1), "image 1", "an earlier entry has the same id 1"),
     "duplicate annotation": (("annotations", 1, "id", 11), "annotation 11", "the same id 11"),
@@ -140,7 +140,7 @@ CASES = {
         "annotation 11",
         "covers no pixel of its image of 64 x 48",
     ),
-    "polygon beside the picture": (
+    "polygon beside the image": (
         ("annotations", 0, "segmentation", [[70, 10, 80, 10, 80, 20]]),
         "annotation 11",
         "covers no pixel",
@@ -252,7 +252,7 @@ def test_crowd_regions_are_told_where_they_are_many(folder, capsys):
     assert f"{count} of {count} annotations are crowd regions (iscrowd 1" in capsys.readouterr().out
 
 
-def test_pictures_of_a_kind_that_opencv_cannot_decode_are_found(folder):
+def test_images_of_a_kind_that_opencv_cannot_decode_are_found(folder):
     data = content()
     path = folder / "images" / "float.tif"
     Image.fromarray(np.ones((48, 64), np.float32)).save(path)
@@ -269,7 +269,7 @@ def test_folders_whose_names_are_not_utf8(folder):
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "tif"])
-def test_a_picture_is_never_read_on_its_side(folder, kind):
+def test_an_image_is_never_read_on_its_side(folder, kind):
     """Pillow tells how it lies, OpenCV turns it: of some formats older versions do not."""
     data = content()
     data["images"][0] |= {"file_name": f"a.{kind}", "height": 64, "width": 48}
@@ -325,7 +325,7 @@ def test_true_and_false_tell_crowds_too(folder):
 
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("kind", ["jpg", "png", "bmp"])
-def test_pictures_cut_short_are_found(folder, kind, decode):
+def test_images_cut_short_are_found(folder, kind, decode):
     """All but the last of their bytes or half of them; a whole one with more behind it is good."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     path = folder / "images" / f"c.{kind}"
@@ -343,7 +343,7 @@ def test_pictures_cut_short_are_found(folder, kind, decode):
         assert not check(source, decode).problems
 
 
-def test_damage_within_a_picture_is_found_when_decoded(folder):
+def test_damage_within_an_image_is_found_when_decoded(folder):
     path = folder / "images" / "a.png"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     whole = path.read_bytes()
@@ -353,8 +353,8 @@ def test_damage_within_a_picture_is_found_when_decoded(folder):
 
 
 @pytest.mark.parametrize("decode", [False, True])
-def test_annotations_say_which_way_up_a_picture_is(folder, decode):
-    """Cameras store pictures on their side; annotations may count pixels as stored or as shown."""
+def test_annotations_say_which_way_up_an_image_is(folder, decode):
+    """Cameras store images on their side; annotations may count pixels as stored or as shown."""
     stored = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     tags = Image.Exif()
     tags[0x0112] = 8  # to be turned to the left

@@ -21,7 +21,7 @@ NAMES = ("a.png", "b.png")
 
 
 def content():
-    """Two pictures with an object each, the second of the class that comes first."""
+    """Two images with an object each, the second of the class that comes first."""
     box, polygon = [10, 10, 20, 20], [[10, 10, 30, 10, 30, 30, 10, 30]]
     return {
         "categories": [{"id": 1, "name": "fig"}, {"id": 2, "name": "date"}],
@@ -35,18 +35,18 @@ def content():
     }
 
 
-def export(root, file, pictures, data=None):
-    """A data set under `root`: its annotations in `file`, its pictures in the folder `pictures`."""
-    for path in (root / file).parent, root / pictures:
+def export(root, file, folder, data=None):
+    """A data set under `root`: its annotations in `file`, its images in `folder`."""
+    for path in (root / file).parent, root / folder:
         path.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        cv2.imwrite(str(root / pictures / name), np.zeros((48, 64, 3), np.uint8))
+        cv2.imwrite(str(root / folder / name), np.zeros((48, 64, 3), np.uint8))
     (root / file).write_text(json.dumps(data or content()))
     return DataSource.parse(str(root / file))
 
 
 @pytest.mark.parametrize(
-    ("file", "pictures"),
+    ("file", "folder"),
     [
         ("data.json", "images"),
         ("train/_annotations.coco.json", "train"),
@@ -55,16 +55,16 @@ def export(root, file, pictures, data=None):
         ("annotations/instances_train.json", "images/train"),
     ],
 )
-def test_pictures_are_found_where_tools_put_them(tmp_path, monkeypatch, file, pictures):
-    source = export(tmp_path, file, pictures)
+def test_images_are_found_where_tools_put_them(tmp_path, monkeypatch, file, folder):
+    source = export(tmp_path, file, folder)
     assert check(source, decode=True).problems == ()
     records = read_records(source, ["fig", "date"])
-    assert [record.path for record in records] == [tmp_path / pictures / name for name in NAMES]
+    assert [record.path for record in records] == [tmp_path / folder / name for name in NAMES]
     monkeypatch.chdir(source.annotations.parent)
     assert check(DataSource.parse(source.annotations.name)).problems == ()
 
 
-def test_one_missing_picture_is_missing_where_the_others_are(tmp_path):
+def test_one_missing_image_is_missing_where_the_others_are(tmp_path):
     source = export(tmp_path, "train/_annotations.coco.json", "train")
     (tmp_path / "train" / NAMES[0]).unlink()
     first, _ = check(source).problems
@@ -72,11 +72,11 @@ def test_one_missing_picture_is_missing_where_the_others_are(tmp_path):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_without_any_picture_the_folders_are_named(tmp_path, named):
+def test_without_any_image_the_folders_are_named(tmp_path, named):
     source = export(tmp_path, "data.json", "elsewhere")
     if named:
         source = DataSource.parse(f"{source.annotations}:{tmp_path}/nowhere")
-    with pytest.raises(DataError, match=r"none of its 2 pictures, such as a\.png, is in") as error:
+    with pytest.raises(DataError, match=r"none of its 2 images, such as a\.png, is in") as error:
         check(source)
     looked_in = "nowhere" if named else "images"
     assert f"{tmp_path}/{looked_in}" in str(error.value)

@@ -56,7 +56,7 @@ def release(repository, tmp_path):
 def test_masks_and_classes_stay(release, capsys):
     dataset, masks = release
     assert main(["data", "convert-sbd", str(dataset.parent)]) == 0
-    assert f"{dataset / 'train.json'}:{dataset / 'img'}  2 pictures, 2 objects" in (
+    assert f"{dataset / 'train.json'}:{dataset / 'img'}  2 images, 2 objects" in (
         capsys.readouterr().out
     )
     source = DataSource(dataset / "train.json", dataset / "img")

@@ -163,7 +163,7 @@ def small_config() -> NetworkConfig:
 
 @pytest.fixture(scope="session")
 def small_weights(small_config: NetworkConfig, reference_weights: ModuleType) -> dict[str, Tensor]:
-    """Weights that depend on the parameters' names alone; they find things in every picture."""
+    """Weights that depend on the parameters' names alone; they find things in every image."""
     with torch.device("meta"):
         wanted = build(small_config).state_dict()
     names = {official_name(name): tuple(tensor.shape) for name, tensor in wanted.items()}

@@ -88,7 +88,7 @@ def segmenter(small_segmenter, graph):
 
 
 @pytest.fixture
-def pictures(reference_weights) -> list[Tensor]:
+def images(reference_weights) -> list[Tensor]:
     return [torch.from_numpy(reference_weights.image(60, 90, seed=i)) for i in range(2)]
 
 
@@ -96,60 +96,60 @@ def is_graphed(instances) -> bool:
     return isinstance(instances.stored_masks, PackedMasks)
 
 
-def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, pictures):
-    assert not is_graphed(segmenter(pictures[0]))
-    assert is_graphed(segmenter(pictures[0])) and graph.made == [1]
+def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, images):
+    assert not is_graphed(segmenter(images[0]))
+    assert is_graphed(segmenter(images[0])) and graph.made == [1]
     # Thresholds are read by the same graph.
-    found = segmenter(pictures[0])
+    found = segmenter(images[0])
     least = float(found.scores[4])
     segmenter.settings = replace(segmenter.settings, score_threshold=least)
-    assert segmenter(pictures[0]).scores.tolist() == found.scores[:4].tolist()
+    assert segmenter(images[0]).scores.tolist() == found.scores[:4].tolist()
     segmenter.settings = replace(segmenter.settings, confidence_threshold=1.0)
-    assert len(segmenter(pictures[0])) == 0 and graph.made == [1]
+    assert len(segmenter(images[0])) == 0 and graph.made == [1]
     # Other settings need another, at once: images come that many at a time.
     segmenter.settings = replace(segmenter.settings, top_k=3, confidence_threshold=0.05)
-    assert is_graphed(segmenter(pictures[0])) and graph.made == [1, 1]
+    assert is_graphed(segmenter(images[0])) and graph.made == [1, 1]
     graph.runs.clear()
     segmenter.warm_up((60, 90), batch_sizes=(2,))
     assert graph.runs == [2, 2], "a graph has memory for two batches"
-    assert all(map(is_graphed, segmenter(pictures))) and graph.made == [1, 1, 2]
+    assert all(map(is_graphed, segmenter(images))) and graph.made == [1, 1, 2]
 
 
-def test_one_thread_does_what_needs_no_graph_and_another_all_captures(segmenter, graph, pictures):
+def test_one_thread_does_what_needs_no_graph_and_another_all_captures(segmenter, graph, images):
     """cuDNN chooses its kernels in each thread anew, which would take long in a live frame, and
     does not search in a thread where it chose without."""
     run, threads = segmenter.runtime.run, []
 
-    def note(images: Tensor):
+    def note(batch: Tensor):
         threads.append(threading.current_thread().name)
-        return run(images)
+        return run(batch)
 
     segmenter.runtime = replace(segmenter.runtime, run=note)
     segmenter._graphs._runtime = segmenter.runtime
     with ThreadPoolExecutor(1, "other") as other:
-        other.submit(segmenter, pictures[0]).result()
-        segmenter(pictures)
+        other.submit(segmenter, images[0]).result()
+        segmenter(images)
         assert threads == ["yolact_0"] * 2 and not graph.made
-        segmenter._graphs.of(Batch.of(pictures, segmenter.settings).plan)
+        segmenter._graphs.of(Batch.of(images, segmenter.settings).plan)
     assert threads == ["yolact_0"] * 2 + ["yolact-graphs_0"] and graph.made == [2]
 
 
 @pytest.mark.parametrize("roomy, captures", [((60, 90), 2), ((600, 900), 1)], ids=str)
-def test_room_for_masks_grows(segmenter, graph, pictures, monkeypatch, roomy, captures):
+def test_room_for_masks_grows(segmenter, graph, images, monkeypatch, roomy, captures):
     """In the same graph, where only less was copied than there is room for."""
-    expected = segmenter(pictures[0])
+    expected = segmenter(images[0])
     monkeypatch.setattr(graphs, "ROOMY_SIZE", roomy)
     monkeypatch.setattr(graphs, "MASK_AREA", 0.05)
     for _ in range(3):  # the first does not fit, and is computed again
-        found = segmenter(pictures[0])
+        found = segmenter(images[0])
         assert is_graphed(found) and found.boxes.allclose(expected.boxes, atol=1e-3)
         assert (found.masks != expected.masks).float().mean() < 1e-3
         assert graph.made == [1] * captures
     assert graph.runs == [1] * 4
 
 
-def test_no_room_can_be_made(segmenter, graph, pictures, monkeypatch):
-    expected = segmenter(pictures[0])
+def test_no_room_can_be_made(segmenter, graph, images, monkeypatch):
+    expected = segmenter(images[0])
     monkeypatch.setattr(graphs, "MASK_AREA", 0.05)
     settings = segmenter.settings
     segmenter.settings = nothing = replace(settings, score_threshold=1.0)
@@ -158,36 +158,34 @@ def test_no_room_can_be_made(segmenter, graph, pictures, monkeypatch):
     graph.errors.append(FULL)
     with pytest.warns(RuntimeWarning, match="no CUDA graph .* MiB of masks") as told:
         for _ in range(3):
-            found = segmenter(pictures[0])
+            found = segmenter(images[0])
             assert not is_graphed(found) and torch.equal(found.masks, expected.masks)
     assert len(told) == 1 and graph.made == [1, 1]
     # The graph that there was has room enough for others.
     segmenter.settings = nothing
-    assert is_graphed(segmenter(pictures[0]))
+    assert is_graphed(segmenter(images[0]))
 
 
-def test_what_a_caller_does_with_its_memory_does_not_matter(
-    segmenter, graph, pictures, monkeypatch
-):
-    expected = segmenter(pictures[1])
+def test_what_a_caller_does_with_its_memory_does_not_matter(segmenter, graph, images, monkeypatch):
+    expected = segmenter(images[1])
     monkeypatch.setattr(graphs, "MASK_AREA", 0.05)
     segmenter.warm_up((60, 90))
-    submitted = segmenter.submit(pictures[1:])
-    pictures[1].zero_()
+    submitted = segmenter.submit(images[1:])
+    images[1].zero_()
     (found,) = submitted.result().instances
     assert found.boxes.allclose(expected.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("candidates", [CANDIDATES, 1], ids=["more room", "plain path"])
 def test_what_is_done_again_has_the_settings_it_was_given_with(
-    segmenter, graph, pictures, monkeypatch, candidates
+    segmenter, graph, images, monkeypatch, candidates
 ):
-    expected = segmenter(pictures[0])
+    expected = segmenter(images[0])
     monkeypatch.setattr(graphs, "MASK_AREA", 0.05)
     monkeypatch.setattr(graph, "candidates", candidates)
     before = segmenter.settings
     segmenter.warm_up((60, 90))
-    submitted = segmenter.submit(pictures[:1])
+    submitted = segmenter.submit(images[:1])
     segmenter.settings = replace(before, top_k=2, score_threshold=0.9)
     (found,) = submitted.result().instances
     assert is_graphed(found) == (candidates > 1)
@@ -197,7 +195,7 @@ def test_what_is_done_again_has_the_settings_it_was_given_with(
 
 @pytest.mark.parametrize("error", [FULL, KeyError("what a compiler raises")], ids=str)
 def test_a_capture_that_fails_is_not_repeated_and_leaves_nothing(
-    segmenter, graph, pictures, monkeypatch, error
+    segmenter, graph, images, monkeypatch, error
 ):
     graph.errors.append(error)
     room, rooms = graphs.first_room, []
@@ -208,7 +206,7 @@ def test_a_capture_that_fails_is_not_repeated_and_leaves_nothing(
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             segmenter.warm_up((60, 90))
-            assert not is_graphed(segmenter(pictures[0])) and graph.made == [1]
+            assert not is_graphed(segmenter(images[0])) and graph.made == [1]
             assert len(rooms) == 1, "nothing is looked for that is not used"
         error.__traceback__ = None
         deadline = time.monotonic() + 5  # the thread forgets its task
@@ -223,19 +221,19 @@ def test_a_capture_that_fails_is_not_repeated_and_leaves_nothing(
     assert (reason if error is FULL else str(error)) in text
 
 
-def test_a_capture_that_did_not_fit_is_tried_when_that_may_have_changed(segmenter, graph, pictures):
+def test_a_capture_that_did_not_fit_is_tried_when_that_may_have_changed(segmenter, graph, images):
     graph.errors += [TOO_LARGE] * 2
     with pytest.warns(
         RuntimeWarning, match=r"batches of 2 .*an image takes 18 MiB or more"
     ) as told:
         segmenter.warm_up((60, 90), batch_sizes=(2,))
-        assert not any(map(is_graphed, segmenter(pictures))) and graph.made == [2]
+        assert not any(map(is_graphed, segmenter(images))) and graph.made == [2]
     assert len(told) == 1
     with pytest.warns(RuntimeWarning, match="batches of 2"):  # when it is asked for
         segmenter.warm_up((60, 90), batch_sizes=(2,))
     segmenter.warm_up((60, 90))
     segmenter._graphs.clear()  # which frees what the other took
-    assert all(map(is_graphed, segmenter(pictures))) and graph.made == [2, 2, 1, 2]
+    assert all(map(is_graphed, segmenter(images))) and graph.made == [2, 2, 1, 2]
     # What is wrong with a graph itself stays wrong.
     graph.errors.append(KeyError("what a compiler raises"))
     settings = replace(segmenter.settings, top_k=3)
@@ -245,11 +243,11 @@ def test_a_capture_that_did_not_fit_is_tried_when_that_may_have_changed(segmente
     assert segmenter._graphs.of(Plan.of(2, settings), capture=True) is None
 
 
-def test_images_that_do_not_fit_are_not_tried_again(segmenter, graph, pictures, monkeypatch):
+def test_images_that_do_not_fit_are_not_tried_again(segmenter, graph, images, monkeypatch):
     segmenter.warm_up((60, 90))
     graph.runs.clear()
     monkeypatch.setattr(graph, "fits", 60 * 90 * 3)
-    large = pictures[0].repeat(2, 1, 1)
+    large = images[0].repeat(2, 1, 1)
     with pytest.warns(RuntimeWarning, match=r"0\.0 MiB of images .* takes 36 MiB or more") as told:
         assert not is_graphed(segmenter(large))
     assert len(told) == 1
@@ -257,7 +255,7 @@ def test_images_that_do_not_fit_are_not_tried_again(segmenter, graph, pictures, 
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         assert not is_graphed(segmenter(large)) and not graph.runs
-        assert is_graphed(segmenter(pictures[0])) and graph.runs == [1]
+        assert is_graphed(segmenter(images[0])) and graph.runs == [1]
         segmenter._graphs.clear()
         assert is_graphed(segmenter(large))
 
@@ -275,35 +273,33 @@ def limit_memory(segmenter: Segmenter, most: int, monkeypatch) -> None:
     monkeypatch.setattr(segmenter, "_segment", segment)
 
 
-def test_large_batches_beside_graphs(segmenter, graph, pictures, monkeypatch):
+def test_large_batches_beside_graphs(segmenter, graph, images, monkeypatch):
     """They do not take turns in giving up each other's memory."""
     limit_memory(segmenter, 2, monkeypatch)
     segmenter.warm_up((60, 90))
     with pytest.warns(RuntimeWarning, match="batches of 2: .*batches have 1 images at most"):
-        segmenter(pictures)
+        segmenter(images)
     graph.made.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for _ in range(3):
-            assert is_graphed(segmenter(pictures[0]))
-            assert all(map(is_graphed, segmenter(pictures)))
+            assert is_graphed(segmenter(images[0]))
+            assert all(map(is_graphed, segmenter(images)))
     assert graph.made == [1]
 
 
-def test_graphs_are_given_up_where_nothing_fits_beside_them(
-    segmenter, graph, pictures, monkeypatch
-):
+def test_graphs_are_given_up_where_nothing_fits_beside_them(segmenter, graph, images, monkeypatch):
     limit_memory(segmenter, 1, monkeypatch)
     monkeypatch.setattr(graph, "candidates", 1)  # so that the plain path is needed
     segmenter.settings = replace(segmenter.settings, top_k=3)
     with pytest.warns(RuntimeWarning, match="too little memory for CUDA graphs") as told:
         segmenter.warm_up((60, 90))
         for _ in range(4):
-            assert len(segmenter(pictures[0])) == 3
+            assert len(segmenter(images[0])) == 3
     assert len([each for each in told if "too little" in str(each.message)]) == 1
 
 
-def test_graphs_that_are_given_up_are_gone(segmenter, graph, pictures, monkeypatch):
+def test_graphs_that_are_given_up_are_gone(segmenter, graph, images, monkeypatch):
     """Before the batch is tried without them, nothing holds their memory any more."""
     segmenter.warm_up((60, 90))
     kept = weakref.ref(segmenter._graphs.of(Plan.of(1, segmenter.settings)))
@@ -315,7 +311,7 @@ def test_graphs_that_are_given_up_are_gone(segmenter, graph, pictures, monkeypat
     monkeypatch.setattr(graph, "submit", fail)
     monkeypatch.setattr(segmenter, "_segment", lambda *args: (kept() and fail(), plain(*args))[1])
     with pytest.warns(RuntimeWarning, match="too little memory for CUDA graphs"):
-        assert len(segmenter(pictures[0])) == 10
+        assert len(segmenter(images[0])) == 10
 
 
 def test_a_slot_has_both_rooms_or_those_that_it_had(small_segmenter, monkeypatch):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def pictures(reference_weights) -> list[Tensor]:
+def images(reference_weights) -> list[Tensor]:
     return [torch.from_numpy(reference_weights.image(60, 90, seed=i)) for i in range(2)]
 
 
@@ -53,7 +53,7 @@ class TinyBackbone(nn.Module):
         return tuple(features)
 
 
-def test_inductor_gives_what_pytorch_gives(small_segmenter, pictures):
+def test_inductor_gives_what_pytorch_gives(small_segmenter, images):
     torch.manual_seed(0)
     net = build(small_segmenter.config.replace(image_size=64, mask_branch="none"))
     net.backbone = TinyBackbone(net.backbone.channels).eval()
@@ -63,18 +63,18 @@ def test_inductor_gives_what_pytorch_gives(small_segmenter, pictures):
     small_segmenter.warm_up((60, 90))
     compilations = counters["stats"]["unique_graphs"]
     with torch.no_grad():
-        for picture in pictures:
-            batch = preprocess([picture], runtime.config)
+        for image in images:
+            batch = preprocess([image], runtime.config)
             ours, theirs = runtime(batch), plain(batch)
             for name in ("class_logits", "box_offsets"):
                 a, b = getattr(ours, name), getattr(theirs, name)
                 assert b.std() > 1e-3
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     # It gives predictions, so that the path in fixed shapes can be captured around it.
-    found = small_segmenter(pictures[0])
-    batch = Batch.of(pictures[:1], small_segmenter.settings)
+    found = small_segmenter(images[0])
+    batch = Batch.of(images[:1], small_segmenter.settings)
     path = FixedPath(runtime, batch.plan, batch.mask_bytes(20))
-    path.prepare(pictures[:1], batch.numbers())
+    path.prepare(images[:1], batch.numbers())
     path.run()
     (fixed,) = path.results.instances(((60, 90),), small_segmenter.class_names)
     assert len(fixed) == len(found) > 0
@@ -133,14 +133,14 @@ def test_a_package_with_deformable_convolutions_in_a_process_of_its_own(small_co
 
 
 def test_a_package_has_the_precision_of_its_segmenter(small_segmenter, tmp_path):
-    picture = {"black": np.zeros((8, 8, 3), np.uint8)}
+    images = {"black": np.zeros((8, 8, 3), np.uint8)}
     for name, precision, message in (
         ("net.pt2", "float16", "precision='float16' is not allowed: the segmenter has float32"),
         ("net.pt2", "int8", "net.pt2 is not allowed for int8"),
         ("net.onnx", "float16", "'float16' is not allowed for a .onnx: it must be 'float32'$"),
     ):
         with pytest.raises(ValueError, match=message):
-            export(small_segmenter, tmp_path / name, picture, precision=precision)
+            export(small_segmenter, tmp_path / name, images, precision=precision)
     assert not list(tmp_path.iterdir())
 
 
@@ -206,7 +206,7 @@ def test_files_that_run_on_a_cpu_alone(tmp_path, ending):
         ),
     ],
 )
-def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, pictures, kind):
+def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, images, kind):
     options = {"device": "cuda", "score_threshold": 0.2, "top_k": 10}
     plain = Segmenter(weights=small_file, **options)
     if kind == "inductor":
@@ -222,7 +222,7 @@ def test_graphs_are_captured_around_compiled_networks(small_file, tmp_path, pict
     segmenter.warm_up((60, 90))
     plain.warm_up((60, 90))
     assert len(segmenter._graphs) == 1
-    for picture in pictures:
-        found, expected = segmenter(picture), plain(picture)
+    for image in images:
+        found, expected = segmenter(image), plain(image)
         assert len(found) == len(expected) > 0
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0.02)

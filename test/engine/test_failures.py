@@ -18,7 +18,7 @@ from yolact_ros.engine.failures import (
 
 
 @pytest.fixture
-def pictures(reference_weights) -> list[np.ndarray]:
+def images(reference_weights) -> list[np.ndarray]:
     return [reference_weights.image(60, 60 + 10 * i, seed=i) for i in range(5)]
 
 
@@ -50,25 +50,25 @@ def limit_batches(segmenter: Segmenter, most: int, error: Exception = ON_CUDA) -
 
 
 @pytest.mark.parametrize("error", [ON_CUDA, ON_CPU], ids=["cuda", "cpu"])
-def test_a_batch_too_large_is_segmented_in_parts(small_segmenter, pictures, error):
-    expected = small_segmenter(pictures)
+def test_a_batch_too_large_is_segmented_in_parts(small_segmenter, images, error):
+    expected = small_segmenter(images)
     given = limit_batches(small_segmenter, most=2, error=error)
     with pytest.warns(RuntimeWarning, match="batches of 5: an image takes 307 MiB .* 3 images at"):
-        found = small_segmenter(pictures)
+        found = small_segmenter(images)
     assert given == [5, 3, 2, 1, 2]
     # From then on no batch is tried that is known not to fit.
     given.clear()
-    again = small_segmenter(pictures)
+    again = small_segmenter(images)
     assert given == [2, 2, 1]
     for ours, theirs, alone in zip(found, again, expected, strict=True):
         torch.testing.assert_close(ours.boxes, alone.boxes)
         assert torch.equal(theirs.class_ids, alone.class_ids)
 
 
-def test_one_image_too_large(small_segmenter, pictures):
+def test_one_image_too_large(small_segmenter, images):
     limit_batches(small_segmenter, most=0)
     with pytest.raises(DeviceMemoryError, match=r"1536 MiB or more.*image_size \d+, not 96"):
-        small_segmenter(pictures[0])
+        small_segmenter(images[0])
 
 
 @pytest.mark.parametrize("free, size", [(1000, 544), (250, 256), (10, 64), (5000, 544)])
@@ -107,27 +107,27 @@ def test_errors_of_a_device_that_answers_stay_what_they_are():
     ],
     ids=str,
 )
-def test_too_little_memory_by_any_name(small_segmenter, pictures, error, is_it):
+def test_too_little_memory_by_any_name(small_segmenter, images, error, is_it):
     assert is_out_of_memory(error) == is_it
     run, device = small_segmenter.runtime.run, torch.device("cuda:7")
     with pytest.raises(type(error) if is_it else DeviceLostError), lost_devices_named(device):
         raise error
 
-    def check(images: torch.Tensor):
-        if len(images) > 1:
+    def check(batch: torch.Tensor):
+        if len(batch) > 1:
             raise error
-        return run(images)
+        return run(batch)
 
     small_segmenter.runtime = replace(small_segmenter.runtime, run=check)
     if is_it:
         with pytest.warns(RuntimeWarning, match="batches of 2"):
-            assert len(small_segmenter(pictures[:2])) == 2
+            assert len(small_segmenter(images[:2])) == 2
     else:
         with pytest.raises(RuntimeError, match=str(error)):
-            small_segmenter(pictures[:2])
+            small_segmenter(images[:2])
 
 
-def test_a_lost_device(small_segmenter, pictures):
+def test_a_lost_device(small_segmenter, images):
     device = torch.device("cuda:7")  # no machine of the tests has so many
     assert not answers(device)
     with pytest.raises(DeviceLostError, match="cuda:7 is lost: CUDA error"):  # noqa: SIM117
@@ -136,16 +136,16 @@ def test_a_lost_device(small_segmenter, pictures):
     # As a segmenter finds it: the first thing it wants of the device fails.
     small_segmenter.runtime = replace(small_segmenter.runtime, device=device)
     with pytest.raises(DeviceLostError, match="cuda:7 is lost"):
-        small_segmenter(pictures[0])
+        small_segmenter(images[0])
 
 
-def test_warm_up_and_submit(small_segmenter, pictures):
+def test_warm_up_and_submit(small_segmenter, images):
     given = limit_batches(small_segmenter, most=3)
     small_segmenter.warm_up((48, 64), batch_sizes=(1, 3))
     assert given == [1, 3]
-    submitted = [small_segmenter.submit(pictures[:2]), small_segmenter.submit(pictures[2:4])]
+    submitted = [small_segmenter.submit(images[:2]), small_segmenter.submit(images[2:4])]
     assert given == [1, 3, 2, 2]  # on a CPU all is done at once
-    expected = small_segmenter(pictures[:2]) + small_segmenter(pictures[2:4])
+    expected = small_segmenter(images[:2]) + small_segmenter(images[2:4])
     assert all(each.done() for each in submitted)
     found = [each for batch in submitted for each in batch.result().instances]
     for ours, theirs in zip(found, expected, strict=True):
@@ -153,12 +153,12 @@ def test_warm_up_and_submit(small_segmenter, pictures):
     assert small_segmenter.submit([]).result().instances == []
 
 
-def test_a_submitted_batch_that_is_too_large_comes_in_parts(small_segmenter, pictures):
-    expected = small_segmenter(pictures)
+def test_a_submitted_batch_that_is_too_large_comes_in_parts(small_segmenter, images):
+    expected = small_segmenter(images)
     given = limit_batches(small_segmenter, most=2)
     with pytest.warns(RuntimeWarning, match="batches of 5"):
-        first = small_segmenter.submit(pictures)
-    second = small_segmenter.submit(pictures)
+        first = small_segmenter.submit(images)
+    second = small_segmenter.submit(images)
     assert given == [5, 3, 2, 1, 2, 2, 2, 1]
     for submitted in (second, first):
         found, stages = submitted.result()
@@ -166,4 +166,4 @@ def test_a_submitted_batch_that_is_too_large_comes_in_parts(small_segmenter, pic
         assert min(stages.preprocess, stages.network, stages.detection) > 0
     with pytest.raises(DeviceMemoryError, match="image_size"):
         limit_batches(small_segmenter, most=0)
-        small_segmenter.submit(pictures[:1])
+        small_segmenter.submit(images[:1])

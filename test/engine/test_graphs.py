@@ -94,7 +94,7 @@ def photos(repository: Path) -> list[Tensor]:
 
 
 @pytest.fixture
-def pictures(reference_weights) -> list[Tensor]:
+def images(reference_weights) -> list[Tensor]:
     sizes = [(60, 90), (60, 90), (71, 58)]
     return [
         torch.from_numpy(reference_weights.image(*size, seed=i)) for i, size in enumerate(sizes)
@@ -123,15 +123,15 @@ def test_the_embedded_model_on_photographs(photos):
     ],
     ids=str,
 )
-def test_every_setting(small_segmenter, pictures, count, changes):
+def test_every_setting(small_segmenter, images, count, changes):
     small_segmenter.settings = replace(small_segmenter.settings, **changes)
-    path = path_for(small_segmenter, Batch.of(pictures[:count], small_segmenter.settings))
-    found = run(path, pictures[:count], small_segmenter)
-    for ours, plain in zip(found, small_segmenter(pictures[:count]), strict=True):
+    path = path_for(small_segmenter, Batch.of(images[:count], small_segmenter.settings))
+    found = run(path, images[:count], small_segmenter)
+    for ours, plain in zip(found, small_segmenter(images[:count]), strict=True):
         assert_same(ours, plain)
     # The same memory serves the next images, of other sizes; what was found before stays.
     before = found[0].boxes.clone(), found[0].masks
-    others = [255 - picture[7:, : 40 + 9 * i] for i, picture in enumerate(pictures[:count])]
+    others = [255 - image[7:, : 40 + 9 * i] for i, image in enumerate(images[:count])]
     changed = run(path, others, small_segmenter)
     assert not torch.equal(changed[0].scores, found[0].scores)
     for ours, plain in zip(changed, small_segmenter(others), strict=True):
@@ -149,7 +149,7 @@ def test_every_setting(small_segmenter, pictures, count, changes):
     ],
     ids=str,
 )
-def test_every_kind_of_network(small_config, reference_weights, pictures, changes, tmp_path):
+def test_every_kind_of_network(small_config, reference_weights, images, changes, tmp_path):
     config = small_config.replace(**changes)
     net = build(config)
     for name, tensor in net.state_dict().items():
@@ -158,9 +158,9 @@ def test_every_kind_of_network(small_config, reference_weights, pictures, change
     path = tmp_path / "weights.safetensors"
     save_weights(net, path)
     segmenter = Segmenter("", path, device="cpu", backend="torch", score_threshold=0.2, top_k=10)
-    path = path_for(segmenter, Batch.of(pictures, segmenter.settings))
-    found = run(path, pictures, segmenter)
-    for ours, plain in zip(found, segmenter(pictures), strict=True):
+    path = path_for(segmenter, Batch.of(images, segmenter.settings))
+    found = run(path, images, segmenter)
+    for ours, plain in zip(found, segmenter(images), strict=True):
         if config.mask_branch == "none":
             assert len(ours) == len(plain) > 0 and not ours.has_masks
             torch.testing.assert_close(ours.boxes, plain.boxes, rtol=1e-5, atol=1e-3)
@@ -168,43 +168,43 @@ def test_every_kind_of_network(small_config, reference_weights, pictures, change
             assert_same(ours, plain)
 
 
-def test_a_shortlist_is_enough_or_says_so(small_segmenter, pictures):
+def test_a_shortlist_is_enough_or_says_so(small_segmenter, images):
     small_segmenter.settings = replace(small_segmenter.settings, top_k=2)
-    images = [pictures[0], pictures[2]]
-    batch = Batch.of(images, small_segmenter.settings)
-    plain = small_segmenter(images)
+    two = [images[0], images[2]]
+    batch = Batch.of(two, small_segmenter.settings)
+    plain = small_segmenter(two)
     enough = path_for(small_segmenter, batch, candidates=60)
-    for ours, theirs in zip(run(enough, images, small_segmenter), plain, strict=True):
+    for ours, theirs in zip(run(enough, two, small_segmenter), plain, strict=True):
         assert_same(ours, theirs)
     few = path_for(small_segmenter, batch, candidates=1)
-    few.prepare(images, batch.numbers())
+    few.prepare(two, batch.numbers())
     few.run()
     assert not few.results.is_complete()
     # All that could be seen was seen: no other anchor passes the threshold.
     strict = replace(small_segmenter.settings, score_threshold=float(plain[0].scores.max()) + 1e-4)
-    one = path_for(small_segmenter, Batch.of(images[:1], strict), candidates=3)
-    one.prepare(images[:1], Batch.of(images[:1], strict).numbers())
+    one = path_for(small_segmenter, Batch.of(two[:1], strict), candidates=3)
+    one.prepare(two[:1], Batch.of(two[:1], strict).numbers())
     one.run()
     assert one.results.is_complete() and not one.results.table[..., 7].any()
 
 
-def test_too_little_room_is_told(small_segmenter, pictures):
-    batch = Batch.of(pictures[:1], small_segmenter.settings)
+def test_too_little_room_is_told(small_segmenter, images):
+    batch = Batch.of(images[:1], small_segmenter.settings)
     path = path_for(small_segmenter, batch, area=0.01)
-    path.prepare(pictures[:1], batch.numbers())
+    path.prepare(images[:1], batch.numbers())
     path.run()
     missing = path.results.missing_bytes()
     enough = path_for(small_segmenter, batch)
-    run(enough, pictures[:1], small_segmenter)
+    run(enough, images[:1], small_segmenter)
     assert enough.results.head(len(path.results.bits)).missing_bytes() == missing
     room = len(path.results.bits)
     wide = enough.results.instances(batch.image_sizes, small_segmenter.class_names)[0]
     assert missing == len(wide.stored_masks.bits) - room > 0
 
 
-def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, pictures):
-    path = path_for(small_segmenter, Batch.of(pictures[:1], small_segmenter.settings))
-    found = run(path, pictures[:1], small_segmenter)[0]
+def test_packed_masks_can_be_chosen_and_cannot_be_resized(small_segmenter, images):
+    path = path_for(small_segmenter, Batch.of(images[:1], small_segmenter.settings))
+    found = run(path, images[:1], small_segmenter)[0]
     assert torch.equal(found[[3, 1]].masks, found.masks[[3, 1]])
     assert torch.equal(found[found.class_ids == found.class_ids[0]].masks[0], found.masks[0])
     assert torch.equal(found.to("cpu").label_image(), found.label_image())
@@ -242,11 +242,11 @@ def device_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **o: allocate(*a, **o))
 
 
-def test_two_batches_on_their_way(small_segmenter, pictures, device_at_once, monkeypatch):
+def test_two_batches_on_their_way(small_segmenter, images, device_at_once, monkeypatch):
     """Of any sizes, some larger than there was room for; each ends in memory of its own."""
     monkeypatch.setattr(graphs, "ROOMY_SIZE", (60, 90))
-    large = pictures[0].repeat(2, 3, 1)
-    batches = [pictures[:2], [pictures[1], large], [large, large.flip(1)], pictures[1::-1]]
+    large = images[0].repeat(2, 3, 1)
+    batches = [images[:2], [images[1], large], [large, large.flip(1)], images[1::-1]]
     plan = Plan.of(2, small_segmenter.settings)
     made = GraphedPath(small_segmenter.runtime, plan, Lane(torch.device("cpu")), 1 << 20)
     made._graph.replay = made._path.run

@@ -1,4 +1,4 @@
-"""Pictures of instances."""
+"""Overlays of instances."""
 
 from __future__ import annotations
 

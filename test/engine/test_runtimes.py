@@ -131,7 +131,7 @@ def test_a_package_that_does_not_fit_its_header(
     small_network, reference_weights, tmp_path, monkeypatch, changes, message
 ):
     """Here with a stand-in for what is compiled."""
-    picture = reference_weights.image(60, 90, seed=1)
+    image = reference_weights.image(60, 90, seed=1)
 
     def package(images):
         outputs = small_network(images)
@@ -146,6 +146,6 @@ def test_a_package_that_does_not_fit_its_header(
             archive.writestr(f"net/{compiled._ENTRY}", json.dumps(values))
         segmenter = Segmenter(weights=path, score_threshold=0.2)
         if header.config == config:
-            assert len(segmenter(picture)) > 0
+            assert len(segmenter(image)) > 0
     with pytest.raises(WeightsError, match=rf"net.pt2 has {message}"):
-        segmenter(picture)
+        segmenter(image)

@@ -25,7 +25,7 @@ from yolact_ros.network import (
 
 
 @pytest.fixture(scope="session")
-def picture(reference_weights) -> np.ndarray:
+def image(reference_weights) -> np.ndarray:
     return reference_weights.image(60, 90, seed=1)
 
 
@@ -40,21 +40,21 @@ def assert_same(ours, other) -> None:
 # Images
 
 
-def test_one_image(small_segmenter, picture):
-    found = small_segmenter(picture)
+def test_one_image(small_segmenter, image):
+    found = small_segmenter(image)
     assert len(found) == 10 and found.regions().areas().min() > 0
     assert len(found.scores.unique()) == 10
     assert found.image_size == (60, 90) and found.masks.shape == (10, 60, 90)
     assert torch.equal(found.scores, found.scores.sort(descending=True).values)
     assert set(found.names) <= {"cat", "dog", "person"}
-    (again,), stages = small_segmenter.submit([picture]).result()
+    (again,), stages = small_segmenter.submit([image]).result()
     assert torch.equal(again.boxes, found.boxes)
     assert min(stages.preprocess, stages.network, stages.detection) > 0
 
 
-def test_threads_take_turns(small_segmenter, picture):
+def test_threads_take_turns(small_segmenter, image):
     """A network that computes takes no other image, as OpenVINO says."""
-    expected = small_segmenter(picture)
+    expected = small_segmenter(image)
     run, free = small_segmenter.runtime.run, threading.Lock()
 
     def check(images: torch.Tensor):
@@ -66,31 +66,31 @@ def test_threads_take_turns(small_segmenter, picture):
 
     small_segmenter.runtime = replace(small_segmenter.runtime, run=check)
     with ThreadPoolExecutor(3) as threads:
-        for found in threads.map(small_segmenter, [picture] * 6):
+        for found in threads.map(small_segmenter, [image] * 6):
             assert_same(found, expected)
 
 
-def test_the_image_is_not_changed(small_segmenter, picture):
-    before = picture.copy()
-    small_segmenter(picture)
-    assert np.array_equal(picture, before)
+def test_the_image_is_not_changed(small_segmenter, image):
+    before = image.copy()
+    small_segmenter(image)
+    assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize("order", ["rows", "columns", "channels", "window", "fortran", "read-only"])
-def test_any_memory_layout(small_segmenter, picture, order):
-    image = {
-        "rows": lambda: picture[::-1],
-        "columns": lambda: picture[:, ::-1],
-        "channels": lambda: picture[..., ::-1],
-        "window": lambda: np.pad(picture, ((2, 3), (4, 5), (0, 0)))[2:-3, 4:-5],
-        "fortran": lambda: np.asfortranarray(picture),
-        "read-only": lambda: np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.shape),
+def test_any_memory_layout(small_segmenter, image, order):
+    laid_out = {
+        "rows": lambda: image[::-1],
+        "columns": lambda: image[:, ::-1],
+        "channels": lambda: image[..., ::-1],
+        "window": lambda: np.pad(image, ((2, 3), (4, 5), (0, 0)))[2:-3, 4:-5],
+        "fortran": lambda: np.asfortranarray(image),
+        "read-only": lambda: np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape),
     }[order]()
-    assert_same(small_segmenter(image), small_segmenter(np.ascontiguousarray(image)))
+    assert_same(small_segmenter(laid_out), small_segmenter(np.ascontiguousarray(laid_out)))
 
 
-def test_tensors(small_segmenter, picture):
-    assert_same(small_segmenter(torch.from_numpy(picture)), small_segmenter(picture))
+def test_tensors(small_segmenter, image):
+    assert_same(small_segmenter(torch.from_numpy(image)), small_segmenter(image))
 
 
 @pytest.mark.parametrize("kind", [list, tuple])
@@ -119,7 +119,7 @@ def test_images_of_extreme_sizes(small_segmenter, size):
     "image, message",
     [
         (None, "NoneType is not allowed"),
-        ("picture.png", "str is not allowed"),
+        ("image.png", "str is not allowed"),
         (np.zeros((4, 4, 3)), "float64 is not allowed: it must be a uint8 array"),
         (np.zeros((4, 4, 3), np.int8), "int8 is not allowed"),
         (np.zeros((4, 4), np.uint8), r"shape \(4, 4\) is not allowed: it must be \[H, W, 3\]"),
@@ -138,16 +138,16 @@ def test_what_is_no_image_is_refused(small_segmenter, image, message):
         small_segmenter(image)
 
 
-def test_settings_change_between_calls(small_segmenter, picture):
-    many = small_segmenter(picture)
+def test_settings_change_between_calls(small_segmenter, image):
+    many = small_segmenter(image)
     before = small_segmenter.settings
     with pytest.raises(ValueError, match=r"class_ids=\(3,\) is not allowed: .* classes 0 to 2"):
         small_segmenter.settings = replace(before, class_ids=(3,))
     assert small_segmenter.settings == before
     small_segmenter.settings = replace(small_segmenter.settings, top_k=3)
-    assert_same(small_segmenter(picture), many[:3])
+    assert_same(small_segmenter(image), many[:3])
     small_segmenter.settings = replace(small_segmenter.settings, score_threshold=1.0)
-    assert len(small_segmenter(picture)) == 0
+    assert len(small_segmenter(image)) == 0
 
 
 def test_colour_channels_are_not_swapped(small_config):
@@ -203,7 +203,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
     ],
 )
 def test_devices_and_precisions_find_the_same(
-    small_config, reference_weights, picture, tmp_path, device, precision, variant
+    small_config, reference_weights, image, tmp_path, device, precision, variant
 ):
     """As a CPU in float32; on CUDA stage by stage at first, then as a graph."""
     net = build(small_config.replace(backbone="resnet50", dcn_variant=variant))
@@ -212,12 +212,12 @@ def test_devices_and_precisions_find_the_same(
     path = tmp_path / "own.safetensors"
     save_weights(net, path)
     options = {"weights": path, "backend": "torch", "score_threshold": 0.2, "top_k": 300}
-    expected = Segmenter(device="cpu", **options)(picture)
+    expected = Segmenter(device="cpu", **options)(image)
     segmenter = Segmenter(device=device, precision=precision, **options)
-    stage_by_stage = segmenter(picture)
-    segmenter.warm_up(picture.shape[:2])
+    stage_by_stage = segmenter(image)
+    segmenter.warm_up(image.shape[:2])
     assert device == "cpu" or len(segmenter._graphs) == 1
-    for found in (stage_by_stage, segmenter(picture)):
+    for found in (stage_by_stage, segmenter(image)):
         assert found.boxes.device.type == "cpu"
         assert_agree(found, expected, coarse=precision == "bfloat16")
 
@@ -278,7 +278,7 @@ def test_random_weights():
     )
 
 
-def test_own_file_says_its_model(small_config, picture, tmp_path):
+def test_own_file_says_its_model(small_config, image, tmp_path):
     path = tmp_path / "own.safetensors"
     save_weights(build(small_config), path)
     for weights in (path, str(path)):

@@ -1,4 +1,4 @@
-"""A few real pictures of people, where the shared data are there."""
+"""A few real images of people, where the shared data are there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolact_ros.data import DataSource, read_json
 
 @pytest.fixture
 def some_people(shared: Path, tmp_path: Path) -> Callable[[int], DataSource]:
-    """A function: the first so many pictures of pennfudan's validation file."""
+    """A function: the first so many images of pennfudan's validation file."""
     path = shared / "data" / "pennfudan" / "val.json"
 
     def first(count: int) -> DataSource:

@@ -79,7 +79,7 @@ def objects(generator, image_id, size):
 
 @pytest.fixture(scope="module", params=["made", "coco-mini"])
 def annotated(request, tmp_path_factory):
-    """Annotations of many objects: made ones, without pictures, or those of real photographs."""
+    """Annotations of many objects: made ones, without images, or those of real photographs."""
     if request.param == "coco-mini":
         return request.getfixturevalue("source")
     generator, size = np.random.default_rng(0), (240, 320)
@@ -186,7 +186,7 @@ def test_files_without_areas(annotated, tmp_path, kind):
 
 
 def some_objects(folder, **changes):
-    """Two objects in one picture, found exactly: a data set, and the results."""
+    """Two objects in one image, found exactly: a data set, and the results."""
     squares = [[10, 10, 20, 20], [50, 50, 30, 30]]
     content = {
         "categories": [{"id": 0, "name": "person"}],
@@ -237,11 +237,11 @@ def test_annotations_that_cannot_be_counted_are_named(tmp_path, changes, reason)
         read_countable(source, masks=True)
 
 
-def test_pictures_that_are_missing_are_named_before_any_is_segmented(tmp_path):
+def test_images_that_are_missing_are_named_before_any_is_segmented(tmp_path):
     source, _ = some_objects(tmp_path)
-    for picture in tmp_path.glob("*.png"):
-        picture.unlink()
-    with pytest.raises(DataError, match=r"none of its 1 pictures, such as .*\.png, is in"):
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"none of its 1 images, such as .*\.png, is in"):
         read_countable(source, masks=False)
 
 
@@ -327,7 +327,7 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
         assert cv2.imread(str(output / name)) is not None
 
 
-def test_pictures_whose_annotations_are_secret(tmp_path, capsys):
+def test_images_whose_annotations_are_secret(tmp_path, capsys):
     """As those of COCO's test-dev: the server measures what is found."""
     people, _ = some_objects(tmp_path)
     content = json.loads(people.annotations.read_text())

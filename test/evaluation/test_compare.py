@@ -29,8 +29,8 @@ def quick(image, **changes):
 
 @pytest.fixture(scope="module")
 def image(repository):
-    picture = cv2.imread(str(repository / "yolact_ros" / "demo" / "photos" / "crossing.jpg"))
-    return cv2.resize(picture, (240, 320))
+    photo = cv2.imread(str(repository / "yolact_ros" / "demo" / "photos" / "crossing.jpg"))
+    return cv2.resize(photo, (240, 320))
 
 
 def saved(config, folder, name="own.safetensors"):

@@ -38,7 +38,7 @@ def test_counts():
 
 
 def test_the_truth_is_found_as_itself(shared):
-    """All classes of a real data set; every picture of it is in `coco-mini`."""
+    """All classes of a real data set; every image of it is in `coco-mini`."""
     path = shared / "data" / "coco-mini" / "val.json"
     if not path.exists():
         pytest.skip(f"needs {path}")
@@ -63,7 +63,7 @@ def test_the_truth_is_found_as_itself(shared):
 
 
 @pytest.mark.parametrize("classes", [1, 80])
-def test_the_picture_grows_with_the_classes(tmp_path, classes):
+def test_the_plot_grows_with_the_classes(tmp_path, classes):
     counts = 20 * np.eye(classes + 1, dtype=int)
     counts[0, -1] = 3
     plot_confusion(counts, [f"class {i}" for i in range(classes)], tmp_path / "a.png")

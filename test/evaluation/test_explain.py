@@ -7,12 +7,12 @@ import torch
 
 from yolact_ros.cli import main
 from yolact_ros.engine import Segmenter
-from yolact_ros.evaluation.explain import explain, write_pictures
+from yolact_ros.evaluation.explain import explain, write_figures
 from yolact_ros.network import EMBEDDED, build, save_weights
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     noise = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
     return cv2.resize(noise, (160, 120), interpolation=cv2.INTER_CUBIC)
 
@@ -27,12 +27,12 @@ def weights_of(folder, **changes):
     return path
 
 
-def test_the_sum_of_the_parts_is_the_mask(tmp_path, picture):
+def test_the_sum_of_the_parts_is_the_mask(tmp_path, image):
     segmenter = Segmenter(
         weights=weights_of(tmp_path), backend="torch", score_threshold=0.2, top_k=5
     )
-    explanation = explain(segmenter, picture)
-    instances = segmenter(picture)
+    explanation = explain(segmenter, image)
+    instances = segmenter(image)
     assert len(explanation.assemblies) == len(instances) > 0
     for assembly, mask in zip(explanation.assemblies, instances.masks.numpy(), strict=True):
         assert (assembly.mask == mask).all()
@@ -44,11 +44,11 @@ def test_the_sum_of_the_parts_is_the_mask(tmp_path, picture):
     assert any(assembly.mask.any() for assembly in explanation.assemblies)
 
 
-def test_the_command_writes_pictures(tmp_path, picture):
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+def test_the_command_writes_figures(tmp_path, image):
+    cv2.imwrite(str(tmp_path / "a.png"), image)
     output = tmp_path / "out"
     output.mkdir()
-    (output / "assembly-03-person.png").touch()  # of an earlier picture
+    (output / "assembly-03-person.png").touch()  # of an earlier image
     weights = str(weights_of(tmp_path))
     arguments = ["--weights", weights, "--output", str(output), "--top-k", "2", "--score", "0.2"]
     assert main(["explain", str(tmp_path / "a.png"), *arguments]) == 0
@@ -61,18 +61,18 @@ def test_the_command_writes_pictures(tmp_path, picture):
     assert cv2.imread(str(output / "prototypes.png")).shape == (4 * 180, 8 * 180, 3)
 
 
-def test_names_of_classes_are_no_folders(tmp_path, picture):
+def test_names_of_classes_are_no_folders(tmp_path, image):
     weights = weights_of(tmp_path, class_names=("x/../../y",))
     segmenter = Segmenter(weights=weights, backend="torch", score_threshold=0.2, top_k=2)
     folder = tmp_path / "deep" / "out"
     folder.mkdir(parents=True)
-    written = write_pictures(picture, explain(segmenter, picture), folder)
+    written = write_figures(image, explain(segmenter, image), folder)
     assert len(written) == 2 + 2, "the overlay, the prototypes and two assemblies"
     for path in written:
         assert path.parent == folder and path.exists()
 
 
-def test_networks_without_prototypes_are_refused(tmp_path, picture):
+def test_networks_without_prototypes_are_refused(tmp_path, image):
     segmenter = Segmenter(weights=weights_of(tmp_path, mask_branch="none"), backend="torch")
     with pytest.raises(ValueError, match="mask_branch='none'"):
-        explain(segmenter, picture)
+        explain(segmenter, image)

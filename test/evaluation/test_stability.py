@@ -158,10 +158,10 @@ def test_the_plot_counts_whole_instances(tmp_path, monkeypatch, count, vanished,
     assert {-ticks, 0, ticks} <= set(shown)
 
 
-def test_frames_are_the_pictures_of_a_folder(photo, tmp_path, capsys):
+def test_frames_are_the_images_of_a_folder(photo, tmp_path, capsys):
     for i in range(2):
         cv2.imwrite(str(tmp_path / f"{i}.png"), photo)
-    (tmp_path / "film.mp4").write_text("no picture")
+    (tmp_path / "film.mp4").write_text("no image")
     assert run(tmp_path) == 0
     assert "2 frames" in capsys.readouterr().out
 

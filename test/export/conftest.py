@@ -1,4 +1,4 @@
-"""Small networks that find things in every picture, and exports of them."""
+"""Small networks that find things in every image, and exports of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _segmenter(config: NetworkConfig, folder: Path, reference_weights: ModuleTyp
 
 
 @pytest.fixture(scope="session")
-def pictures(reference_weights: ModuleType) -> dict[str, np.ndarray]:
+def images(reference_weights: ModuleType) -> dict[str, np.ndarray]:
     sizes = ((60, 90), (96, 96), (120, 80))
     return {str(s): reference_weights.image(*s, seed=i) for i, s in enumerate(sizes)}
 
@@ -96,7 +96,7 @@ Exported = Callable[[str, str, bool], Path]
 def exported(
     tmp_path_factory: pytest.TempPathFactory,
     segmenters: Segmenters,
-    pictures: dict[str, np.ndarray],
+    images: dict[str, np.ndarray],
 ) -> Exported:
     """Exports a network once: (its name, ending of the file, detection stage inside)."""
     folder = tmp_path_factory.getbasetemp()
@@ -115,7 +115,7 @@ def exported(
         whole = path.with_suffix(f"{ending}.whole")
         with FileLock(path.with_suffix(f"{ending}.lock")):
             if not whole.exists():
-                export(segmenters[name], path, pictures, detection=detection)
+                export(segmenters[name], path, images, detection=detection)
                 whole.touch()
         return path
 

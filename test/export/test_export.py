@@ -23,7 +23,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Header
 from yolact_ros.export import ExportError, check, export
-from yolact_ros.export.check import FLOAT, Checked, PictureCheck
+from yolact_ros.export.check import FLOAT, Checked, ImageCheck
 from yolact_ros.network import NetworkConfig, WeightsError
 from yolact_ros.network.config import Backbone
 
@@ -53,23 +53,23 @@ def assert_same(ours, theirs):
     assert (ours.masks != theirs.masks).float().mean() < 1e-3
 
 
-def test_every_kind_finds_what_pytorch_finds(pair, pictures):
+def test_every_kind_finds_what_pytorch_finds(pair, images):
     exported, original = pair
     assert exported.config == original.config and exported.class_names == original.class_names
     assert exported.runtime.name != "torch" and exported.runtime.name in exported.description
     if original.config.mask_rescoring:
-        found = original(list(pictures.values()))
+        found = original(list(images.values()))
         assert any((each.mask_scores != each.scores).any() for each in found)
-    for image in pictures.values():  # one at a time, then together
+    for image in images.values():  # one at a time, then together
         assert_same(exported(image), original(image))
-    images = list(pictures.values())
-    for ours, theirs in zip(exported(images), original(images), strict=True):
+    together = list(images.values())
+    for ours, theirs in zip(exported(together), original(together), strict=True):
         assert_same(ours, theirs)
 
 
-def test_settings_change_between_calls(pair, pictures):
+def test_settings_change_between_calls(pair, images):
     exported, original = pair
-    image = next(iter(pictures.values()))
+    image = next(iter(images.values()))
     before = original.settings
     for changes in ({"top_k": 3}, {"score_threshold": 0.4}, {"class_ids": (1,)}):
         try:
@@ -83,11 +83,11 @@ def test_settings_change_between_calls(pair, pictures):
         assert_same(ours, theirs)
 
 
-def test_releases_that_are_too_old_are_refused(segmenters, pictures, tmp_path, monkeypatch):
+def test_releases_that_are_too_old_are_refused(segmenters, images, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.5.1+cu124")
     for ending in (".onnx", ".pt2"):
         with pytest.raises(ValueError, match=r"not allowed with PyTorch 2\.5\.1.*: it takes 2\.6"):
-            export(segmenters["small"], tmp_path / f"net{ending}", pictures)
+            export(segmenters["small"], tmp_path / f"net{ending}", images)
 
 
 def test_settings_that_are_inside_are_refused(exported):
@@ -104,7 +104,7 @@ def test_settings_that_are_inside_are_refused(exported):
 
 
 @pytest.fixture(scope="module")
-def own_nms(segmenters, pictures, tmp_path_factory):
+def own_nms(segmenters, images, tmp_path_factory):
     """A file with other settings inside than the defaults, and those that it was made with."""
     pytest.importorskip("openvino")
     path, original = tmp_path_factory.mktemp("own") / "own.xml", segmenters["small"]
@@ -112,20 +112,20 @@ def own_nms(segmenters, pictures, tmp_path_factory):
     changes = {"nms_method": "cross_class", "nms_iou_threshold": 0.3, "nms_top_k": 50}
     original.settings = dataclasses.replace(before, **changes, confidence_threshold=0.1)
     try:
-        export(original, path, pictures, detection=True)
+        export(original, path, images, detection=True)
         return path, original.settings
     finally:
         original.settings = before
 
 
-def test_what_is_inside_is_the_default(own_nms, segmenters, pictures):
+def test_what_is_inside_is_the_default(own_nms, segmenters, images):
     path, settings = own_nms
     segmenter, original = (
         Segmenter(weights=path, score_threshold=0.2, top_k=10),
         segmenters["small"],
     )
     assert segmenter.settings == settings
-    image, before = next(iter(pictures.values())), original.settings
+    image, before = next(iter(images.values())), original.settings
     assert segmenter(image).scores.tolist() != original(image).scores.tolist(), "another NMS"
     try:
         original.settings = settings
@@ -138,13 +138,13 @@ def test_what_is_inside_is_the_default(own_nms, segmenters, pictures):
         Segmenter(weights=path, nms_method="fast")
 
 
-def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path, capsys):
-    picture = tmp_path / "picture.png"
-    cv2.imwrite(str(picture), next(iter(pictures.values())))
+def test_commands_run_a_file_with_another_nms_inside(own_nms, images, tmp_path, capsys):
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), next(iter(images.values())))
     out = tmp_path / "out"
-    words = ["predict", str(picture), "--weights", str(own_nms[0]), "--output", str(out)]
+    words = ["predict", str(image), "--weights", str(own_nms[0]), "--output", str(out)]
     assert main([*words, "--score", "0.2"]) == 0
-    found = json.loads((out / "picture.json").read_text())["instances"]
+    found = json.loads((out / "image.json").read_text())["instances"]
     assert len(found) > 0
     assert main([*words, "--nms", "cross_class", "--nms-iou", "0.3"]) == 0
     assert main([*words, "--nms-iou", "0.5"]) == 1
@@ -152,7 +152,7 @@ def test_commands_run_a_file_with_another_nms_inside(own_nms, pictures, tmp_path
 
 
 @pytest.mark.parametrize("ending", EXPORTED)
-def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path, ending):
+def test_accuracy_is_that_of_pytorch(exported, segmenters, images, tmp_path, ending):
     """Against half of what PyTorch finds, by `yolact eval`'s own function."""
     pytest.importorskip("faster_coco_eval", reason="needs the extra eval")
     from yolact_ros.evaluation import coco, findings
@@ -161,7 +161,7 @@ def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path, e
     categories = {name: i for i, name in enumerate(original.class_names, start=1)}
     content = {"categories": [{"id": i, "name": n} for n, i in categories.items()]}
     content |= {"images": [], "annotations": []}
-    for number, image in enumerate(pictures.values(), start=1):
+    for number, image in enumerate(images.values(), start=1):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
         height, width = image.shape[:2]
         size = {"height": height, "width": width}
@@ -180,7 +180,7 @@ def test_accuracy_is_that_of_pytorch(exported, segmenters, pictures, tmp_path, e
     assert 0.2 < theirs.ap < 0.9 and ours.ap == pytest.approx(theirs.ap, abs=0.01)
 
 
-def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures):
+def test_other_programs_get_all_of_the_detections(exported, segmenters, images):
     """What docs/export.md promises to those who run the file without this package."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(exported("plus", ".onnx", True)))
@@ -196,7 +196,7 @@ def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures
         "prototypes",
         "mask_scores",
     ]
-    image = next(iter(pictures.values()))
+    image = next(iter(images.values()))
     batch = preprocess([torch.from_numpy(image)], segmenters["plus"].config).numpy()
     found = dict(zip(names, session.run(None, {"images": batch}), strict=True))
     expected = segmenters["plus"](image)
@@ -206,16 +206,16 @@ def test_other_programs_get_all_of_the_detections(exported, segmenters, pictures
     np.testing.assert_allclose(found["mask_scores"][0, :count], expected.mask_scores, atol=1e-4)
 
 
-def test_the_documented_program(exported, segmenters, pictures, repository, tmp_path):
-    """The text of docs/export.md alone, with a file and a picture."""
+def test_the_documented_program(exported, segmenters, images, repository, tmp_path):
+    """The text of docs/export.md alone, with a file and an image."""
     text = (repository / "docs/export.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "yolact_ros" not in program and "torch" not in program
-    script, picture = tmp_path / "program.py", tmp_path / "picture.png"
+    script, image_file = tmp_path / "program.py", tmp_path / "image.png"
     script.write_text(program)
-    image = pictures["(60, 90)"]
-    cv2.imwrite(str(picture), image)
-    words = [sys.executable, str(script), str(exported("plus", ".onnx", True)), str(picture)]
+    image = images["(60, 90)"]
+    cv2.imwrite(str(image_file), image)
+    words = [sys.executable, str(script), str(exported("plus", ".onnx", True)), str(image_file)]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, masks = done.stdout.splitlines(), np.load(tmp_path / "masks.npy")
@@ -249,7 +249,7 @@ def test_the_command(tmp_path, capsys, repository):
     for folder in folders:
         folder.mkdir()
         shutil.copy(photo, folder)
-        (folder / "film.mp4").touch()  # is no picture
+        (folder / "film.mp4").touch()  # is no image
     target = tmp_path / "model" / "person.xml"
     target.parent.mkdir()
     assert main(["export", str(target), "--images", *map(str, folders)]) == 0
@@ -269,19 +269,19 @@ def test_settings_of_a_stage_that_is_not_inside_are_refused(tmp_path, capsys, op
     assert f"{' '.join(option)} is not allowed without --detection" in capsys.readouterr().err
 
 
-def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
+def test_what_does_not_do_the_same_is_noticed(segmenters, exported, images):
     other = Segmenter(weights=exported("small", ".onnx", False), score_threshold=0.2, top_k=10)
     original = segmenters["small"]
-    same = check(other, original, pictures)
-    assert same.problems == [] and sum(p.agreement.matched for p in same.pictures) >= 30
+    same = check(other, original, images)
+    assert same.problems == [] and sum(p.agreement.matched for p in same.images) >= 30
     run = other.runtime.run
 
-    def wrong(images):
-        predictions = run(images)
+    def wrong(batch):
+        predictions = run(batch)
         return dataclasses.replace(predictions, class_logits=predictions.class_logits.flip(1))
 
     other.runtime = dataclasses.replace(other.runtime, run=wrong)
-    different = check(other, original, pictures)
+    different = check(other, original, images)
     assert any("have no partner" in problem for problem in different.problems)
     assert any("an output differs" in problem for problem in different.problems)
 
@@ -293,46 +293,46 @@ def test_what_does_not_do_the_same_is_noticed(segmenters, exported, pictures):
         (5, [*4 * ["read"], 4, 1, 1, 1, 1, "read", 2, 1, "read", 1, 1]),
     ],
 )
-def test_pictures_are_read_and_given_in_small_batches(segmenters, pictures, count, steps):
+def test_images_are_read_and_given_in_small_batches(segmenters, images, count, steps):
     original, seen = segmenters["small"], []
-    other, image = copy.copy(original), next(iter(pictures.values()))
+    other, image = copy.copy(original), next(iter(images.values()))
 
-    class Pictures(dict):
+    class Images(dict):
         def __getitem__(self, name):
             seen.append("read")
             return image
 
-    def run(images):
-        seen.append(len(images))
-        return original.runtime.run(images)
+    def run(batch):
+        seen.append(len(batch))
+        return original.runtime.run(batch)
 
-    def wrong(images):
-        return run(images.flip(2) if len(images) > 1 else images)
+    def wrong(batch):
+        return run(batch.flip(2) if len(batch) > 1 else batch)
 
-    given = Pictures.fromkeys(map(str, range(count)))
+    given = Images.fromkeys(map(str, range(count)))
     for call, is_right in ((run, True), (wrong, False)):
         other.runtime = dataclasses.replace(original.runtime, run=call)
         assert (check(other, original, given).problems == []) == is_right
     assert seen == 2 * steps
 
 
-def test_a_detection_stage_that_is_wrong_for_one_picture_is_noticed(segmenters, exported, pictures):
+def test_a_detection_stage_that_is_wrong_for_one_image_is_noticed(segmenters, exported, images):
     other = Segmenter(weights=exported("small", ".onnx", True))
     run = other.runtime.run
     other.runtime = dataclasses.replace(
-        other.runtime, run=lambda images: run(images.flip(2) if len(images) == 1 else images)
+        other.runtime, run=lambda batch: run(batch.flip(2) if len(batch) == 1 else batch)
     )
-    problems = check(other, segmenters["small"], pictures).problems
+    problems = check(other, segmenters["small"], images).problems
     assert any("have no partner" in problem for problem in problems)
 
 
-def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypatch):
+def test_a_failed_check_leaves_nothing(segmenters, images, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     module = importlib.import_module("yolact_ros.export.write")
     monkeypatch.setattr(module, "FLOAT", dataclasses.replace(FLOAT, output=0.0))  # no rounding
     path = tmp_path / "net.xml"
     with pytest.raises(ExportError, match=r"net.xml was not written.*an output differs by"):
-        export(segmenters["small"], path, pictures)
+        export(segmenters["small"], path, images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -346,27 +346,27 @@ def test_a_failed_check_leaves_nothing(segmenters, pictures, tmp_path, monkeypat
         ("nowhere/net.onnx", "there is no folder .*nowhere"),
     ],
 )
-def test_bad_targets(segmenters, pictures, tmp_path, name, message):
+def test_bad_targets(segmenters, images, tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
-        export(segmenters["small"], tmp_path / name, pictures)
+        export(segmenters["small"], tmp_path / name, images)
 
 
-def test_no_picture_to_check_with(segmenters, tmp_path):
-    with pytest.raises(ValueError, match="there is no picture to check with"):
+def test_no_image_to_check_with(segmenters, tmp_path):
+    with pytest.raises(ValueError, match="there is no image to check with"):
         export(segmenters["small"], tmp_path / "net.onnx", {})
 
 
-def test_a_picture_to_check_with_that_is_none(tmp_path, capsys):
-    picture, target = tmp_path / "picture.png", tmp_path / "net.pt2"
-    picture.write_text("text")
-    assert main(["export", str(target), "--images", str(picture)]) == 1
-    assert "picture.png is not a picture" in capsys.readouterr().err
+def test_an_image_to_check_with_that_is_none(tmp_path, capsys):
+    image, target = tmp_path / "image.png", tmp_path / "net.pt2"
+    image.write_text("text")
+    assert main(["export", str(target), "--images", str(image)]) == 1
+    assert "image.png is not an image" in capsys.readouterr().err
 
 
-def test_standard_nms_has_no_graph(segmenters, pictures, tmp_path):
+def test_standard_nms_has_no_graph(segmenters, images, tmp_path):
     segmenter = Segmenter(device="cpu", backend="torch", nms_method="standard")
     with pytest.raises(ValueError, match=r"nms_method='standard'.* is not allowed in a graph"):
-        export(segmenter, tmp_path / "net.onnx", pictures, detection=True)
+        export(segmenter, tmp_path / "net.onnx", images, detection=True)
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".pt2"])
@@ -441,6 +441,6 @@ def test_what_an_export_has_decided_cannot_be_chosen(exported, options):
 def test_each_difference_fails_the_check(differs, told):
     same = {"instances": 10, "matched": 10, "score_difference": 0.0, "box_difference": 0.0}
     same |= {"mask_iou": 1.0, "mean_mask_iou": 1.0}
-    compared = PictureCheck("a", Agreement(**same | differs), None)
+    compared = ImageCheck("a", Agreement(**same | differs), None)
     problems = Checked((compared,), FLOAT).problems
     assert len(problems) == bool(told) and (told or "") in "".join(problems)

@@ -41,10 +41,10 @@ def _save(folder, config):
     """A file with an untrained network whose output layers are scaled to speak up."""
     torch.manual_seed(0)
     net = build(config)
-    picture = torch.from_numpy(_picture()).permute(2, 0, 1)[None] / 64.0 - 2
-    picture = torch.nn.functional.interpolate(picture, (config.image_size, config.image_size))
+    image = torch.from_numpy(_image()).permute(2, 0, 1)[None] / 64.0 - 2
+    image = torch.nn.functional.interpolate(image, (config.image_size, config.image_size))
     with torch.no_grad():
-        raw = net(picture)
+        raw = net(image)
         net.head.classes.weight *= 2 / raw.class_logits.std()
         net.head.boxes.weight *= 4 / raw.box_offsets.std()
         net.head.boxes.bias.view(-1, 4)[:, 2:] += 6  # e^(0.2 * 6) times the anchor's sides
@@ -57,7 +57,7 @@ def _save(folder, config):
     return str(path)
 
 
-def _picture():
+def _image():
     coarse = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
     return coarse.repeat(20, axis=0).repeat(20, axis=1)
 
@@ -83,14 +83,14 @@ def boxes_only_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(weights, picture, tmp_path_factory, leave_repetitions_out):
+def exported(weights, image, tmp_path_factory, leave_repetitions_out):
     """A file with a detection stage that suppresses across classes, and where 0.6 overlaps."""
     pytest.importorskip("openvino", reason="needs the extra openvino")
     path = tmp_path_factory.mktemp("exported") / "small.xml"
     settings = {"nms_method": "cross_class", "nms_iou_threshold": 0.6, "top_k": 5}
     segmenter = Segmenter(weights=weights, backend="torch", **settings)
     leave_repetitions_out(segmenter.runtime.run.backbone.blocks)
-    export(segmenter, path, {"picture": picture}, detection=True)
+    export(segmenter, path, {"image": image}, detection=True)
     return str(path)
 
 
@@ -101,9 +101,9 @@ def segmenter(weights):
 
 
 @pytest.fixture(scope="session")
-def picture():
-    """A BGR picture of 120 x 160 pixels with something in it."""
-    return _picture()
+def image():
+    """A BGR image of 120 x 160 pixels with something in it."""
+    return _image()
 
 
 def wait_until(condition: Callable[[], object], what: str) -> object:

@@ -63,30 +63,30 @@ def test_how_many_images_go_through_the_network_at_once():
 
 @pytest.mark.parametrize("given", [TOPICS, ", ".join(TOPICS)])
 def test_each_camera_is_answered_in_its_own_namespace(
-    graph, weights, segmenter, picture, image_message, given
+    graph, weights, segmenter, image, image_message, given
 ):
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, score_threshold=0.0, top_k=5, image_topic=given, max_batch=2)
     assert graph.get("image_topic") == given
-    # Pictures of different sizes, as cameras have them.
-    pictures = [picture, picture[:97, :131].copy(), picture[::2, ::2].copy()]
+    # Images of different sizes, as cameras have them.
+    images = [image, image[:97, :131].copy(), image[::2, ::2].copy()]
     cameras = [graph.camera(topic if topic[0] == "/" else f"/{topic}") for topic in TOPICS]
     received = [graph.collect(InstanceArray, f"/yolact/{name}/instances") for name in NAMES]
     overlays = graph.collect(Image, "/yolact/rear/overlay")
 
     def show(_):
-        for name, camera, pixels in zip(NAMES, cameras, pictures, strict=True):
+        for name, camera, pixels in zip(NAMES, cameras, images, strict=True):
             camera(image_message(pixels, frame=name))
 
     for i in range(3):
         graph.see(show, None, received[i], 2)
-        expected, found = segmenter(pictures[i]), received[i][-1]
+        expected, found = segmenter(images[i]), received[i][-1]
         assert found.header.frame_id == NAMES[i]
-        assert (found.height, found.width) == pictures[i].shape[:2]
+        assert (found.height, found.width) == images[i].shape[:2]
         scores = [instance.score for instance in found.instances]
         np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
     overlay = graph.see(show, None, overlays)
-    assert (overlay.height, overlay.width) == pictures[1].shape[:2]
+    assert (overlay.height, overlay.width) == images[1].shape[:2]
 
     def statuses():
         return {status.name: status for status in diagnostics[-1].status}
@@ -128,14 +128,14 @@ def test_one_fast_camera_does_not_starve_the_others(graph, weights, image_messag
 
 
 def test_malformed_images_of_one_camera_leave_the_others_alone(
-    graph, weights, picture, image_message
+    graph, weights, image, image_message
 ):
     graph.start(weights=weights, score_threshold=0.0, image_topic=TOPICS[:2])
     received = graph.collect(InstanceArray, "/yolact/rear/instances")
     bad, good = (graph.camera(topic) for topic in TOPICS[:2])
     graph.see(
-        lambda message: bad(image_message(picture, step=7)) or good(message),
-        image_message(picture),
+        lambda message: bad(image_message(image, step=7)) or good(message),
+        image_message(image),
         received,
         3,
     )
@@ -146,12 +146,12 @@ def test_malformed_images_of_one_camera_leave_the_others_alone(
     assert rear.summary().refused == {}
 
 
-def test_each_camera_has_log_lines_of_its_own(graph, weights, picture, image_message):
+def test_each_camera_has_log_lines_of_its_own(graph, weights, image, image_message):
     """One a second at most, but one camera's are not left out for another's."""
     lines = graph.collect(Log, "/rosout")
     graph.start(weights=weights, image_topic=TOPICS[:2])
     cameras = [graph.camera(topic) for topic in TOPICS[:2]]
-    bad = image_message(picture, step=7)
+    bad = image_message(image, step=7)
 
     def stamps(topic):
         of_topic = (line.stamp for line in lines if f"dropped on {topic}:" in line.msg)
@@ -196,7 +196,7 @@ def test_silence_is_logged_once_a_minute(graph, weights):
     assert [sum(topic in line for line in silent) for topic in TOPICS[:2]] == [1, 1]
 
 
-def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, picture, image_message):
+def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, image, image_message):
     graph.start(weights=weights, score_threshold=0.0)
     for bad in ([], ["/a", "/a"], ["/a", ""], 7, ["/a", "no topic!"]):
         assert graph.set(image_topic=bad) != ""
@@ -206,4 +206,4 @@ def test_a_list_of_topics_is_set_and_refused_as_others(graph, weights, picture, 
     for step in ("deactivate", "cleanup", "configure", "activate"):
         assert graph.transition(step)
     received = graph.collect(InstanceArray, "/yolact/b/instances")
-    graph.see(graph.camera("/b/x"), image_message(picture), received)
+    graph.see(graph.camera("/b/x"), image_message(image), received)

@@ -11,7 +11,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage
 
 from yolact_ros.node import images
-from yolact_ros.node.cdr import read_compressed_image, read_image
+from yolact_ros.node.cdr import parse_compressed_image, parse_image
 from yolact_ros.node.images import ImageError
 
 FIELDS = ("header", "height", "width", "encoding", "is_bigendian", "step")
@@ -22,17 +22,17 @@ FIELDS = ("header", "height", "width", "encoding", "is_bigendian", "step")
 def test_every_field_of_an_image(image_message, frame, encoding):
     rows = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
     message = image_message(rows, encoding, width=4, frame=frame, stamp=10**18 + 7, is_bigendian=1)
-    read = read_image(bytes(serialize_message(message)))
+    read = parse_image(bytes(serialize_message(message)))
     for name in FIELDS:
         assert getattr(read, name) == getattr(message, name), name
     assert read.data == rows.tobytes()
 
 
 def test_pixels_are_a_view_of_the_message(image_message):
-    picture = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
-    message = bytes(serialize_message(image_message(picture)))
-    pixels = images.bgr_of(read_image(message))
-    np.testing.assert_array_equal(pixels, picture)
+    image = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+    message = bytes(serialize_message(image_message(image)))
+    pixels = images.bgr_of(parse_image(message))
+    np.testing.assert_array_equal(pixels, image)
     assert np.shares_memory(pixels, np.frombuffer(message, np.uint8))
 
 
@@ -40,7 +40,7 @@ def test_stamps_before_1970_and_at_the_end_of_time(image_message):
     message = image_message(np.zeros((1, 1), np.uint8), "mono8")
     for seconds, nanoseconds in ((-1, 0), (-(2**31), 2**32 - 1), (2**31 - 1, 999_999_999)):
         message.header.stamp.sec, message.header.stamp.nanosec = seconds, nanoseconds
-        assert read_image(bytes(serialize_message(message))).header == message.header
+        assert parse_image(bytes(serialize_message(message))).header == message.header
 
 
 def big_endian(message):
@@ -69,7 +69,7 @@ def big_endian(message):
 
 def test_messages_of_big_endian_computers(image_message):
     message = image_message(np.arange(30, dtype=np.uint8).reshape(2, 5, 3), frame="eye", stamp=-5)
-    read = read_image(big_endian(message))
+    read = parse_image(big_endian(message))
     for name in FIELDS:
         assert getattr(read, name) == getattr(message, name), name
     assert read.data == bytes(range(30))
@@ -78,20 +78,20 @@ def test_messages_of_big_endian_computers(image_message):
 def test_compressed_images():
     message = CompressedImage(format="png", data=b"\x89PNG")
     message.header.frame_id = "eye"
-    read = read_compressed_image(bytes(serialize_message(message)))
+    read = parse_compressed_image(bytes(serialize_message(message)))
     assert (read.header, read.format, read.data) == (message.header, "png", b"\x89PNG")
 
 
-@pytest.mark.parametrize("read", [read_image, read_compressed_image])
-def test_every_message_that_is_cut_short_is_refused(image_message, read):
+@pytest.mark.parametrize("parse", [parse_image, parse_compressed_image])
+def test_every_message_that_is_cut_short_is_refused(image_message, parse):
     message = image_message(np.zeros((2, 2), np.uint8), "mono8", frame="eye")
-    if read is read_compressed_image:
+    if parse is parse_compressed_image:
         message = CompressedImage(header=message.header, format="png", data=b"1234")
     whole = bytes(serialize_message(message))
-    read(whole)
+    parse(whole)
     for length in range(len(whole)):
         with pytest.raises(ImageError) as caught:
-            read(whole[:length])
+            parse(whole[:length])
         assert caught.value.reason == "message"
 
 
@@ -99,10 +99,10 @@ def test_other_bytes_are_refused(image_message):
     whole = bytes(serialize_message(image_message(np.zeros((2, 2), np.uint8), "mono8")))
     parameter_list = b"\0\3" + whole[2:]
     with pytest.raises(ImageError, match="no serialized message"):
-        read_image(parameter_list)
+        parse_image(parameter_list)
     at = whole.index(b"camera")
     with pytest.raises(ImageError, match="not UTF-8"):
-        read_image(whole[:at] + b"\xff" + whole[at + 1 :])
+        parse_image(whole[:at] + b"\xff" + whole[at + 1 :])
 
 
 def test_random_bytes_never_do_more_than_raise(image_message):
@@ -113,7 +113,7 @@ def test_random_bytes_never_do_more_than_raise(image_message):
         for at in rng.integers(0, len(data), 3):
             data[at] = rng.integers(256)
         try:
-            image = read_image(bytes(data))
+            image = parse_image(bytes(data))
             images.bgr_of(image)
         except ImageError:
             continue

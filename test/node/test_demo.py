@@ -40,9 +40,9 @@ def run(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_segments_the_photographs(tmp_path: Path) -> None:
-    result = run(tmp_path / "pictures")
+    result = run(tmp_path / "overlays")
     assert result.returncode == 0, result.stderr
-    assert str(tmp_path / "pictures") in result.stdout
+    assert str(tmp_path / "overlays") in result.stdout
     rows = [line.split() for line in result.stdout.splitlines() if " person " in line]
     assert {row[0] for row in rows} == {photo.name for photo in PHOTOS}
     for name, _, score, x1, y1, x2, y2, area, latency in rows:
@@ -54,7 +54,7 @@ def test_segments_the_photographs(tmp_path: Path) -> None:
         assert int(latency) > 0
     assert sum(int(row[-2]) for row in rows) > 10_000
     for photo in PHOTOS:
-        overlay = cv2.imread(str(tmp_path / "pictures" / f"{photo.stem}.png"))
+        overlay = cv2.imread(str(tmp_path / "overlays" / f"{photo.stem}.png"))
         original = cv2.imread(str(photo))
         assert overlay.shape == original.shape
         assert (overlay != original).any()
@@ -124,7 +124,7 @@ def test_waits_while_a_model_is_loaded() -> None:
         (("rate:=often",), "to 'often' of type 'STRING', expecting type 'DOUBLE'"),
     ],
 )
-def test_a_camera_without_pictures_or_rate_says_so(parameters, message) -> None:
+def test_a_camera_without_images_or_rate_says_so(parameters, message) -> None:
     words = [word for each in parameters for word in ("-p", each)]
     result = subprocess.run(
         [*program("yolact_camera"), "--ros-args", *words],

@@ -57,9 +57,9 @@ def one_instance(masks, box):
     )
 
 
-def test_rectified_images_have_a_calibration_of_their_own(segmenter, picture):
+def test_rectified_images_have_a_calibration_of_their_own(segmenter, image):
     """The raw image's is for other pixels than those of the rectified one."""
-    instances, depth = segmenter(picture), np.full((120, 160), 2, np.float32)
+    instances, depth = segmenter(image), np.full((120, 160), 2, np.float32)
     info = calibration()
     expected = locate(instances, depth, info)
     info.k = [2 * value for value in info.k]
@@ -83,9 +83,9 @@ def test_depth_in_millimetres_and_metres(image_message):
         np.testing.assert_allclose(metres_of(message), expected, rtol=1e-6)
 
 
-def test_calibrations_of_binned_images_and_of_parts(segmenter, picture):
+def test_calibrations_of_binned_images_and_of_parts(segmenter, image):
     """Of a camera with twice the pixels, from which a part is taken and binned."""
-    instances = segmenter(picture)
+    instances = segmenter(image)
     depth = np.full((120, 160), 2, np.float32)
     expected = locate(instances, depth, calibration())
     whole = CameraInfo(
@@ -132,8 +132,8 @@ def test_malformed_depth_is_refused(image_message):
         assert caught.value.reason == reason
 
 
-def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
-    instances = segmenter(picture)
+def test_positions_of_a_slanted_surface_before_a_wall(segmenter, image):
+    instances = segmenter(image)
     y, x = np.mgrid[0:120, 0:160]
     rng = np.random.default_rng(1)
     depth = (1.5 + 0.001 * x).astype(np.float32)
@@ -156,8 +156,8 @@ def test_positions_of_a_slanted_surface_before_a_wall(segmenter, picture):
         np.testing.assert_allclose(positions.middles[i], middle, rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_located_is_refused(segmenter, picture):
-    instances = segmenter(picture)
+def test_what_cannot_be_located_is_refused(segmenter, image):
+    instances = segmenter(image)
     with pytest.raises(ImageError, match="must be registered"):
         locate(instances, np.ones((60, 80), np.float32), calibration())
     with pytest.raises(ImageError, match="uncalibrated"):
@@ -280,16 +280,16 @@ def test_nothing_is_waited_for_in_vain():
     assert time.monotonic() < started + 30
 
 
-def test_missing_depth_is_told(graph, weights, picture, image_message):
+def test_missing_depth_is_told(graph, weights, image, image_message):
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, depth_topic="/depth/image")
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
     assert graph.set(score_threshold=1.0) == ""
-    graph.see(camera, image_message(picture), received)
+    graph.see(camera, image_message(image), received)
     assert graph.settled_summary().without_depth == 0  # of nothing
     assert graph.set(score_threshold=0.0) == ""
-    graph.see(camera, image_message(picture), received, 2)
+    graph.see(camera, image_message(image), received, 2)
     assert graph.summary().without_depth > 0
 
     def told():
@@ -328,19 +328,19 @@ def test_stamps_that_go_back_begin_anew():
     assert match(images, 50) is again
 
 
-def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message):
+def test_depth_of_no_use_is_counted_apart(graph, weights, image, image_message):
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, depth_topic="/depth/image")
     received = graph.collect(InstanceArray, "/yolact/instances")
     publish_depth = graph.camera("/depth/image")
     publish_info = graph.camera("/depth/camera_info", CameraInfo)
-    image = graph.camera()
+    publish = graph.camera()
     small = image_message(np.ones((60, 80), np.uint16), "16UC1", stamp=7)
 
     def refused():
         publish_info(calibration())
         publish_depth(small)
-        graph.see(image, image_message(picture, stamp=7), received)
+        graph.see(publish, image_message(image, stamp=7), received)
         return graph.summary().depth_refused
 
     graph.wait_until(refused, "depth of another size to be refused")
@@ -355,7 +355,7 @@ def test_depth_of_no_use_is_counted_apart(graph, weights, picture, image_message
     assert values["refused"] == values["failed"] == "0" and int(values["processed"]) > 0
 
 
-def depth_camera(graph, folder, depth, publish, image):
+def depth_camera(graph, folder, depth, publish, message):
     """What publishes an image with its depth and calibration, on topics in `folder`."""
     publish_depth = graph.camera(f"{folder}/image")
     publish_info = graph.camera(f"{folder}/camera_info", CameraInfo)
@@ -363,7 +363,7 @@ def depth_camera(graph, folder, depth, publish, image):
     def camera(_):
         publish_info(calibration())
         publish_depth(depth)
-        publish(image)
+        publish(message)
 
     return camera
 
@@ -375,7 +375,7 @@ def see_positions(graph, camera, received):
     )
 
 
-def test_depth_of_another_frame_and_remapped_topics(graph, weights, picture, image_message):
+def test_depth_of_another_frame_and_remapped_topics(graph, weights, image, image_message):
     """What lies beside a topic follows where it was remapped to."""
     graph.start(
         weights=weights,
@@ -389,23 +389,23 @@ def test_depth_of_another_frame_and_remapped_topics(graph, weights, picture, ima
     log = graph.collect(Log, "/rosout")
     publish = graph.camera("/front/image/compressed", CompressedImage)
     depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7, frame="infrared")
-    image = CompressedImage(format="png", data=cv2.imencode(".png", picture)[1].tobytes())
-    image.header.stamp, image.header.frame_id = depth.header.stamp, "colour"
+    message = CompressedImage(format="png", data=cv2.imencode(".png", image)[1].tobytes())
+    message.header.stamp, message.header.frame_id = depth.header.stamp, "colour"
 
-    see_positions(graph, depth_camera(graph, "/eye", depth, publish, image), received)
+    see_positions(graph, depth_camera(graph, "/eye", depth, publish, message), received)
     warning = "Depth is in the frame 'infrared', images in 'colour': "
     graph.wait_until(lambda: any(each.msg.startswith(warning) for each in log), "a warning")
 
 
-def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message):
+def test_positions_and_markers_on_a_graph(graph, weights, image, image_message):
     graph.start(weights=weights, score_threshold=0.0, top_k=5, depth_topic="/depth/image")
     received = graph.collect(InstanceArray, "/yolact/instances")
     shown = graph.collect(MarkerArray, "/yolact/markers")
     publish = graph.camera()
     depth = image_message(np.full((120, 160), 2000, np.uint16), "16UC1", stamp=7)
-    image = image_message(picture, stamp=7, frame="camera_optical")
+    message = image_message(image, stamp=7, frame="camera_optical")
 
-    camera = depth_camera(graph, "/depth", depth, publish, image)
+    camera = depth_camera(graph, "/depth", depth, publish, message)
     see_positions(graph, camera, received)
     graph.see(camera, None, shown, 2)
     found = received[-1].instances
@@ -430,14 +430,14 @@ def test_positions_and_markers_on_a_graph(graph, weights, picture, image_message
         assert lowest - 1e-4 <= box.pose.position.x - box.scale.x / 2
         assert min(box.scale.x, box.scale.y, box.scale.z) > 0
         assert text.text == f"{instance.class_name} {instance.score:.2f}"
-    image.header.stamp.nanosec = 300_000_000
+    message.header.stamp.nanosec = 300_000_000
     for most, is_near in ((0.05, False), (0.5, True)):
         assert graph.set(depth__max_offset=most) == ""
-        result = graph.see(publish, image, received, 2)
+        result = graph.see(publish, message, received, 2)
         assert any(found.position_valid for found in result.instances) == is_near
     # Without depth of the same time there are instances still, and no old markers.
-    image.header.stamp.sec = 100
-    result = graph.see(publish, image, received, 2)
+    message.header.stamp.sec = 100
+    result = graph.see(publish, message, received, 2)
     assert result.instances and not any(found.position_valid for found in result.instances)
     graph.wait_until(lambda: len(shown[-1].markers) == 1, "the markers to go")
     graph.see(camera, None, shown, 2)

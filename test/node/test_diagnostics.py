@@ -43,11 +43,11 @@ def wait_for(graph, messages, name, condition):
     return graph.wait_until(found, f"a status of {name}")
 
 
-def test_model_and_images(graph, weights, picture, image_message):
+def test_model_and_images(graph, weights, image, image_message):
     messages = graph.collect(DiagnosticArray, "/diagnostics")
     graph.start(weights=weights, score_threshold=0.0)
     received = graph.collect(InstanceArray, "/yolact/instances")
-    graph.see(graph.camera(), image_message(picture), received, 3)
+    graph.see(graph.camera(), image_message(image), received, 3)
     status, values = wait_for(
         graph, messages, "/yolact: images", lambda _, values: int(values["processed"]) >= 3
     )
@@ -97,7 +97,7 @@ def test_a_slow_network_is_not_one_that_hangs():
     assert levels == [DiagnosticStatus.OK, DiagnosticStatus.OK, DiagnosticStatus.ERROR]
 
 
-def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message, monkeypatch):
+def test_a_network_that_hangs_is_an_error(graph, weights, image, image_message, monkeypatch):
     monkeypatch.setattr("yolact_ros.node.statistics.RATE_WINDOW", 1.0)
     messages = graph.collect(DiagnosticArray, "/diagnostics")
     node = graph.start(weights=weights, image_timeout=0.5)
@@ -113,7 +113,7 @@ def test_a_network_that_hangs_is_an_error(graph, weights, picture, image_message
 
     def told():
         # One that is refused is no sign that the network works.
-        camera(image_message(picture, **({"step": 1} if hangs.is_set() else {})))
+        camera(image_message(image, **({"step": 1} if hangs.is_set() else {})))
         time.sleep(0.05)
         newest = latest(messages, "/yolact: images")
         return newest[0] if newest and newest[0].level == DiagnosticStatus.ERROR else None
@@ -151,21 +151,21 @@ def test_a_node_that_starts_slowly_does_not_look_left_alone(graph, weights):
     assert "unconfigured" not in told
 
 
-def test_a_flood_of_malformed_images(graph, weights, picture, image_message):
+def test_a_flood_of_malformed_images(graph, weights, image, image_message):
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     log = graph.collect(Log, "/rosout", 1000)
     graph.start(weights=weights, score_threshold=0.0, qos__depth=100, qos__reliability="reliable")
     received = graph.collect(InstanceArray, "/yolact/instances", 100)
     camera = graph.camera(qos=100)
     graph.wait_until(lambda: any("Waiting" in entry.msg for entry in log), "the log")
-    good = image_message(picture)
+    good = image_message(image)
     malformed = [
-        image_message(picture, step=7),
-        image_message(picture, height=1000),
-        image_message(picture, width=0),
-        image_message(picture, encoding="bgr8_of_mars"),
-        image_message(picture, encoding="mono16", step=321, data=bytes(321 * 120)),
-        image_message(picture, height=2**31, width=2**31),
+        image_message(image, step=7),
+        image_message(image, height=1000),
+        image_message(image, width=0),
+        image_message(image, encoding="bgr8_of_mars"),
+        image_message(image, encoding="mono16", step=321, data=bytes(321 * 120)),
+        image_message(image, height=2**31, width=2**31),
     ]
     start = time.monotonic()
     for _ in range(10):
@@ -190,12 +190,12 @@ def test_a_flood_of_malformed_images(graph, weights, picture, image_message):
     graph.see(camera, good, received)
 
 
-def test_compressed_images_that_cannot_be_decoded(graph, weights, picture, image_message):
+def test_compressed_images_that_cannot_be_decoded(graph, weights, image, image_message):
     graph.start(weights=weights, compressed=True, score_threshold=0.0)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera("/image_raw/compressed", CompressedImage)
-    data = cv2.imencode(".jpg", picture)[1].tobytes()
-    png = cv2.imencode(".png", picture)[1].tobytes()
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    png = cv2.imencode(".png", image)[1].tobytes()
     for broken in (b"", data[: len(data) // 2], b"GIF89a", png[:60] + bytes(80) + png[140:]):
         before = graph.summary().refused
         message = CompressedImage(format="jpeg", data=broken)

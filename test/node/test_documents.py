@@ -37,7 +37,7 @@ def program(repository):
     return lambda language: re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
 
 
-def test_the_subscriber_in_python(graph, weights, picture, image_message, program, tmp_path):
+def test_the_subscriber_in_python(graph, weights, image, image_message, program, tmp_path):
     graph.start(weights=weights, score_threshold=0.0, top_k=5)
     camera, output = graph.camera(), tmp_path / "output.txt"
     with output.open("w") as file:
@@ -46,7 +46,7 @@ def test_the_subscriber_in_python(graph, weights, picture, image_message, progra
         )
         try:
             graph.wait_until(
-                lambda: camera(image_message(picture)) or output.read_text().count("\n") >= 5,
+                lambda: camera(image_message(image)) or output.read_text().count("\n") >= 5,
                 "five instances",
             )
         finally:

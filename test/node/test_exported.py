@@ -11,12 +11,12 @@ from yolact_ros.msg import InstanceArray
 from yolact_ros.engine import Segmenter
 
 
-def test_what_the_file_fixes_is_taken(graph, exported, picture, image_message):
+def test_what_the_file_fixes_is_taken(graph, exported, image, image_message):
     graph.start(backend="auto", weights=exported, score_threshold=0.0)
     assert graph.get("nms.method") == "cross_class" and graph.get("nms.iou_threshold") == 0.6
     received = graph.collect(InstanceArray, "/yolact/instances")
-    message = graph.see(graph.camera(), image_message(picture), received)
-    expected = Segmenter(weights=exported, score_threshold=0.0)(picture)
+    message = graph.see(graph.camera(), image_message(image), received)
+    expected = Segmenter(weights=exported, score_threshold=0.0)(image)
     assert [each.score for each in message.instances] == pytest.approx(expected.scores.tolist())
     assert len(expected) > 0
     assert "nms_method='fast' is not allowed: the exported" in graph.set(nms__method="fast")

@@ -1,4 +1,4 @@
-"""Messages become the picture that was sent, for every encoding; malformed ones are refused."""
+"""Messages become the image that was sent, for every encoding; malformed ones are refused."""
 
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,7 @@ class CompressedImage:
     data: bytes
 
 
-def picture(height, width):
+def smooth_image(height, width):
     """Smooth colours, different in every corner and channel, so that a mix-up is seen."""
     y, x = np.mgrid[0:height, 0:width].astype(float)
     y, x = y / max(height - 1, 1), x / max(width - 1, 1)
@@ -147,10 +147,10 @@ def test_every_encoding_of_the_table_is_tested_here():
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (48, 64)])
 @pytest.mark.parametrize("encoding", PLAIN)
 def test_colour_comes_through_exactly(encoding, size, padding):
-    bgr = picture(*size)
-    image = message(encoding, PLAIN[encoding](bgr), *size, padding)
-    images.check(image)
-    result = bgr_of(image)
+    bgr = smooth_image(*size)
+    sent = message(encoding, PLAIN[encoding](bgr), *size, padding)
+    images.check(sent)
+    result = bgr_of(sent)
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(result, bgr)
 
@@ -159,7 +159,7 @@ def test_colour_comes_through_exactly(encoding, size, padding):
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (48, 64)])
 @pytest.mark.parametrize("encoding", GREY)
 def test_grey_comes_through_exactly_in_all_channels(encoding, size, padding):
-    bgr = picture(*size)
+    bgr = smooth_image(*size)
     result = bgr_of(message(encoding, GREY[encoding](bgr), *size, padding))
     np.testing.assert_array_equal(result, np.repeat(grey(bgr)[..., None], 3, axis=-1))
 
@@ -168,7 +168,7 @@ def test_grey_comes_through_exactly_in_all_channels(encoding, size, padding):
 @pytest.mark.parametrize("size", [(47, 65), (48, 64)])
 @pytest.mark.parametrize("encoding", BAYER)
 def test_bayer_mosaics_give_their_colours_back(encoding, size, padding):
-    bgr = picture(*size)
+    bgr = smooth_image(*size)
     result = bgr_of(message(encoding, BAYER[encoding](bgr), *size, padding))
     # A wrong pattern swaps red and blue, or mixes green in: differences of up to 160.
     inner = np.s_[2:-2, 2:-2]
@@ -179,7 +179,7 @@ def test_bayer_mosaics_give_their_colours_back(encoding, size, padding):
 @pytest.mark.parametrize("padding", [0, 6])
 @pytest.mark.parametrize("encoding", SUBSAMPLED)
 def test_video_encodings_give_their_colours_back(encoding, padding):
-    bgr = picture(48, 64)
+    bgr = smooth_image(48, 64)
     result = bgr_of(message(encoding, SUBSAMPLED[encoding](bgr), 48, 64, padding))
     assert result.shape == bgr.shape
     assert np.abs(result.astype(int) - bgr).max() <= 8
@@ -187,7 +187,7 @@ def test_video_encodings_give_their_colours_back(encoding, padding):
 
 @pytest.mark.parametrize("encoding", SUBSAMPLED)
 def test_video_encodings_of_odd_size_have_rows_of_whole_pairs(encoding):
-    bgr = picture(48, 64)
+    bgr = smooth_image(48, 64)
     rows = SUBSAMPLED[encoding](bgr)
     whole = message(encoding, rows, 48, 64)
     odd = message(encoding, rows, 48, 63)
@@ -205,7 +205,7 @@ def test_nv24_has_a_colour_for_every_pixel():
 
 @pytest.mark.parametrize("encoding", ["mono16", "bgr16", "rgba16", "bayer_rggb16", "16UC1"])
 def test_big_endian_values_are_read_as_such(encoding):
-    bgr = picture(12, 10)
+    bgr = smooth_image(12, 10)
     values = {**PLAIN, **GREY, **BAYER}[encoding](bgr)
     odd_values = values + 1  # low and high byte differ
     little = message(encoding, odd_values, 12, 10)
@@ -215,25 +215,25 @@ def test_big_endian_values_are_read_as_such(encoding):
 
 
 def test_big_endian_flag_does_not_touch_single_bytes():
-    bgr = picture(6, 5)
-    image = replace(message("bgr8", bgr, 6, 5), is_bigendian=1)
-    np.testing.assert_array_equal(bgr_of(image), bgr)
+    bgr = smooth_image(6, 5)
+    sent = replace(message("bgr8", bgr, 6, 5), is_bigendian=1)
+    np.testing.assert_array_equal(bgr_of(sent), bgr)
 
 
 @pytest.mark.parametrize("padding", [0, 6])
 def test_bgr8_is_a_view_of_the_message(padding):
-    image = message("bgr8", picture(6, 5), 6, 5, padding)
-    image.data = bytearray(image.data)
-    result = bgr_of(image)
-    image.data[0] ^= 255
-    assert result[0, 0, 0] == image.data[0]
+    sent = message("bgr8", smooth_image(6, 5), 6, 5, padding)
+    sent.data = bytearray(sent.data)
+    result = bgr_of(sent)
+    sent.data[0] ^= 255
+    assert result[0, 0, 0] == sent.data[0]
 
 
-BGR = message("bgr8", picture(6, 5), 6, 5)
+BGR = message("bgr8", smooth_image(6, 5), 6, 5)
 
 
 @pytest.mark.parametrize(
-    ("image", "reason", "text"),
+    ("malformed", "reason", "text"),
     [
         (replace(BGR, step=14), "step", "step of 14 bytes.* needs 15 or more"),
         (replace(BGR, step=0), "step", "step of 0"),
@@ -253,12 +253,12 @@ BGR = message("bgr8", picture(6, 5), 6, 5)
         (message("bayer_rggb8", np.zeros((2, 2), np.uint8), 2, 2), "size", "at least 3 x 3"),
     ],
 )
-def test_malformed_images_are_refused(image, reason, text):
+def test_malformed_images_are_refused(malformed, reason, text):
     with pytest.raises(ImageError, match=text) as caught:
-        images.check(image)
+        images.check(malformed)
     assert caught.value.reason == reason
     with pytest.raises(ImageError, match=text):
-        bgr_of(image)
+        bgr_of(malformed)
 
 
 def encoded(suffix, pixels, *options):
@@ -277,7 +277,7 @@ def encoded(suffix, pixels, *options):
     ],
 )
 def test_compressed_images(kind, suffix, tolerance):
-    bgr = picture(49, 63)
+    bgr = smooth_image(49, 63)
     result = bgr_of_compressed(CompressedImage(kind, encoded(suffix, bgr)))
     assert result.shape == bgr.shape
     assert np.abs(result.astype(int) - bgr).max() <= tolerance
@@ -287,16 +287,16 @@ def test_compressed_images(kind, suffix, tolerance):
 @pytest.mark.parametrize("encoding", BAYER)
 def test_compressed_mosaics_give_their_colours_back(encoding, suffix):
     """As compressed_image_transport sends what a camera gives."""
-    bgr = picture(48, 64)
+    bgr = smooth_image(48, 64)
     values = BAYER[encoding](bgr)
     if suffix == ".jpg" and values.dtype == np.uint16:
         values = (values / 257).astype(np.uint8)  # which is what it does
-    image = CompressedImage(f"{encoding}; {suffix[1:]} compressed ", encoded(suffix, values))
-    difference = np.abs(bgr_of_compressed(image)[2:-2, 2:-2].astype(int) - bgr[2:-2, 2:-2])
+    sent = CompressedImage(f"{encoding}; {suffix[1:]} compressed ", encoded(suffix, values))
+    difference = np.abs(bgr_of_compressed(sent)[2:-2, 2:-2].astype(int) - bgr[2:-2, 2:-2])
     assert difference.mean() <= (4 if suffix == ".png" else 12)
-    # What was made a picture before it was compressed stays one.
-    image = CompressedImage(f"{encoding}; png compressed bgr8", encoded(".png", bgr))
-    np.testing.assert_array_equal(bgr_of_compressed(image), bgr)
+    # What was demosaiced before it was compressed stays as it is.
+    sent = CompressedImage(f"{encoding}; png compressed bgr8", encoded(".png", bgr))
+    np.testing.assert_array_equal(bgr_of_compressed(sent), bgr)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_compressed_mosaics_that_give_no_colours(encoding, size, reason, text):
 
 
 def test_compressed_grey_and_16_bit_and_transparent_images():
-    bgr = picture(20, 30)
+    bgr = smooth_image(20, 30)
     for pixels, expected in (
         (grey(bgr), np.repeat(grey(bgr)[..., None], 3, axis=-1)),
         (wide(bgr), bgr),
@@ -325,13 +325,13 @@ def test_compressed_grey_and_16_bit_and_transparent_images():
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
-    data = encoded(".jpg", picture(20, 30))
+    data = encoded(".jpg", smooth_image(20, 30))
     result = bgr_of_compressed(CompressedImage("jpeg", data + bytes(100)))
     assert result.shape == (20, 30, 3)
 
 
 def test_orientation_tags_are_not_followed():
-    data = encoded(".jpg", picture(20, 30))
+    data = encoded(".jpg", smooth_image(20, 30))
     tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     exif = b"\xff\xe1" + (len(tiff) + 8).to_bytes(2, "big") + b"Exif\0\0" + tiff
     result = bgr_of_compressed(CompressedImage("jpeg", data[:2] + exif + data[2:]))
@@ -341,7 +341,7 @@ def test_orientation_tags_are_not_followed():
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_a_jpeg_that_claims_to_be_enormous_is_not_decoded(progressive):
     """Its frame header is found behind fill bytes and the tables that some cameras put first."""
-    data = encoded(".jpg", picture(20, 30), cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+    data = encoded(".jpg", smooth_image(20, 30), cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
     table = data.index(b"\xff\xc4")
     end = table + 2 + int.from_bytes(data[table + 2 : table + 4], "big")
     size = data.index(b"\xff" + bytes([0xC0 + 2 * progressive])) + 5
@@ -353,8 +353,8 @@ def test_a_jpeg_that_claims_to_be_enormous_is_not_decoded(progressive):
     assert caught.value.reason == "size"
 
 
-JPEG = encoded(".jpg", picture(48, 64))
-PNG = encoded(".png", picture(48, 64))
+JPEG = encoded(".jpg", smooth_image(48, 64))
+PNG = encoded(".png", smooth_image(48, 64))
 
 
 @pytest.mark.parametrize(

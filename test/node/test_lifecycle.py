@@ -27,7 +27,7 @@ def topics(graph):
 OUTPUTS = {"/yolact/" + name for name in ("instances", "overlay", "overlay/compressed", "labels")}
 
 
-def test_every_transition(graph, weights, picture, image_message):
+def test_every_transition(graph, weights, image, image_message):
     graph.start(active=False, weights=weights, autostart=False, score_threshold=0.0)
     received = graph.collect(InstanceArray, "/yolact/instances")
     publisher = graph.client.create_publisher(Image, "/image_raw", 1)
@@ -41,7 +41,7 @@ def test_every_transition(graph, weights, picture, image_message):
         for _ in range(2):
             assert graph.transition("activate") and graph.state() == "active"
             graph.wait_until(publisher.get_subscription_count, "the subscription")
-            graph.see(publisher.publish, image_message(picture), received)
+            graph.see(publisher.publish, image_message(image), received)
             assert not graph.transition("cleanup") and graph.state() == "active"
             assert graph.transition("deactivate") and graph.state() == "inactive"
             graph.wait_until(lambda: publisher.get_subscription_count() == 0, "it to be gone")
@@ -61,7 +61,7 @@ def test_shutdown_from_every_state(graph, weights, steps):
     assert not graph.transition("configure")
 
 
-def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, image_message):
+def test_deactivation_during_an_image_waits_for_it(graph, weights, image, image_message):
     pipeline = graph.start(weights=weights, score_threshold=0.0)._inputs.pipeline
     received = graph.collect(InstanceArray, "/yolact/instances")
     graph.wait_until(lambda: graph.client.count_publishers("/yolact/instances"), "the publisher")
@@ -74,7 +74,7 @@ def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, imag
 
     pipeline._decode = wait_and_decode
     camera = graph.camera()
-    camera(image_message(picture))
+    camera(image_message(image))
     graph.wait_until(begun.is_set, "the image")
     left = []
     leaving = threading.Thread(target=lambda: left.append(graph.transition("deactivate")))
@@ -90,20 +90,20 @@ def test_deactivation_during_an_image_waits_for_it(graph, weights, picture, imag
 
 
 def test_a_new_model_is_taken_by_a_reconfiguration(
-    graph, weights, other_weights, picture, image_message
+    graph, weights, other_weights, image, image_message
 ):
     graph.start(weights=weights, score_threshold=0.0, top_k=3, image_topic="/one")
     received = graph.collect(InstanceArray, "/yolact/instances")
-    first = graph.see(graph.camera("/one"), image_message(picture), received)
+    first = graph.see(graph.camera("/one"), image_message(image), received)
     assert {i.class_name for i in first.instances} <= {"cat", "dog", "person"}
     assert graph.set(weights=other_weights, image_topic="/two") == ""
     assert graph.get("weights") == other_weights
-    again = graph.see(graph.camera("/one"), image_message(picture), received, 2)
+    again = graph.see(graph.camera("/one"), image_message(image), received, 2)
     assert {i.class_name for i in again.instances} <= {"cat", "dog", "person"}
     for step in ("deactivate", "cleanup", "configure", "activate"):
         assert graph.transition(step)
     received.clear()
-    second = graph.see(graph.camera("/two"), image_message(picture), received)
+    second = graph.see(graph.camera("/two"), image_message(image), received)
     assert {i.class_name for i in second.instances} <= {"car", "bus"}
 
 

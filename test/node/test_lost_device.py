@@ -18,17 +18,17 @@ from yolact_ros.engine.device import choose_device
 from yolact_ros.node import images, messages, yolact_node
 
 
-def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_message):
+def test_a_lost_device_leads_to_error_processing(graph, weights, image, image_message):
     node = graph.start(weights=weights, score_threshold=0.0)
     received = graph.collect(InstanceArray, "/yolact/instances")
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     publisher = graph.client.create_publisher(Image, "/image_raw", 1)
     graph.wait_until(publisher.get_subscription_count, "the subscription")
-    graph.see(publisher.publish, image_message(picture), received)
+    graph.see(publisher.publish, image_message(image), received)
     # No machine of the tests has so many: PyTorch refuses it as it refuses one that fell out.
     segmenter = node._segmenter
     segmenter.runtime = replace(segmenter.runtime, device=torch.device("cuda:7"))
-    publisher.publish(image_message(picture))
+    publisher.publish(image_message(image))
     graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
     assert node._segmenter is None and node._inputs is None
     diagnostics.clear()
@@ -39,12 +39,10 @@ def test_a_lost_device_leads_to_error_processing(graph, weights, picture, image_
     # The node is still there, and runs on a device that works.
     assert graph.transition("configure") and graph.transition("activate")
     graph.wait_until(publisher.get_subscription_count, "the subscription")
-    graph.see(publisher.publish, image_message(picture), received)
+    graph.see(publisher.publish, image_message(image), received)
 
 
-def test_a_device_that_is_lost_while_it_decodes(
-    graph, weights, picture, image_message, monkeypatch
-):
+def test_a_device_that_is_lost_while_it_decodes(graph, weights, image, image_message, monkeypatch):
     """The next image finds the loss, before the network is asked for anything."""
     node = graph.start(weights=weights, compressed=True)
     publisher = graph.client.create_publisher(CompressedImage, "/image_raw/compressed", 1)
@@ -56,7 +54,7 @@ def test_a_device_that_is_lost_while_it_decodes(
     monkeypatch.setattr(images, "bgr_on_gpu", fall)
     segmenter = node._segmenter
     segmenter.runtime = replace(segmenter.runtime, device=torch.device("cuda:7"))
-    publisher.publish(messages.jpeg_image(Header(), picture, 90))
+    publisher.publish(messages.jpeg_image(Header(), image, 90))
     graph.wait_until(lambda: graph.state() == "unconfigured", "the node to give up")
     assert "cuda:7 is lost" in node._problem
 
@@ -95,7 +93,7 @@ def test_a_lost_device_stays_lost(graph, weights, monkeypatch):
 
 
 def test_a_device_lost_before_the_node_is_quite_active(
-    graph, weights, picture, image_message, monkeypatch
+    graph, weights, image, image_message, monkeypatch
 ):
     node = graph.start(active=False, weights=weights, autostart=False)
     publisher = graph.client.create_publisher(Image, "/image_raw", 1)
@@ -106,7 +104,7 @@ def test_a_device_lost_before_the_node_is_quite_active(
     def and_lose_the_device(parameters):
         topics = start_receiving(parameters)
         graph.wait_until(publisher.get_subscription_count, "the subscription")
-        publisher.publish(image_message(picture))
+        publisher.publish(image_message(image))
         graph.wait_until(lambda: node._device_lost, "the loss")
         return topics
 
@@ -115,7 +113,7 @@ def test_a_device_lost_before_the_node_is_quite_active(
     assert "cuda:7 is lost" in node._problem
 
     def unconfigured():
-        publisher.publish(image_message(picture))
+        publisher.publish(image_message(image))
         return graph.state() == "unconfigured"
 
     graph.wait_until(unconfigured, "the node to give up")

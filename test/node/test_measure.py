@@ -20,7 +20,7 @@ from yolact_ros.node.measure.main import main
 from yolact_ros.node.measure.scaling import Load, plot
 from yolact_ros.node.measure.soak import Interval, Limits, soak
 from yolact_ros.node.measure.stages import NETWORK, OWN
-from yolact_ros.node.pipeline import picture_of, read_message
+from yolact_ros.node.pipeline import image_of, read_message
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -159,6 +159,6 @@ def test_the_measured_camera_sends_its_photographs(encoding):
 
     settings = CameraSettings(96, 64, encoding, 1)
     for message in settings.messages():
-        image = read_message(bytes(serialize_message(message)), settings.compressed)
-        picture = picture_of(image, torch.device("cpu"))
-        assert picture.shape == (64, 96, 3) and picture.std() > 10
+        received = read_message(bytes(serialize_message(message)), settings.compressed)
+        image = image_of(received, torch.device("cpu"))
+        assert image.shape == (64, 96, 3) and image.std() > 10

@@ -50,17 +50,17 @@ def check_instances(message, instances):
 
 
 def test_instances_are_those_of_the_segmenter_in_every_encoding(
-    graph, weights, segmenter, picture, image_message
+    graph, weights, segmenter, image, image_message
 ):
     graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
-    expected = segmenter(picture)
+    expected = segmenter(image)
     for encoding in masks.ENCODINGS:
         assert graph.set(mask__encoding=encoding) == ""
         received.clear()
         stamp = 1_234_567_890_123_456_789
-        message = graph.see(camera, image_message(picture, stamp=stamp, frame="eye"), received, 2)
+        message = graph.see(camera, image_message(image, stamp=stamp, frame="eye"), received, 2)
         assert message.header.frame_id == "eye"
         assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == stamp
         assert {found.mask.encoding for found in message.instances} == {encoding}
@@ -77,44 +77,44 @@ def test_instances_are_those_of_the_segmenter_in_every_encoding(
     ],
 )
 def test_other_encodings_padding_and_byte_order(
-    graph, weights, segmenter, picture, image_message, encoding, pixels
+    graph, weights, segmenter, image, image_message, encoding, pixels
 ):
     graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
-    message = image_message(pixels(picture), encoding)
+    message = image_message(pixels(image), encoding)
     check_instances(graph.see(camera, message, received), segmenter(images.bgr_of(message)))
 
 
-def test_padded_rows_and_big_endian_values(graph, weights, segmenter, picture, image_message):
+def test_padded_rows_and_big_endian_values(graph, weights, segmenter, image, image_message):
     graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
-    padded = np.pad(picture, ((0, 0), (0, 3), (0, 0)))
-    message = graph.see(camera, image_message(padded, width=picture.shape[1]), received)
-    check_instances(message, segmenter(picture))
-    grey = picture[..., 1].astype(">u2") * 257
+    padded = np.pad(image, ((0, 0), (0, 3), (0, 0)))
+    message = graph.see(camera, image_message(padded, width=image.shape[1]), received)
+    check_instances(message, segmenter(image))
+    grey = image[..., 1].astype(">u2") * 257
     received.clear()
     message = graph.see(camera, image_message(grey, "mono16", is_bigendian=1), received, 2)
-    check_instances(message, segmenter(picture[..., [1, 1, 1]].copy()))
+    check_instances(message, segmenter(image[..., [1, 1, 1]].copy()))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_compressed_images(graph, weights, segmenter, picture, suffix):
+def test_compressed_images(graph, weights, segmenter, image, suffix):
     graph.start(weights=weights, compressed=True, image_topic="/camera/image", **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera("/camera/image/compressed", CompressedImage)
-    data = cv2.imencode(suffix, picture)[1]
+    data = cv2.imencode(suffix, image)[1]
     message = CompressedImage(format="bgr8; compressed bgr8", data=data.tobytes())
     message = graph.see(camera, message, received)
     check_instances(message, segmenter(cv2.imdecode(data, cv2.IMREAD_COLOR)))
 
 
-def test_a_model_without_masks_gives_boxes(graph, boxes_only_weights, picture, image_message):
+def test_a_model_without_masks_gives_boxes(graph, boxes_only_weights, image, image_message):
     graph.start(weights=boxes_only_weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     labels = graph.collect(Image, "/yolact/labels")
-    message = graph.see(graph.camera(), image_message(picture), received)
+    message = graph.see(graph.camera(), image_message(image), received)
     assert len(message.instances) == 5
     for found in message.instances:
         assert found.mask.encoding == "" and len(found.mask.data) == 0
@@ -129,8 +129,8 @@ def test_the_compressed_overlay_is_beside_the_overlay(graph, weights):
     assert "/viz/overlay/compressed" in topics and "/yolact/overlay/compressed" not in topics
 
 
-def test_pictures_are_made_only_while_somebody_subscribes(
-    graph, weights, segmenter, picture, image_message, monkeypatch
+def test_overlays_and_labels_are_made_only_while_somebody_subscribes(
+    graph, weights, segmenter, image, image_message, monkeypatch
 ):
     drawn = []
 
@@ -142,41 +142,41 @@ def test_pictures_are_made_only_while_somebody_subscribes(
     graph.start(weights=weights, overlay__alpha=0.7, overlay__labels=False, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
-    image = image_message(picture, stamp=5, frame="eye")
-    graph.see(camera, image, received, 3)
+    message = image_message(image, stamp=5, frame="eye")
+    graph.see(camera, message, received, 3)
     assert drawn == []
     overlays = graph.collect(Image, "/yolact/overlay")
-    overlay = graph.see(camera, image, overlays)
+    overlay = graph.see(camera, message, overlays)
     assert drawn == [{"alpha": 0.7, "boxes": True, "labels": False}] * len(drawn) != []
-    assert overlay.header == image.header and overlay.encoding == "bgr8"
-    expected = segmenter(picture)
-    drawing = draw_overlay(picture, expected, alpha=0.7, labels=False)
+    assert overlay.header == message.header and overlay.encoding == "bgr8"
+    expected = segmenter(image)
+    drawing = draw_overlay(image, expected, alpha=0.7, labels=False)
     np.testing.assert_array_equal(images.bgr_of(overlay), drawing)
     compressed = graph.collect(CompressedImage, "/yolact/overlay/compressed")
-    result = graph.see(camera, image, compressed)
-    assert result.header == image.header and result.format == "bgr8; jpeg compressed bgr8"
+    result = graph.see(camera, message, compressed)
+    assert result.header == message.header and result.format == "bgr8; jpeg compressed bgr8"
     difference = np.abs(images.bgr_of_compressed(result).astype(int) - drawing)
     assert difference.mean() < 10
     assert graph.set(overlay__boxes=False, overlay__jpeg_quality=1) == ""
-    coarse = graph.see(camera, image, compressed, 2)
+    coarse = graph.see(camera, message, compressed, 2)
     assert len(coarse.data) < len(result.data) and not drawn[-1]["boxes"]
     assert graph.set(overlay__boxes=True) == ""
     labels = graph.collect(Image, "/yolact/labels")
-    result = graph.see(camera, image, labels)
-    assert result.header == image.header and result.encoding == "mono16"
+    result = graph.see(camera, message, labels)
+    assert result.header == message.header and result.encoding == "mono16"
     assert result.is_bigendian == 0 and result.step == 2 * result.width
     numbers = np.frombuffer(result.data, "<u2").reshape(result.height, result.width)
     np.testing.assert_array_equal(numbers, expected.label_image().numpy())
     assert graph.set(overlay__enabled=False) == ""
-    graph.see(camera, image, labels, 2)
+    graph.see(camera, message, labels, 2)
     drawn.clear()
-    graph.see(camera, image, labels, 2)
+    graph.see(camera, message, labels, 2)
     assert drawn == []
 
 
 @pytest.mark.parametrize("node", ["auto", "best_effort", "reliable"])
 @pytest.mark.parametrize("publisher", ["best_effort", "reliable"])
-def test_quality_of_service(graph, weights, picture, image_message, node, publisher):
+def test_quality_of_service(graph, weights, image, image_message, node, publisher):
     graph.start(weights=weights, qos__reliability=node, qos__depth=2, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     reliability = ReliabilityPolicy[publisher.upper()]
@@ -187,14 +187,14 @@ def test_quality_of_service(graph, weights, picture, image_message, node, publis
         publisher = graph.client.create_publisher(Image, "/image_raw", qos, event_callbacks=events)
         graph.wait_until(lambda: refused, "ROS to say that the two do not match")
         for _ in range(10):
-            publisher.publish(image_message(picture))
+            publisher.publish(image_message(image))
             time.sleep(0.05)
         assert received == []
     else:
-        graph.see(graph.camera(qos=qos), image_message(picture), received)
+        graph.see(graph.camera(qos=qos), image_message(image), received)
 
 
-def test_the_subscription_is_as_reliable_as_all_publishers(graph, weights, picture, image_message):
+def test_the_subscription_is_as_reliable_as_all_publishers(graph, weights, image, image_message):
     """Whenever they come and go; depth follows its own."""
     depth = {"depth_topic": "/depth/image_raw"}
     graph.start(weights=weights, remappings=["image_raw:=/front/image_raw"], **depth, **SETTINGS)
@@ -214,26 +214,26 @@ def test_the_subscription_is_as_reliable_as_all_publishers(graph, weights, pictu
     becomes("BEST_EFFORT")
     reliable = camera("RELIABLE")
     becomes("RELIABLE")
-    graph.see(reliable.publish, image_message(picture), received)
+    graph.see(reliable.publish, image_message(image), received)
     becomes("BEST_EFFORT", "/depth/image_raw")
     other = camera("BEST_EFFORT")
     becomes("BEST_EFFORT")
     for each in (reliable, other):
-        graph.see(each.publish, image_message(picture), received)
+        graph.see(each.publish, image_message(image), received)
     graph.client.destroy_publisher(other)
     becomes("RELIABLE")
     graph.client.destroy_publisher(reliable)
     again = camera("BEST_EFFORT")
     becomes("BEST_EFFORT")
-    graph.see(again.publish, image_message(picture), received)
+    graph.see(again.publish, image_message(image), received)
 
 
 @pytest.mark.parametrize("reliability", ["BEST_EFFORT", "RELIABLE"])
-def test_every_subscriber_receives_instances(graph, weights, picture, image_message, reliability):
+def test_every_subscriber_receives_instances(graph, weights, image, image_message, reliability):
     graph.start(weights=weights, **SETTINGS)
     qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability])
     received = graph.collect(InstanceArray, "/yolact/instances", qos)
-    graph.see(graph.camera(), image_message(picture), received)
+    graph.see(graph.camera(), image_message(image), received)
 
 
 def test_a_fast_camera_is_never_lagged_behind(graph, weights, image_message):
@@ -309,27 +309,27 @@ def test_the_rate_is_limited(graph, weights, image_message):
             graph.see(camera, small, received, count)
 
 
-def test_an_image_that_fails_does_not_end_the_node(graph, weights, picture, image_message):
+def test_an_image_that_fails_does_not_end_the_node(graph, weights, image, image_message):
     node = graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
     runtime = node._segmenter.runtime
     node._segmenter.runtime = None
     graph.wait_until(
-        lambda: camera(image_message(picture)) or graph.summary().failed,
+        lambda: camera(image_message(image)) or graph.summary().failed,
         "an image to fail",
     )
     node._segmenter.runtime = runtime
-    graph.see(camera, image_message(picture), received)
+    graph.see(camera, image_message(image), received)
 
 
-def test_run_time_parameters_take_effect_at_once(graph, weights, picture, image_message):
+def test_run_time_parameters_take_effect_at_once(graph, weights, image, image_message):
     graph.start(weights=weights, **SETTINGS)
     received = graph.collect(InstanceArray, "/yolact/instances")
     camera = graph.camera()
 
     def see():
-        return graph.see(camera, image_message(picture), received, 2).instances
+        return graph.see(camera, image_message(image), received, 2).instances
 
     everything = see()
     assert len(everything) == 5

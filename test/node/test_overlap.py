@@ -44,20 +44,20 @@ def stamps(messages):
 
 
 @pytest.fixture
-def show(graph, weights, picture, image_message):
-    """Shows picture number i to a node that works; what it answers is in `show.received`."""
+def show(graph, weights, image, image_message):
+    """Shows image number i to a node that works; what it answers is in `show.received`."""
     node = graph.start(weights=weights, score_threshold=0.0, top_k=5)
 
     def show(i):
-        """Returns when the node has the picture."""
+        """Returns when the node has the image."""
         before = graph.summary().received
-        camera(image_message(show.pictures[i], stamp=i * 10**9))
+        camera(image_message(show.images[i], stamp=i * 10**9))
         if show.received:
             graph.wait_until(lambda: graph.summary().received > before, "the image")
 
     camera = graph.camera()
     show.received = graph.collect(InstanceArray, "/yolact/instances", 100)
-    show.pictures = [np.roll(picture, 20 * i, axis=1) for i in range(5)]
+    show.images = [np.roll(image, 20 * i, axis=1) for i in range(5)]
     graph.see(lambda _: show(0), None, show.received)
     show(1)  # after it none of the first ones is on its way
     graph.wait_until(lambda: stamps(show.received)[-1] == 1, "all answers")
@@ -68,7 +68,7 @@ def show(graph, weights, picture, image_message):
 
 @pytest.fixture
 def two_on_their_way(graph, show):
-    """The device of a node that was given pictures 2 and 4, and has computed neither."""
+    """The device of a node that was given images 2 and 4, and has computed neither."""
     device = Device(show.node._segmenter)
     pipeline = show.node._inputs.pipeline
     decode, gate = pipeline._decode, threading.Event()
@@ -101,7 +101,7 @@ def test_two_frames_are_on_their_way_and_keep_their_order(graph, segmenter, show
     graph.wait_until(lambda: len(show.received) == 3, "two answers")
     assert stamps(show.received) == [1, 2, 4]
     for message in show.received:
-        expected = segmenter(show.pictures[message.header.stamp.sec])
+        expected = segmenter(show.images[message.header.stamp.sec])
         scores = [found.score for found in message.instances]
         np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
         assert [found.class_id for found in message.instances] == expected.class_ids.tolist()

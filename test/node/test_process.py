@@ -61,14 +61,14 @@ def start():
         process.reader.join()
 
 
-def test_ctrl_c_while_images_come(graph, start, weights, picture, image_message):
+def test_ctrl_c_while_images_come(graph, start, weights, image, image_message):
     process = start(f"weights:={weights}", "score_threshold:=0.0", "backend:=torch")
     received = graph.collect(InstanceArray, "/yolact/instances")
     graph.wait_until(lambda: "Waiting for images on /image_raw" in process.text(), "the node")
     camera = graph.camera()
-    graph.see(camera, image_message(picture), received)
+    graph.see(camera, image_message(image), received)
     for _ in range(20):
-        camera(image_message(picture))
+        camera(image_message(image))
     # Ctrl-C in a terminal reaches the node twice: directly and through ros2 launch.
     assert process.end(signal.SIGINT, signal.SIGINT) == 0, process.text()
     lines = process.text().splitlines()
@@ -129,13 +129,13 @@ main.main()
 """
 
 
-def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, picture, image_message):
+def test_a_network_that_hangs_does_not_keep_the_node(graph, start, weights, image, image_message):
     process = start(f"weights:={weights}", "backend:=torch", program=NETWORK_HANGS)
     graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
     camera = graph.camera()
 
     def hangs():
-        camera(image_message(picture))
+        camera(image_message(image))
         return "hangs" in process.text()
 
     graph.wait_until(hangs, "the network to hang")
@@ -157,7 +157,7 @@ main.main()
 """
 
 
-def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture, image_message):
+def test_the_system_may_give_any_thread_a_signal(graph, start, weights, image, image_message):
     """A main thread that waits for a lock does not learn of it."""
     program = ANOTHER_THREAD_IS_GIVEN_THE_SIGNAL
     process = start(f"weights:={weights}", "backend:=torch", program=program)
@@ -165,7 +165,7 @@ def test_the_system_may_give_any_thread_a_signal(graph, start, weights, picture,
     camera = graph.camera()
 
     def ends():
-        camera(image_message(picture))
+        camera(image_message(image))
         return process.process.poll() is not None
 
     graph.wait_until(ends, "the end")

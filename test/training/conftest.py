@@ -15,7 +15,7 @@ from yolact_ros.training.settings import ScheduleSettings, TrainingSettings
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
-    """Pictures of discs and squares on noise, in COCO's format with polygons."""
+    """Images of discs and squares on noise, in COCO's format with polygons."""
     folder = tmp_path_factory.mktemp("shapes")
     (folder / "images").mkdir()
     generator = np.random.default_rng(0)

@@ -59,7 +59,7 @@ def test_no_name_stands_for_two_classes(broken):
     assert {annotation.label for record in records for annotation in record.annotations} == {0}
 
 
-def test_a_picture_cut_short_is_left_out_or_named(broken):
+def test_an_image_cut_short_is_left_out_or_named(broken):
     def cut(content, images):
         whole = (images / "2.png").read_bytes()
         (images / "2.png").write_bytes(whole[: len(whole) // 2])

@@ -1,4 +1,4 @@
-"""Pictures, masks and boxes stay together through augmentation, in an order that repeats."""
+"""Images, masks and boxes stay together through augmentation, in an order that repeats."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ from yolact_ros.training.dataset import (
 
 
 def coloured_sample(crowd=False):
-    """Each object has a colour of its own, so that its place can be read from the picture."""
+    """Each object has a colour of its own, so that its place can be read from the image."""
     image = torch.zeros(3, 120, 160, dtype=torch.uint8)
     masks = torch.zeros(3, 120, 160, dtype=torch.uint8)
     boxes = torch.tensor([[10, 10, 60, 50], [70, 20, 150, 110], [5, 70, 50, 115]])
@@ -46,7 +46,7 @@ def coloured_sample(crowd=False):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_masks_and_boxes_follow_the_picture(seed):
+def test_masks_and_boxes_follow_the_image(seed):
     torch.manual_seed(seed)
     settings = AugmentationSettings(photometric=False)
     sample = augment(coloured_sample(), 128, settings)
@@ -54,7 +54,7 @@ def test_masks_and_boxes_follow_the_picture(seed):
     target = sample.target()
     assert len(target) == len(target.boxes) == len(target.masks) >= 1
     for label, mask, box in zip(target.labels, target.masks, target.boxes * 128, strict=True):
-        painted = sample.image[label] > 150  # the fill of expanded pictures is darker
+        painted = sample.image[label] > 150  # the fill of expanded images is darker
         wrong = (painted != mask.bool()).sum().item()
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
         edge = 2 * (len(rows) + len(columns))
@@ -174,7 +174,7 @@ def test_pasted_objects_hide_what_is_below():
     assert 0 < pasted.sum() < 3
     total = result.masks.as_subclass(torch.Tensor).sum(dim=0)
     assert total.max() == 1, "no pixel belongs to two objects"
-    # The donor's objects lie where the picture's own were: those are hidden entirely.
+    # The donor's objects lie where the image's own were: those are hidden entirely.
     assert len(result.target()) == 3
 
 
@@ -183,13 +183,13 @@ def test_bad_settings_are_named():
         AugmentationSettings(expand=0.5)
 
 
-def test_a_picture_of_another_size_is_refused(shapes):
+def test_an_image_of_another_size_is_refused(shapes):
     record = read_records(DataSource.parse(str(shapes)), ["disc"])[0]
     with pytest.raises(DataError, match="its entry says 97 x 96"):
         load_sample(dataclasses.replace(record, width=97))
 
 
-def test_pictures_much_larger_than_the_input_are_shrunk_with_their_objects(shapes):
+def test_images_much_larger_than_the_input_are_shrunk_with_their_objects(shapes):
     record = read_records(DataSource.parse(str(shapes)), ["disc", "square"])[0]
     whole, same, small = (load_sample(record, largest) for largest in (None, 96, 36))
     assert all(torch.equal(value, vars(same)[name]) for name, value in vars(whole).items())
@@ -226,7 +226,7 @@ def test_packed_records_are_the_records(shapes):
 
 
 @pytest.mark.parametrize("most", [2.0, 4.0])
-def test_half_of_the_pictures_are_put_on_a_canvas(most):
+def test_half_of_the_images_are_put_on_a_canvas(most):
     """As large as the settings say at most, and the object of 80 of 160 columns with it."""
     settings = dataclasses.replace(NO_AUGMENTATION, expand=most, smallest_box=1)
     times = []
@@ -238,15 +238,15 @@ def test_half_of_the_pictures_are_put_on_a_canvas(most):
     assert 0.9 * most < max(times) < 1.02 * most, "rounded to whole pixels"
 
 
-def test_every_picture_comes_once_an_epoch():
+def test_every_image_comes_once_an_epoch():
     order = [draw for batch in TrainingOrder(10, 4, steps=5) for draw in batch]
-    pictures = [draw.picture for draw in order]
-    assert sorted(pictures[:10]) == sorted(pictures[10:]) == list(range(10))
-    assert pictures[:10] != pictures[10:]
+    images = [draw.image for draw in order]
+    assert sorted(images[:10]) == sorted(images[10:]) == list(range(10))
+    assert images[:10] != images[10:]
     assert len({draw.seed for draw in order}) == 20
 
 
-def test_the_last_pictures_are_plain(shapes):
+def test_the_last_images_are_plain(shapes):
     batches = list(TrainingOrder(10, 2, steps=5, plain_from=3))
     assert [draw.plain for batch in batches for draw in batch] == [False] * 6 + [True] * 4
     records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
@@ -268,7 +268,7 @@ def test_the_order_resumes_and_is_shared_out():
 
 
 def one_object(side, height=240, width=320):
-    """A grey picture with a square object in its middle."""
+    """A grey image with a square object in its middle."""
     masks = torch.zeros(1, height, width, dtype=torch.uint8)
     x, y = width // 2, height // 2
     masks[0, y : y + side, x : x + side] = 1
@@ -284,7 +284,7 @@ def one_object(side, height=240, width=320):
 
 @pytest.mark.parametrize("side", [10, 100])
 def test_crops_are_the_published_ones(side):
-    """One picture in six stays whole, whatever the object's size; so small ones are enlarged."""
+    """One image in six stays whole, whatever the object's size; so small ones are enlarged."""
     settings = dataclasses.replace(NO_AUGMENTATION, crop=True, smallest_box=1)
     enlarged = []
     for seed in range(300):
@@ -296,7 +296,7 @@ def test_crops_are_the_published_ones(side):
 
 
 def test_brightness_and_contrast_change_what_a_camera_would():
-    """SSD adds up to 32 and multiplies by 0.5 to 1.5, each for half of the pictures."""
+    """SSD adds up to 32 and multiplies by 0.5 to 1.5, each for half of the images."""
     settings = dataclasses.replace(NO_AUGMENTATION, photometric=True)
     means = []
     for seed in range(200):
@@ -306,14 +306,14 @@ def test_brightness_and_contrast_change_what_a_camera_would():
     assert min(means) < 55 and max(means) > 150 and 15 < np.std(means) < 35
 
 
-def test_flat_pictures_stay_whole():
+def test_flat_images_stay_whole():
     sample = one_object(1, height=3, width=200)
     for seed in range(40):
         torch.manual_seed(seed)
         assert augment(sample, 64, AugmentationSettings()).image.shape == (3, 64, 64)
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     settings, left = dataclasses.replace(NO_AUGMENTATION, mirror=True), []
     for seed in range(100):
         torch.manual_seed(seed)
@@ -337,7 +337,7 @@ def test_hue_and_saturation_change():
     assert min(chromas) < 0.4 * 60 and max(chromas) > 1.7 * 60
 
 
-def test_objects_are_pasted_into_the_share_of_pictures_that_was_asked_for(shapes):
+def test_objects_are_pasted_into_the_share_of_images_that_was_asked_for(shapes):
     records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
 
     def share(probability):

@@ -96,7 +96,7 @@ def test_images_without_objects_teach_background_when_asked():
     assert class_loss_sum(logits, [matching], settings).item() == pytest.approx(wanted)
 
 
-def test_mask_loss_is_the_sum_over_the_picture_by_the_area_of_the_box():
+def test_mask_loss_is_the_sum_over_the_image_by_the_area_of_the_box():
     """Pixels of the object out of its box, where the mask is cut off, cost 100 and move nothing."""
     box = torch.tensor([[0.25, 0.5, 0.75, 1.0]])
     inside = torch.zeros(1, 8, 8)

@@ -17,7 +17,7 @@ import torch
 from yolact_ros.training.train import make_module, train
 
 
-def test_it_learns_the_same_however_many_processes_load_pictures(settings, tmp_path, losses):
+def test_it_learns_the_same_however_many_processes_load_images(settings, tmp_path, losses):
     """Also where OpenCV had threads before, as whatever decodes or draws gives it."""
     cv2.setNumThreads(4)
     cv2.GaussianBlur(np.ones((2000, 2000, 3), np.float32), (31, 31), 5)

@@ -1,6 +1,6 @@
 """Measures the memory of one segmenter in its own process.
 
-    python -m yolact_ros.benchmark.memory '{"weights": "FILE", "device": "cpu"}' PICTURE FREE
+    python -m yolact_ros.benchmark.memory '{"weights": "FILE", "device": "cpu"}' IMAGE FREE
 
 prints the values of `Memory` as JSON; FREE is the number of bytes free on the device beforehand.
 """
@@ -20,7 +20,7 @@ import torch
 
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
-from yolact_ros.pictures import read_picture
+from yolact_ros.image_files import read_image
 
 _STATUS = Path("/proc/self/status")
 
@@ -43,13 +43,13 @@ class Memory:
     that allocate or free memory meanwhile distort it."""
 
 
-def measure_memory(options: Mapping[str, Any], picture: Path) -> Memory:
-    """Make a Segmenter with `options`, its keyword arguments, and segment `picture`.
+def measure_memory(options: Mapping[str, Any], image: Path) -> Memory:
+    """Make a Segmenter with `options`, its keyword arguments, and segment `image`.
 
     Raises RuntimeError, with what the process wrote, when it fails.
     """
     before = str(_free(choose_device(options.get("device", "auto"))))
-    command = [sys.executable, "-m", __name__, json.dumps(dict(options)), str(picture), before]
+    command = [sys.executable, "-m", __name__, json.dumps(dict(options)), str(image), before]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
@@ -75,8 +75,8 @@ def _free(device: torch.device) -> int:
 
 
 def _main() -> None:
-    options, picture, free_before = sys.argv[1:]
-    image = read_picture(Path(picture))
+    options, path, free_before = sys.argv[1:]
+    image = read_image(Path(path))
     imports = _peak()
     segment = Segmenter(**json.loads(options))
     segment.warm_up((image.shape[0], image.shape[1]))

@@ -1,4 +1,4 @@
-"""A picture of a benchmark."""
+"""The plot of a benchmark."""
 
 from __future__ import annotations
 

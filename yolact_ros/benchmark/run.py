@@ -24,7 +24,7 @@ from yolact_ros.benchmark.work import count_work, measure_ceilings
 from yolact_ros.engine import Image
 from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import Runtime
-from yolact_ros.pictures import write_picture
+from yolact_ros.image_files import write_image
 
 T = TypeVar("T")
 
@@ -158,9 +158,9 @@ def _measure_model(model: Model, machine: Machine, settings: Settings) -> ModelR
 
 
 def _measure_memory(model: Model, settings: Settings, folder: Path) -> Memory:
-    picture = folder / "image.png"
-    write_picture(picture, settings.image)
-    return measure_memory(model.options, picture)
+    path = folder / "image.png"
+    write_image(path, settings.image)
+    return measure_memory(model.options, path)
 
 
 def _measure_node(model: Model, image: Image) -> dict[str, NodeStage]:

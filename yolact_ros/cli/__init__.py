@@ -11,12 +11,12 @@ from yolact_ros.extras import how_to_install
 from yolact_ros.openmp import wait_briefly
 
 _COMMANDS = {
-    "predict": "segment pictures, folders and videos",
+    "predict": "segment images, folders and videos",
     "train": "train a network on COCO-format data",
     "eval": "measure accuracy on COCO-format data",
     "data": "check COCO-format data, convert Pascal SBD",
     "download": "download published weights",
-    "explain": "show how the masks of one picture come about",
+    "explain": "show how the masks of one image come about",
     "stability": "measure how steady masks are in a video",
     "bench": "measure speed and memory, alone and side by side with others",
     "export": "write a network for ONNX Runtime, OpenVINO or as compiled PyTorch",

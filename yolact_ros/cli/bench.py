@@ -18,8 +18,8 @@ from yolact_ros.benchmark.run import run as run_benchmark
 from yolact_ros.benchmark.settings import Settings
 from yolact_ros.engine import Image
 from yolact_ros.engine.runtimes import BACKENDS
+from yolact_ros.image_files import PHOTOS, read_image
 from yolact_ros.network import CONFIGS, EMBEDDED
-from yolact_ros.pictures import PHOTOS, read_picture
 
 _PHOTOGRAPH = "riders.jpg"
 _LARGEST_SIDE = 8192
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         f"file. Names: {', '.join(CONFIGS)}",
     )
     parser.add_argument("--output", type=Path, default=Path("benchmark"), help="folder to write")
-    parser.add_argument("--image", type=Path, help="picture to segment; default: a shipped one")
+    parser.add_argument("--image", type=Path, help="image to segment; default: a shipped one")
     parser.add_argument("--size", default="640x480", help="WIDTHxHEIGHT that it is resized to")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
@@ -107,7 +107,7 @@ def _say(text: str) -> None:
 
 
 def _read_image(path: Path | None, size: str) -> Image:
-    """Read a picture and resize it to WIDTHxHEIGHT. Raises ValueError for a bad picture or size."""
+    """Read an image and resize it to WIDTHxHEIGHT. Raises ValueError for a bad image or size."""
     try:
         width, height = map(int, size.split("x"))
         if not 1 <= min(width, height) <= max(width, height) <= _LARGEST_SIDE:
@@ -116,5 +116,5 @@ def _read_image(path: Path | None, size: str) -> Image:
         raise ValueError(
             f"--size {size!r} is not allowed: it must be like 640x480, each 1 to {_LARGEST_SIDE}"
         ) from None
-    image = read_picture(path or PHOTOS / _PHOTOGRAPH)
+    image = read_image(path or PHOTOS / _PHOTOGRAPH)
     return np.asarray(cv2.resize(image, (width, height)), np.uint8)

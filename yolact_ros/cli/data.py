@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser(
         "check",
         help="say what is wrong with COCO-format data",
-        description="Check every entry and every picture. Exits with status 1 if any is bad.",
+        description="Check every entry and every image. Exits with status 1 if any is bad.",
     )
     checking.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
     checking.add_argument(
@@ -44,18 +44,18 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--samples", metavar="PNG", type=Path, help="draw a page of samples")
     splitting = commands.add_parser(
         "split",
-        help="hold back some pictures of a file for validation",
+        help="hold back some images of a file for validation",
         description="Write FILE-train.json and FILE-val.json beside a COCO-format file.",
     )
     splitting.add_argument("file", help="FILE.json or FILE.json:FOLDER")
     splitting.add_argument(
-        "--share", type=float, default=0.2, help="fraction of pictures to hold back; default: 0.2"
+        "--share", type=float, default=0.2, help="fraction of images to hold back; default: 0.2"
     )
     splitting.add_argument("--seed", type=int, default=0, help="random seed; default: 0")
     splitting.add_argument(
         "--last",
         action="store_true",
-        help="hold back the last pictures of the file, not random ones: for video frames, which "
+        help="hold back the last images of the file, not random ones: for video frames, which "
         "resemble their neighbours",
     )
     converting = commands.add_parser(
@@ -98,7 +98,7 @@ def _split(file: str, share: float, seed: int | None) -> None:
 
 def _write(source: DataSource, content: dict[str, Any]) -> None:
     source.annotations.write_text(json.dumps(content) + "\n")
-    counts = f"{len(content['images'])} pictures, {len(content['annotations'])} objects"
+    counts = f"{len(content['images'])} images, {len(content['annotations'])} objects"
     print(f"{source.annotations}:{source.images}  {counts}")
 
 
@@ -122,7 +122,7 @@ def _summary(source: DataSource, report: Report) -> str:
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     absent = [name for name in names.values() if name not in counts]
     lines = [
-        f"{source.annotations}: {len(content['images'])} pictures, {empty} without objects; "
+        f"{source.annotations}: {len(content['images'])} images, {empty} without objects; "
         f"{len(content['annotations'])} objects, {crowds} of them crowd regions; "
         f"{len(names)} classes: {common}{', ...' if len(counts) > 8 else ''}"
     ]

@@ -70,11 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", nargs="+", help="FILE.json or FILE.json:FOLDER")
     parser.add_argument("--classes", action="store_true", help="a line for each class too")
     parser.add_argument(
-        "--output", type=Path, help="folder for results (COCO server's format) and pictures"
+        "--output", type=Path, help="folder for results (COCO server's format), plots and overlays"
     )
     parser.add_argument("--worst", type=int, default=20, metavar="N", help="draw N worst images")
     parser.add_argument(
-        "--score", type=float, default=0.3, help="least score of what the pictures show, 0 to 1"
+        "--score",
+        type=float,
+        default=0.3,
+        help="least score of what confusion.png and worst/ show, 0 to 1",
     )
     parser.add_argument(
         "--devices",

@@ -7,13 +7,13 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from yolact_ros.cli.files import find_pictures, short_names
+from yolact_ros.cli.files import find_images, short_names
 from yolact_ros.detection.settings import DetectionSettings, NmsMethod
 from yolact_ros.engine import Image, Segmenter
 from yolact_ros.export import PRECISIONS, export
 from yolact_ros.export.check import INT8
+from yolact_ros.image_files import PHOTOS, read_image
 from yolact_ros.network import CONFIGS
-from yolact_ros.pictures import PHOTOS, read_picture
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -42,10 +42,10 @@ def run(arguments: Sequence[str]) -> None:
     checked = export(
         segmenter,
         options.file,
-        _Pictures(options.images or [PHOTOS]),
+        _Images(options.images or [PHOTOS]),
         detection=options.detection,
         precision=options.precision,
-        calibration=[file for path in options.calibrate for file in find_pictures(path)],
+        calibration=[file for path in options.calibrate for file in find_images(path)],
         keep_anyway=options.keep_anyway,
     )
     print(f"{checked.table()}\n{checked.summary()}")
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         nargs="+",
         type=Path,
-        help="pictures to check with; default: the package's photographs",
+        help="images to check with; default: the package's photographs",
     )
     parser.add_argument(
         "--keep-anyway",
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=[],
         metavar="PATH",
-        help="pictures or folders for int8, of what the network will see; 100 to 300 are best",
+        help="images or folders for int8, of what the network will see; 100 to 300 are best",
     )
     group = parser.add_argument_group("detection stage")
     group.add_argument(
@@ -107,18 +107,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Pictures(Mapping[str, Image]):
-    """Pictures by their files' short names, read lazily: together they may not fit into memory."""
+class _Images(Mapping[str, Image]):
+    """Images by their files' short names, read lazily: together they may not fit into memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Raise ValueError for an unreadable picture before anything is exported."""
-        found = [file for path in paths for file in find_pictures(path)]
+        """Raise ValueError for an unreadable image before anything is exported."""
+        found = [file for path in paths for file in find_images(path)]
         self._files = dict(zip(short_names(found), found, strict=True))
         for name in self:
             self[name]
 
     def __getitem__(self, name: str) -> Image:
-        return read_picture(self._files[name])
+        return read_image(self._files[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)

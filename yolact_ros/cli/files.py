@@ -6,22 +6,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-_PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _VIDEOS = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"))
 _VIDEOS |= {".3gp", ".flv", ".m2ts", ".mts", ".ogv", ".ts"}
 
 
 def find_files(path: Path) -> list[Path]:
-    """Return a file itself, or the pictures and videos in a folder.
+    """Return a file itself, or the images and videos in a folder.
 
     Raises ValueError if there is nothing to segment.
     """
-    return _find(path, _PICTURES | _VIDEOS, "picture or video")
+    return _find(path, _IMAGES | _VIDEOS, "image or video")
 
 
-def find_pictures(path: Path) -> list[Path]:
-    """Return a file itself, or the pictures in a folder. Raises ValueError if there are none."""
-    return _find(path, _PICTURES, "picture")
+def find_images(path: Path) -> list[Path]:
+    """Return a file itself, or the images in a folder. Raises ValueError if there are none."""
+    return _find(path, _IMAGES, "image")
 
 
 def _find(path: Path, kinds: frozenset[str], what: str) -> list[Path]:

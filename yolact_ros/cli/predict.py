@@ -20,13 +20,13 @@ from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.cli.videos import Video
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Image, Segmenter, draw_overlay
-from yolact_ros.pictures import UnreadableError, read_picture, write_picture
+from yolact_ros.image_files import UnreadableError, read_image, write_image
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Segment pictures, folders of pictures and videos; write overlays and JSON."""
+    """Segment images, folders of images and videos; write overlays and JSON."""
     parser = argparse.ArgumentParser(prog="yolact predict", description=run.__doc__)
-    parser.add_argument("path", nargs="+", type=Path, help="a picture, a folder or a video")
+    parser.add_argument("path", nargs="+", type=Path, help="an image, a folder or a video")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder to write")
     parser.add_argument("--score", type=float, default=0.3, help="instances score more, 0 to 1")
     parser.add_argument("--no-overlay", action="store_true", help="write JSON alone")
@@ -50,10 +50,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _predict(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> str:
-    """Segment a picture or video; return a summary."""
+    """Segment an image or video; return a summary."""
     if is_video(file):
         return f"{predict_video(segmenter, file, target, overlay)} frames"
-    instances = predict_picture(segmenter, file, target, overlay)
+    instances = predict_image(segmenter, file, target, overlay)
     scores = zip(instances.names, instances.scores.tolist(), strict=True)
     return ", ".join(f"{name} {score:.2f}" for name, score in scores) or "nothing"
 
@@ -62,13 +62,13 @@ def _ending(target: Path, ending: str) -> Path:
     return target.with_name(target.name + ending)  # the name may have dots of its own
 
 
-def predict_picture(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> Instances:
-    """Segment a picture; write `target`.json and, with `overlay`, `target`.png."""
-    image = read_picture(file)
+def predict_image(segmenter: Segmenter, file: Path, target: Path, overlay: bool) -> Instances:
+    """Segment an image; write `target`.json and, with `overlay`, `target`.png."""
+    image = read_image(file)
     instances = segmenter(image)
     _ending(target, ".json").write_text(json.dumps(to_json(instances)) + "\n")
     if overlay:
-        write_picture(_ending(target, ".png"), draw_overlay(image, instances))
+        write_image(_ending(target, ".png"), draw_overlay(image, instances))
     return instances
 
 

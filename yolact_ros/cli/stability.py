@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from yolact_ros.cli.files import find_pictures
+from yolact_ros.cli.files import find_images
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.cli.videos import Video
-from yolact_ros.data import read_image
 from yolact_ros.engine import Image
 from yolact_ros.evaluation.stability import measure_stability, write_stability
+from yolact_ros.image_files import read_image
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -48,9 +48,9 @@ def _text(value: float, form: str) -> str:
 
 
 def read_frames(path: Path) -> Iterator[Image]:
-    """Yield the frames of a video or of a folder of pictures. Raises UnreadableError for others."""
+    """Yield the frames of a video or of a folder of images. Raises UnreadableError for others."""
     if path.is_dir():
-        yield from map(read_image, find_pictures(path))
+        yield from map(read_image, find_images(path))
         return
     with Video(path) as video:
         yield from video

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolact_ros.data import DataSource, read_image, read_json
+from yolact_ros.data import DataSource, read_json
 from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.evaluation.compare import (
@@ -19,8 +19,8 @@ from yolact_ros.evaluation.compare import (
     compare_stages,
 )
 from yolact_ros.evaluation.papers import COMPARISONS, Comparison
+from yolact_ros.image_files import PHOTOS, read_image
 from yolact_ros.network import CONFIGS, config_of
-from yolact_ros.pictures import PHOTOS
 
 PHOTO = "crossing.jpg"
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs a network")
-    parser.add_argument("--image", type=Path, help="the picture to time; default: a shipped one")
+    parser.add_argument("--image", type=Path, help="the image to time; default: a shipped one")
     parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
     return parser

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolact_ros.pictures import UnreadableError
+from yolact_ros.image_files import UnreadableError
 
 # Number or fraction of frames that may be missing: some files only estimate their number.
 _FEW, _SHARE = 1, 0.02

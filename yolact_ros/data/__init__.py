@@ -10,7 +10,7 @@ from yolact_ros.data.coco import (
     class_names,
     decode_mask,
     encode_mask,
-    read_image,
+    read_annotated_image,
     read_records,
 )
 from yolact_ros.data.entries import DataError, read_json
@@ -28,8 +28,8 @@ __all__ = [
     "crowd_remark",
     "decode_mask",
     "encode_mask",
+    "read_annotated_image",
     "read_countable",
-    "read_image",
     "read_json",
     "read_records",
 ]

@@ -16,7 +16,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataSource, as_rle, as_rles, fits_as_stored, read_image
+from yolact_ros.data.coco import DataSource, as_rle, as_rles, fits_as_stored, read_annotated_image
 from yolact_ros.data.entries import (
     FIELDS,
     DataError,
@@ -29,15 +29,15 @@ from yolact_ros.data.entries import (
     refuse,
     sift,
 )
-from yolact_ros.pictures import is_cut_short
+from yolact_ros.image_files import is_cut_short
 
-# Boxes may exceed the picture by rounding, in pixels.
+# Boxes may exceed the image by rounding, in pixels.
 _TOLERANCE = 1.0
 _NO_MASK = "it has no mask; only a network without masks (mask_branch none) learns without"
 # A box fits its mask if their IoU is at least this, or no side is farther off, in pixels.
 _MIN_IOU, _NEAR = 0.5, 3.0
 _FARTHEST_LEARNED, _FARTHEST_COUNTED = 1, 100
-"""How far outside the picture polygon points may lie, in widths or heights of it: drawing and
+"""How far outside the image polygon points may lie, in widths or heights of it: drawing and
 counting take time and memory for every pixel in between."""
 
 
@@ -61,11 +61,11 @@ def check(
     masks: bool = True,
     measure: bool = False,
 ) -> Report:
-    """Check every entry and every picture of a data set.
+    """Check every entry and every image of a data set.
 
     Args:
-        source: The annotation file and its pictures.
-        decode: Decode every picture. Otherwise only headers are read, and the ends of JPEG and PNG
+        source: The annotation file and its images.
+        decode: Decode every image. Otherwise only headers are read, and the ends of JPEG and PNG
             files show whether they are complete.
         progress: Show progress bars.
         masks: Require a mask for each object; otherwise a box is enough.
@@ -73,7 +73,7 @@ def check(
             `read_countable`, even if nothing can be learned from them.
 
     Raises:
-        DataError: If no picture or no category in the file is valid.
+        DataError: If no image or no category in the file is valid.
     """
     file, content = source.annotations, load(source.annotations)
     good: dict[str, list[Any]] = {}
@@ -89,8 +89,8 @@ def check(
         keep(kind, map(FieldCheck(kind), content[kind]), kind)
     folder = source.folder(good)
     with ThreadPoolExecutor() as pool:
-        find = partial(_wrong_picture, folder, decode)
-        keep("images", pool.map(find, good["images"]), "pictures")
+        find = partial(_wrong_image, folder, decode)
+        keep("images", pool.map(find, good["images"]), "image files")
     for kind in ("categories", "images"):
         if not good[kind]:
             refuse(problems)
@@ -104,7 +104,7 @@ def check(
 def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
     """Read a file that accuracy can be measured on, counted as COCO does.
 
-    Raises DataError for missing pictures, and for annotations without a picture or a category in
+    Raises DataError for missing images, and for annotations without an image or a category in
     the file or, if `masks` are evaluated, without a mask. Empty boxes and masks are useless for
     training but can be counted: COCO's own files have some.
     """
@@ -135,10 +135,10 @@ def crowd_remark(content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Known:
-    """Pictures and categories that annotations may refer to."""
+    """Images and categories that annotations may refer to."""
 
     sizes: dict[int, tuple[int, int]]
-    """(height, width) in pixels of each picture, by its id."""
+    """(height, width) in pixels of each image, by its id."""
     categories: set[int]
 
     @classmethod
@@ -147,7 +147,7 @@ class _Known:
         return cls(sizes, {category["id"] for category in content["categories"]})
 
 
-def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:
+def _wrong_image(folder: Path, decode: bool, entry: dict[str, Any]) -> str | None:
     path = folder / entry["file_name"]
     size = entry["height"], entry["width"]
     try:
@@ -161,7 +161,7 @@ def _wrong_picture(folder: Path, decode: bool, entry: dict[str, Any]) -> str | N
         if _is_cut_short(path):
             return f"{path} cannot be read: it is cut short"
         if is_tried:
-            read_image(path, size)
+            read_annotated_image(path, size)
     except DataError as error:
         return str(error)
     except Exception as error:  # damaged files raise many kinds of errors

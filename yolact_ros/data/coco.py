@@ -1,4 +1,4 @@
-"""COCO-format data sets: JSON files and folders of pictures."""
+"""COCO-format data sets: JSON files and folders of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from yolact_ros.data.entries import DataError, read_json
-from yolact_ros.pictures import PictureError, read_picture
+from yolact_ros.image_files import ImageFileError, read_image
 
 _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = range(5, 9)
@@ -21,11 +21,11 @@ _ON_ITS_SIDE = range(5, 9)
 
 @dataclass(frozen=True)
 class DataSource:
-    """One COCO-format annotation file and the folder of its pictures."""
+    """One COCO-format annotation file and the folder of its images."""
 
     annotations: Path
     images: Path | None = None
-    """None if the pictures are in one of the usual places, see `folder`."""
+    """None if the images are in one of the usual places, see `folder`."""
 
     @classmethod
     def parse(cls, text: str) -> DataSource:
@@ -34,12 +34,12 @@ class DataSource:
         return cls(Path(file + end.removesuffix(":")), Path(folder) if folder else None)
 
     def folder(self, content: dict[str, Any]) -> Path:
-        """Return the picture folder of the file, which has this content.
+        """Return the image folder of the file, which has this content.
 
-        If none is given, it is the first that has a picture of the file: `images` next to the file;
+        If none is given, it is the first that has an image of the file: `images` next to the file;
         the file's own folder, as in Roboflow exports; for `instances_NAME.json`, NAME one level up,
         as in COCO; `images` one level up, or NAME in it, as in CVAT exports. Raises DataError if no
-        picture is found.
+        image is found.
         """
         names = [image["file_name"] for image in content["images"]]
         folders = self._usual_folders() if self.images is None else [self.images]
@@ -49,7 +49,7 @@ class DataSource:
         if not names:
             return folders[0]
         raise DataError(
-            f"{self.annotations}: none of its {len(names)} pictures, such as {names[0]}, is in "
+            f"{self.annotations}: none of its {len(names)} images, such as {names[0]}, is in "
             f"{' or '.join(map(str, folders))}; name their folder as {self.annotations}:FOLDER"
         )
 
@@ -70,7 +70,7 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One object or crowd region of one picture."""
+    """One object or crowd region of one image."""
 
     id: int
     label: int
@@ -84,7 +84,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture and its annotations."""
+    """One image and its annotations."""
 
     path: Path
     id: int
@@ -93,8 +93,8 @@ class ImageRecord:
     annotations: tuple[Annotation, ...]
 
     def read(self) -> npt.NDArray[np.uint8]:
-        """Read the picture, BGR uint8 [height, width, 3]. Raises DataError."""
-        return read_image(self.path, (self.height, self.width))
+        """Read the image, BGR uint8 [height, width, 3]. Raises DataError."""
+        return read_annotated_image(self.path, (self.height, self.width))
 
 
 def class_names(content: dict[str, Any]) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def category_ids(
 def read_records(
     source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
 ) -> list[ImageRecord]:
-    """Return all pictures of a data set with the annotations of the classes `classes`.
+    """Return all images of a data set with the annotations of the classes `classes`.
 
     Categories are matched by name; those not in `classes` are left out. Raises DataError if none
     is in `classes`. `content` replaces the file's content.
@@ -193,36 +193,36 @@ def as_rles(segmentation: Any, height: int, width: int) -> list[dict[str, Any]]:
     return [segmentation]
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """Read a picture as BGR uint8 [H, W, 3].
+def read_annotated_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """Read an image as BGR uint8 [H, W, 3].
 
-    With the `size` (height, width) of its annotations, the picture is read in the orientation that
+    With the `size` (height, width) of its annotations, the image is read in the orientation that
     fits them, see `fits_as_stored`; otherwise as displayed. Raises DataError for a missing or
-    unreadable picture, or one of another size.
+    unreadable image, or one of another size.
     """
     try:
         if size is None:
-            return read_picture(path)
+            return read_image(path)
         with Image.open(path) as header:
             as_stored = fits_as_stored(header, path, size)
-        picture = read_picture(path, as_stored)
-    except PictureError as error:
+        image = read_image(path, as_stored)
+    except ImageFileError as error:
         raise DataError(str(error)) from error
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if picture.shape[:2] != size:  # Pillow and OpenCV may disagree on the orientation
-        height, width = picture.shape[:2]
+    if image.shape[:2] != size:  # Pillow and OpenCV may disagree on the orientation
+        height, width = image.shape[:2]
         raise DataError(
             f"{path} is read as {width} x {height} pixels, its entry says {size[1]} x {size[0]}: "
             "store it as it is displayed, without an EXIF orientation"
         )
-    return picture
+    return image
 
 
 def fits_as_stored(header: Image.Image, path: Path, size: tuple[int, int]) -> bool:
-    """Whether a picture has the `size` (height, width) as stored; otherwise it has it as displayed.
+    """Whether an image has the `size` (height, width) as stored; otherwise it has it as displayed.
 
-    Cameras may store pictures rotated and record that in the EXIF orientation. Annotations may
+    Cameras may store images rotated and record that in the EXIF orientation. Annotations may
     refer to either; their size tells which. Raises DataError if neither has that size.
     """
     stored = header.height, header.width

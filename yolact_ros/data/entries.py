@@ -209,7 +209,7 @@ def _without_headings(lists: dict[str, Any]) -> list[Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Load the content of a COCO-format file and check all fields.
 
-    Raises DataError for bad fields. Boxes, masks and pictures are checked by `check`.
+    Raises DataError for bad fields. Boxes, masks and images are checked by `check`.
     """
     content = load(path)
     for kind in FIELDS:

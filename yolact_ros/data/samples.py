@@ -1,4 +1,4 @@
-"""A page of pictures with their annotations, to check that they match."""
+"""A page of images with their annotations, to check that they match."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_records
-from yolact_ros.pictures import write_picture
+from yolact_ros.image_files import write_image
 
 _ROWS, _COLUMNS, _TILE = 4, 6, 320
 _FONT, _TEXT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 
 def draw_samples(source: DataSource, content: dict[str, Any], path: Path) -> None:
-    """Write a PNG with 24 random pictures that have annotations: masks, boxes and class names."""
+    """Write a PNG with 24 random images that have annotations: masks, boxes and class names."""
     names = [c["name"] for c in content["categories"]]
     records = [r for r in read_records(source, names, content) if r.annotations]
     generator = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def draw_samples(source: DataSource, content: dict[str, Any], path: Path) -> Non
         tile = _tile(records[index], names)
         top, left = row * _TILE, column * _TILE
         page[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    write_picture(path, page)
+    write_image(path, page)
 
 
 def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from yolact_ros.data.coco import encode_mask, read_image
+from yolact_ros.data.coco import encode_mask, read_annotated_image
 from yolact_ros.data.entries import DataError
 from yolact_ros.extras import how_to_install
 
@@ -30,7 +30,7 @@ def find_dataset(folder: Path) -> Path:
 def read_sbd(
     dataset: Path, split: str, classes: Sequence[str], progress: bool = False
 ) -> dict[str, Any]:
-    """Make the content of a COCO-format file for the pictures listed in SPLIT.txt.
+    """Make the content of a COCO-format file for the images listed in SPLIT.txt.
 
     `classes` are Pascal's, in order. Masks become RLEs, file names are relative to `img`. Raises
     DataError for a missing file or one that is not SBD's, and if scipy is missing.
@@ -43,13 +43,13 @@ def read_sbd(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, name in enumerate(tqdm(names, split, disable=not progress), start=1):
-        picture = dataset / "img" / f"{name}.jpg"
-        height, width = read_image(picture).shape[:2]
-        images.append({"id": number, "file_name": picture.name, "height": height, "width": width})
+        file = dataset / "img" / f"{name}.jpg"
+        height, width = read_annotated_image(file).shape[:2]
+        images.append({"id": number, "file_name": file.name, "height": height, "width": width})
         path = dataset / "inst" / f"{name}.mat"
         labels, categories = _read_instances(path)
         if labels.shape != (height, width):
-            raise DataError(f"{path} is of {labels.shape} pixels, {picture} of {(height, width)}")
+            raise DataError(f"{path} is of {labels.shape} pixels, {file} of {(height, width)}")
         if labels.max() > len(categories) or not all(1 <= c <= len(classes) for c in categories):
             raise DataError(
                 f"{path} has instances up to {labels.max()} of the categories {categories}: "

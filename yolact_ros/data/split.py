@@ -1,4 +1,4 @@
-"""Holds back pictures for validation."""
+"""Holds back images for validation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the content of a COCO-format file in two: for training and for validation.
 
-    The second gets the fraction `share` of the pictures, at least one, drawn with the `seed`; with
-    None, the last ones in the file. Each keeps the annotations of its pictures, and all categories.
-    Raises ValueError for a share that leaves either without pictures.
+    The second gets the fraction `share` of the images, at least one, drawn with the `seed`; with
+    None, the last ones in the file. Each keeps the annotations of its images, and all categories.
+    Raises ValueError for a share that leaves either without images.
     """
     images = content["images"]
     count = max(1, round(share * len(images))) if 0 < share < 1 else 0
     if not 0 < count < len(images):
         raise ValueError(
             f"share={share} is not allowed: it must be above 0 and below 1, and leave both parts "
-            f"some of the {len(images)} pictures"
+            f"some of the {len(images)} images"
         )
     order = np.arange(len(images))
     if seed is not None:

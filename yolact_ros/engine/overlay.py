@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolact_ros.detection import Instances
+from yolact_ros.image_files import Image
 
-Image = npt.NDArray[np.uint8]
-"""BGR, [H, W, 3]."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
 

@@ -31,11 +31,11 @@ from yolact_ros.engine.failures import (
 )
 from yolact_ros.engine.fixed import Batch, Plan
 from yolact_ros.engine.graphs import Graphs, Unfinished
-from yolact_ros.engine.overlay import Image
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
 from yolact_ros.engine.threads import run_apart
+from yolact_ros.image_files import Image
 from yolact_ros.network import (
     CONFIGS,
     EMBEDDED,

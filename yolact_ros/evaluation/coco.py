@@ -24,7 +24,7 @@ class AveragePrecision:
     """COCO's and Pascal's metrics, 0 to 1; nan if there are no objects.
 
     `ap` is the mean over the IoU thresholds 0.50, 0.55 ... 0.95; small, medium and large objects
-    have areas below 32^2, below 96^2 and above, in pixels of the picture.
+    have areas below 32^2, below 96^2 and above, in pixels of the image.
     """
 
     ap: float
@@ -60,7 +60,7 @@ class Evaluation:
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Measure `segmenter`, with its settings, on the classes that it shares with a data set.
 
-    Raises DataError as `read_source` does, and for a picture that cannot be read.
+    Raises DataError as `read_source` does, and for an image that cannot be read.
     """
     content = read_source(segmenter, source)
     return accuracy_of(find(segmenter, source, content, progress), content)

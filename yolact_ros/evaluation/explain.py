@@ -1,4 +1,4 @@
-"""Pictures of how masks are assembled from prototypes (YOLACT, figures 2 and 5)."""
+"""Draws how masks are assembled from prototypes (YOLACT, figures 2 and 5)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from yolact_ros.detection import detect, make_instances
 from yolact_ros.engine import Image, Segmenter, draw_overlay, preprocess
+from yolact_ros.image_files import write_image
 from yolact_ros.network import Predictions
-from yolact_ros.pictures import write_picture
 
 Map = npt.NDArray[np.float32]
 _TILE, _COLUMNS = 180, 8
 _SHOWN = 6
-"""Number of prototypes in the picture of an assembly."""
+"""Number of prototypes in the figure of an assembly."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,23 @@ def explain(segmenter: Segmenter, image: Image) -> Explanation:
     return Explanation(prototypes.numpy(), draw_overlay(image, instances), assemblies)
 
 
-def write_pictures(image: Image, explanation: Explanation, folder: Path) -> list[Path]:
+def write_figures(image: Image, explanation: Explanation, folder: Path) -> list[Path]:
     """Write prototypes.png, overlay.png and one assembly-N.png for each instance.
 
-    Those of an earlier picture are deleted.
+    Those of an earlier image are deleted.
     """
-    pictures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
+    figures = {"overlay.png": explanation.overlay, "prototypes.png": _grid(explanation.prototypes)}
     for i, assembly in enumerate(explanation.assemblies):
         # A class name may contain anything, even path separators.
         shown = re.sub(r"[^\w.-]+", "_", assembly.name)
-        pictures[f"assembly-{i + 1:02d}-{shown}.png"] = _draw_assembly(
+        figures[f"assembly-{i + 1:02d}-{shown}.png"] = _draw_assembly(
             image, explanation.prototypes, assembly
         )
     for old in folder.glob("assembly-*.png"):
         old.unlink()
-    for name, picture in pictures.items():
-        write_picture(folder / name, picture)
-    return [folder / name for name in pictures]
+    for name, figure in figures.items():
+        write_image(folder / name, figure)
+    return [folder / name for name in figures]
 
 
 def _grid(prototypes: Map) -> Image:
@@ -113,9 +113,9 @@ def _grid(prototypes: Map) -> Image:
     for i, prototype in enumerate(prototypes):
         row, column = divmod(i, _COLUMNS)
         grey = prototype / max(float(prototype.max()), 1e-9)
-        picture = cv2.cvtColor((grey * 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+        tile = cv2.cvtColor((grey * 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
         place = np.s_[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
-        page[place] = _titled(picture, f"{i}  max {prototype.max():.1f}")
+        page[place] = _titled(tile, f"{i}  max {prototype.max():.1f}")
     return page
 
 
@@ -136,9 +136,9 @@ def _draw_assembly(image: Image, prototypes: Map, assembly: Assembly) -> Image:
     probability = 1 / (1 + np.exp(-assembly.total))
     grey = cv2.cvtColor((probability * 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
     tiles.append(_titled(np.asarray(grey, np.uint8), "sigmoid"))
-    picture = image.copy()
-    picture[~assembly.mask] //= 4
-    tiles.append(_titled(picture, f"{assembly.name} {assembly.score:.2f}"))
+    shown = image.copy()
+    shown[~assembly.mask] //= 4
+    tiles.append(_titled(shown, f"{assembly.name} {assembly.score:.2f}"))
     return np.concatenate(tiles, axis=1)
 
 
@@ -162,8 +162,8 @@ def _bars(coefficients: npt.NDArray[np.float32]) -> Image:
     return page
 
 
-def _titled(picture: Image, title: str) -> Image:
-    tile = np.asarray(cv2.resize(picture, (_TILE, _TILE)), np.uint8)
+def _titled(image: Image, title: str) -> Image:
+    tile = np.asarray(cv2.resize(image, (_TILE, _TILE)), np.uint8)
     for colour, thickness in ((255, 255, 255), 3), ((0, 0, 0), 1):
         cv2.putText(tile, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, thickness)
     return tile

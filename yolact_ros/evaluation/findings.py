@@ -17,8 +17,8 @@ from yolact_ros.data import (
     DataSource,
     category_ids,
     encode_mask,
+    read_annotated_image,
     read_countable,
-    read_image,
 )
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
@@ -49,8 +49,8 @@ class Findings:
 def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
     """Read the file of a data set that `segmenter` can be evaluated on.
 
-    Raises DataError for annotations that cannot be counted, for missing pictures, or if the file
-    has no pictures or none of the model's classes.
+    Raises DataError for annotations that cannot be counted, for missing images, or if the file
+    has no images or none of the model's classes.
     """
     content = read_countable(source, _has_masks(segmenter))
     category_ids(source, segmenter.class_names, content)
@@ -66,15 +66,15 @@ def find(
     categories = category_ids(source, segmenter.class_names, content)
     folder = source.folder(content)
     findings = Findings([], categories, _has_masks(segmenter), [], [], [])
-    for image in tqdm(content["images"], "images", disable=not progress):
-        size = image["height"], image["width"]
-        picture = read_image(folder / image["file_name"], size)
-        (instances,), stages = segmenter.submit([picture]).result()
-        masks, boxes = to_results(image["id"], instances, categories)
+    for entry in tqdm(content["images"], "images", disable=not progress):
+        size = entry["height"], entry["width"]
+        image = read_annotated_image(folder / entry["file_name"], size)
+        (instances,), stages = segmenter.submit([image]).result()
+        masks, boxes = to_results(entry["id"], instances, categories)
         findings.masks.extend(masks)
         findings.boxes.extend(boxes)
         findings.times.append(stages)
-        findings.image_ids.append(image["id"])
+        findings.image_ids.append(entry["id"])
     return findings
 
 

@@ -1,4 +1,4 @@
-"""Tables, files and pictures of an evaluation."""
+"""Tables, files, plots and overlays of an evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Scores
 from yolact_ros.evaluation.confusion import Matches, confusion_matrix, match, plot_confusion
 from yolact_ros.evaluation.findings import Findings, Result
-from yolact_ros.pictures import write_picture
+from yolact_ros.image_files import write_image
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
 _CURVES = 12
@@ -156,7 +156,7 @@ def draw_worst(
         overlay = draw_overlay(image, instances[shown])
         page = np.concatenate([overlay, _draw_truth(image, each.record)], axis=1)
         mistakes = f"missed{len(each.missed)}-wrong{len(each.wrong)}"
-        write_picture(folder / f"{rank:02d}-{mistakes}-{each.record.path.stem}.png", page)
+        write_image(folder / f"{rank:02d}-{mistakes}-{each.record.path.stem}.png", page)
 
 
 def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Checks that an exported network finds on real pictures what PyTorch finds."""
+"""Checks that an exported network finds on real images what PyTorch finds."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ BATCH = 4
 
 
 @dataclass(frozen=True)
-class PictureCheck:
-    """The comparison on one picture."""
+class ImageCheck:
+    """The comparison on one image."""
 
     name: str
     agreement: Agreement
@@ -56,25 +56,25 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class Checked:
-    """The comparison on all pictures."""
+    """The comparison on all images."""
 
-    pictures: tuple[PictureCheck, ...]
+    images: tuple[ImageCheck, ...]
     limits: Limits
 
     @property
     def instances(self) -> int:
         """Number of instances compared."""
-        return sum(each.agreement.instances for each in self.pictures)
+        return sum(each.agreement.instances for each in self.images)
 
     @property
     def matched(self) -> int:
         """Number of instances matched."""
-        return sum(each.agreement.matched for each in self.pictures)
+        return sum(each.agreement.matched for each in self.images)
 
     @property
     def mean_mask_iou(self) -> float:
         """Mean mask IoU over all pairs; 1 if there are none."""
-        parts = [each.agreement for each in self.pictures]
+        parts = [each.agreement for each in self.images]
         total = sum(each.mean_mask_iou * each.matched for each in parts)
         return total / self.matched if self.matched else 1.0
 
@@ -89,18 +89,18 @@ class Checked:
             found.append(f"{lone} of {self.instances} instances have no partner")
         if self.mean_mask_iou < limits.mask_iou:
             found.append(f"the masks' mean IoU is {self.mean_mask_iou:.3f}")
-        return found + [text for each in self.pictures for text in _problems(each, limits)]
+        return found + [text for each in self.images for text in _problems(each, limits)]
 
     @property
     def _without_outputs(self) -> bool:
-        return any(each.output_difference is None for each in self.pictures)
+        return any(each.output_difference is None for each in self.images)
 
     def table(self) -> str:
-        """Format one line for each picture."""
-        width = max(len(each.name) for each in self.pictures)
+        """Format one line for each image."""
+        width = max(len(each.name) for each in self.images)
         titles = "instances  matched  score diff.   box diff.  mask IoU  output diff."
-        lines = [f"{'picture':{width}}  {titles}"]
-        for each in self.pictures:
+        lines = [f"{'image':{width}}  {titles}"]
+        for each in self.images:
             a, output = each.agreement, each.output_difference
             lines.append(
                 f"{each.name:{width}}  {a.instances:9}  {a.matched:7}  {a.score_difference:11.1e}  "
@@ -110,35 +110,35 @@ class Checked:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        """Summarise all pictures in one line."""
+        """Summarise all images in one line."""
         return (
             f"{self.matched} of {self.instances} instances that score {self.limits.confident} or "
             f"more are matched, mean mask IoU {self.mean_mask_iou:.4f}"
         )
 
 
-def _problems(picture: PictureCheck, limits: Limits) -> list[str]:
-    """Describe what exceeds the limits on one picture."""
-    a, output, found = picture.agreement, picture.output_difference, []
+def _problems(result: ImageCheck, limits: Limits) -> list[str]:
+    """Describe what exceeds the limits on one image."""
+    a, output, found = result.agreement, result.output_difference, []
     if a.score_difference > limits.score:
         found.append(f"a score differs by {a.score_difference:.4f}")
     if limits.box is not None and a.box_difference > limits.box:
         found.append(f"an edge of a box differs by {a.box_difference:.1f} pixels")
     if limits.output is not None and output is not None and not output <= limits.output:  # or nan
         found.append(f"an output differs by {output}")
-    return [f"{picture.name}: {text}" for text in found]
+    return [f"{result.name}: {text}" for text in found]
 
 
 def check(
     exported: Segmenter,
     reference: Segmenter,
-    pictures: Mapping[str, Image],
+    images: Mapping[str, Image],
     limits: Limits = FLOAT,
 ) -> Checked:
-    """Compare an exported network with its original on BGR pictures [H, W, 3], by name.
+    """Compare an exported network with its original on BGR images [H, W, 3], by name.
 
     Both use the reference's settings, but a low threshold. The exported one gets batches of
-    `BATCH` pictures, read as needed, and one picture alone: its detection stage, if it has one,
+    `BATCH` images, read as needed, and one image alone: its detection stage, if it has one,
     might be right for batches but wrong for single images, or vice versa.
     """
     # An instance at the threshold may come or go, but not one with twice that score.
@@ -146,14 +146,14 @@ def check(
     before = exported.settings, reference.settings
     exported.settings = reference.settings = settings
     try:
-        names = list(pictures)
+        names = list(images)
         results = []
         for at in range(0, len(names), BATCH):
-            batch = {name: pictures[name] for name in names[at : at + BATCH]}
-            images = list(batch.values())
-            found = exported(images if len(images) > 1 else 2 * images)
+            batch = {name: images[name] for name in names[at : at + BATCH]}
+            given = list(batch.values())
+            found = exported(given if len(given) > 1 else 2 * given)
             results += _compare_all(exported, reference, batch, found, limits.confident)
-        alone = {f"{names[0]}, alone": pictures[names[0]]}
+        alone = {f"{names[0]}, alone": images[names[0]]}
         found = exported(list(alone.values()))
         results += _compare_all(exported, reference, alone, found, limits.confident)
     finally:
@@ -164,18 +164,18 @@ def check(
 def _compare_all(
     exported: Segmenter,
     reference: Segmenter,
-    pictures: Mapping[str, Image],
+    images: Mapping[str, Image],
     ours: Sequence[Instances],
     confident: float,
-) -> list[PictureCheck]:
+) -> list[ImageCheck]:
     """Compare `ours`, found by the exported network, with what the reference finds."""
     return [
-        PictureCheck(
+        ImageCheck(
             name,
             compare(_found(found), _found(reference(image)), confident),
             _difference(exported, reference, image),
         )
-        for (name, image), found in zip(pictures.items(), ours, strict=False)
+        for (name, image), found in zip(images.items(), ours, strict=False)
     ]
 
 

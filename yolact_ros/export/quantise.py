@@ -12,14 +12,14 @@ import torch
 from yolact_ros.engine import preprocess
 from yolact_ros.engine.runtimes.tracing import INPUT
 from yolact_ros.extras import missing
+from yolact_ros.image_files import read_image
 from yolact_ros.network import NetworkConfig
-from yolact_ros.pictures import read_picture
 
 if TYPE_CHECKING:
     import openvino
 
-MAX_PICTURES = 300
-"""More pictures do not improve the calibration."""
+MAX_IMAGES = 300
+"""More images do not improve the calibration."""
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _DEPTH = 2  # number of convolutions after an input that stay in float
 
@@ -35,25 +35,25 @@ def import_nncf() -> Any:
 
 
 def quantise(
-    model: openvino.Model, config: NetworkConfig, pictures: Sequence[Path]
+    model: openvino.Model, config: NetworkConfig, images: Sequence[Path]
 ) -> openvino.Model:
     """Quantise the convolutions of an OpenVINO model to 8 bits.
 
     Weights are quantised per channel, activations per tensor, within the ranges observed on at most
-    300 of the `pictures`. The most sensitive parts stay in float: the first two convolutions on
+    300 of the `images`. The most sensitive parts stay in float: the first two convolutions on
     each path from the image, the last one on each path to an output, and everything after those,
     such as the detection stage.
 
-    Raises ValueError for a file that is not a picture, MissingExtraError if NNCF is missing.
+    Raises ValueError for a file that is not an image, MissingExtraError if NNCF is missing.
     """
     nncf = import_nncf()
 
     def prepare(path: Path) -> dict[str, Any]:
-        batch = preprocess([torch.from_numpy(read_picture(path))], config)
+        batch = preprocess([torch.from_numpy(read_image(path))], config)
         return {INPUT: batch.contiguous().numpy()}
 
-    count = min(len(pictures), MAX_PICTURES)
-    chosen = [pictures[i * len(pictures) // count] for i in range(count)]
+    count = min(len(images), MAX_IMAGES)
+    chosen = [images[i * len(images) // count] for i in range(count)]
     quantised: openvino.Model = nncf.quantize(
         model,
         nncf.Dataset(chosen, prepare),

@@ -31,7 +31,7 @@ class ExportError(RuntimeError):
 def export(
     segmenter: Segmenter,
     path: Path,
-    pictures: Mapping[str, Image],
+    images: Mapping[str, Image],
     *,
     detection: bool = False,
     precision: str = "float32",
@@ -42,14 +42,14 @@ def export(
 
     The suffix of `path` determines the format: .onnx, .xml (OpenVINO, with a .bin next to it) or
     .pt2 (compiled PyTorch, for the segmenter's device; the other formats need a segmenter on the
-    CPU). The file appears only when it is complete and finds on the BGR `pictures` [H, W, 3], by
+    CPU). The file appears only when it is complete and finds on the BGR `images` [H, W, 3], by
     name, what the segmenter finds.
 
     Args:
         detection: Include the detection stage, with the segmenter's settings.
         precision: The segmenter's precision, which must be float32 except for a .pt2; or "int8" for
             an .xml. `check` has limits for each.
-        calibration: Picture files like those that the network will see, for "int8".
+        calibration: Image files like those that the network will see, for "int8".
         keep_anyway: Keep the file even if its results differ; `problems` then says how.
 
     Raises:
@@ -62,8 +62,8 @@ def export(
         raise ValueError(f"{path} is not allowed: its name must end in {', '.join(EXPORTED)}")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}")
-    if not pictures:
-        raise ValueError("there is no picture to check with")
+    if not images:
+        raise ValueError("there is no image to check with")
     _check_release(path, segmenter.device)
     _check_precision(precision, path, calibration)
     net, computes = segmenter.runtime.run, segmenter.runtime.precision
@@ -81,7 +81,7 @@ def export(
         _write(net, header, made, calibration)
         exported = Segmenter(weights=made, device=str(segmenter.device))
         limits = {"float32": FLOAT, "int8": INT8}.get(precision, HALF)
-        checked = check(exported, segmenter, pictures, limits)
+        checked = check(exported, segmenter, images, limits)
         if checked.problems and not keep_anyway:
             raise ExportError(
                 f"{path} was not written, since it does not find what PyTorch finds: "
@@ -113,9 +113,9 @@ def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) ->
             f"{' or '.join(map(repr, allowed))}"
         )
     if precision == "int8" and not calibration:
-        raise ValueError("int8 needs pictures to calibrate with, like those that it will see")
+        raise ValueError("int8 needs images to calibrate with, like those that it will see")
     if precision != "int8" and calibration:
-        raise ValueError(f"pictures to calibrate with are for int8, not for {precision}")
+        raise ValueError(f"images to calibrate with are for int8, not for {precision}")
     if precision == "int8":
         import_nncf()  # before tracing, which takes a while
 

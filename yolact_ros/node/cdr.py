@@ -47,7 +47,7 @@ class SerializedCompressedImage:
     data: bytes
 
 
-def read_image(message: bytes) -> SerializedImage:
+def parse_image(message: bytes) -> SerializedImage:
     """Parse a serialized `sensor_msgs/Image`. Raises ImageError for invalid bytes."""
     reader = _Reader(message)
     return SerializedImage(
@@ -61,7 +61,7 @@ def read_image(message: bytes) -> SerializedImage:
     )
 
 
-def read_compressed_image(message: bytes) -> SerializedCompressedImage:
+def parse_compressed_image(message: bytes) -> SerializedCompressedImage:
     """Parse a serialized `sensor_msgs/CompressedImage`. Raises ImageError for invalid bytes."""
     reader = _Reader(message)
     return SerializedCompressedImage(

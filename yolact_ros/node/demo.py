@@ -23,11 +23,11 @@ from rclpy.qos import QoSProfile
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
+from yolact_ros.image_files import PHOTOS, ImageFileError, write_image
 from yolact_ros.masks import decode
 from yolact_ros.msg import Instance, InstanceArray
 from yolact_ros.node.images import bgr_of
 from yolact_ros.node.processes import Health, started
-from yolact_ros.pictures import PHOTOS, PictureError, write_picture
 
 RELIABLE = QoSProfile(depth=10)
 """Reliable, the default: on a busy machine most best-effort images are lost, because an image is
@@ -40,15 +40,15 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """The node's answer for one picture."""
+    """The node's answer for one image."""
 
     instances: Sequence[Instance]
     latency: float
-    """Seconds from the picture's stamp to the receipt of its instances."""
+    """Seconds from the image's stamp to the receipt of its instances."""
 
 
 class Viewer(Node):
-    """Collects the node's answers by picture name, which is the `frame_id`."""
+    """Collects the node's answers by the image's file name, which is the `frame_id`."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__("viewer", namespace=namespace)
@@ -68,19 +68,19 @@ class Viewer(Node):
     def _keep_overlay(self, message: Image) -> None:
         self.overlays[message.header.frame_id] = message
 
-    def pictures_done(self) -> set[str]:
+    def images_done(self) -> set[str]:
         return set(self.seen) & set(self.overlays)
 
 
 def watch(
     viewer: Viewer, names: set[str], processes: dict[str, subprocess.Popen[bytes]], timeout: float
 ) -> None:
-    """Spin until every picture has been seen. Raises DemoError on failure or timeout."""
+    """Spin until every image has been seen. Raises DemoError on failure or timeout."""
     end = time.monotonic() + timeout
     done: set[str] = set()
     while not names <= done:
         rclpy.spin_once(viewer, timeout_sec=0.2)
-        for name in sorted(viewer.pictures_done() - done):
+        for name in sorted(viewer.images_done() - done):
             done.add(name)
             print(f"{name}: seen", flush=True)
         for name, process in processes.items():
@@ -96,11 +96,11 @@ def watch(
 
 
 def table(seen: dict[str, Seen]) -> str:
-    """Return a table with one line per instance: picture, class, score, box, mask area, latency."""
-    lines = [("picture", "class", "score", "box (x1 y1 x2 y2)", "mask px", "latency ms")]
-    for name, picture in sorted(seen.items()):
-        latency = f"{1000 * picture.latency:.0f}"
-        for instance in picture.instances:
+    """Return a table with one line per instance: image, class, score, box, mask area, latency."""
+    lines = [("image", "class", "score", "box (x1 y1 x2 y2)", "mask px", "latency ms")]
+    for name, answer in sorted(seen.items()):
+        latency = f"{1000 * answer.latency:.0f}"
+        for instance in answer.instances:
             box = instance.box
             corners = (
                 box.x_offset,
@@ -118,7 +118,7 @@ def table(seen: dict[str, Seen]) -> str:
                     latency,
                 )
             )
-        if not picture.instances:
+        if not answer.instances:
             lines.append((name, "(none)", "", "", "", latency))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -129,7 +129,7 @@ def table(seen: dict[str, Seen]) -> str:
 
 def write_overlays(overlays: dict[str, Image], folder: Path) -> None:
     for name, message in overlays.items():
-        write_picture(folder / Path(name).with_suffix(".png"), bgr_of(message))
+        write_image(folder / Path(name).with_suffix(".png"), bgr_of(message))
 
 
 def show(
@@ -148,8 +148,8 @@ def show(
     print("\n" + table(viewer.seen))
     write_overlays(viewer.overlays, output)
     print(f"\noverlays: {output.resolve()}")
-    if not any(picture.instances for picture in viewer.seen.values()):
-        raise DemoError("no instance was found in any picture")
+    if not any(answer.instances for answer in viewer.seen.values()):
+        raise DemoError("no instance was found in any image")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rclpy.init(args=[])
     try:
         show(PHOTOS, options.output, options.timeout, options.namespace, options.ros_args)
-    except (DemoError, PictureError, InvalidNamespaceException) as error:
+    except (DemoError, ImageFileError, InvalidNamespaceException) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -1,6 +1,6 @@
-"""A camera that publishes the pictures of a folder, for demos.
+"""A camera that publishes the images of a folder, for demos.
 
-Node `camera`, topic `~/image_raw`. `header.frame_id` is the picture's file name.
+Node `camera`, topic `~/image_raw`. `header.frame_id` is the image's file name.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from yolact_ros.image_files import read_image
 from yolact_ros.node.messages import bgr_image
-from yolact_ros.pictures import read_picture
 
 
 class FolderCamera(Node):
-    """Publishes the pictures of a folder one after another, in a loop, as bgr8.
+    """Publishes the images of a folder one after another, in a loop, as bgr8.
 
-    Raises ValueError if the folder has no readable pictures.
+    Raises ValueError if the folder has no readable images.
     """
 
     def __init__(self) -> None:
         super().__init__("camera")
         folder = self._parameter("folder", "", "Folder of JPEG and PNG files.")
-        rate = self._parameter("rate", 2.0, "Pictures a second.")
+        rate = self._parameter("rate", 2.0, "Images a second.")
         if not 0 < rate <= 1000:
             raise ValueError(f"rate={rate} is not allowed: it must be above 0 and at most 1000")
-        self._pictures = read_pictures(Path(folder).expanduser())
+        self._messages = read_images(Path(folder).expanduser())
         self._next: list[str] = []
         self._publisher = self.create_publisher(Image, "~/image_raw", 10)
         self.create_timer(1.0 / rate, self._show_next)
@@ -47,21 +47,21 @@ class FolderCamera(Node):
     def _show_next(self) -> None:
         if not self._next:
             # A new order each time: a node that processes every second frame must not keep missing
-            # the same half of the pictures.
-            self._next = random.sample(sorted(self._pictures), len(self._pictures))
+            # the same half of the images.
+            self._next = random.sample(sorted(self._messages), len(self._messages))
         name = self._next.pop()
-        message = self._pictures[name]
+        message = self._messages[name]
         message.header.stamp = self.get_clock().now().to_msg()
         self._publisher.publish(message)
 
 
-def read_pictures(folder: Path) -> dict[str, Image]:
-    """Return the pictures in `folder` as messages by file name. Raises ValueError if none."""
+def read_images(folder: Path) -> dict[str, Image]:
+    """Return the images in `folder` as messages by file name. Raises ValueError if none."""
     messages = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             continue
-        messages[path.name] = bgr_image(Header(frame_id=path.name), read_picture(path))
+        messages[path.name] = bgr_image(Header(frame_id=path.name), read_image(path))
     if not messages:
         raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
     return messages
@@ -78,7 +78,7 @@ def main() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except rclpy_implementation.RCLError:
-        # A signal may shut down the context while a picture is being published.
+        # A signal may shut down the context while an image is being published.
         if rclpy.ok():
             raise
     except (ValueError, ParameterException) as error:

@@ -15,12 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolact_ros.pictures import JPEG_START, PNG_START, is_cut_short
+from yolact_ros.image_files import JPEG_START, PNG_START, Image, is_cut_short
 
 if TYPE_CHECKING:
     import torch
-
-Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 1 << 27
 MAX_SIDE = 32766
@@ -128,61 +126,61 @@ _LAYOUTS = _layouts()
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def check(image: ImageMessage) -> None:
+def check(message: ImageMessage) -> None:
     """Raise ImageError for a message that `bgr_of` would reject, without touching its pixels."""
-    _checked_rows(image, _layout(image))
+    _checked_rows(message, _layout(message))
 
 
-def bgr_of(image: ImageMessage) -> Picture:
+def bgr_of(message: ImageMessage) -> Image:
     """Convert a raw image message to BGR uint8 [H, W, 3].
 
     bgr8 and 8UC3 give a view of the message, which may be strided (padded rows). 16-bit values are
     scaled to 8 bits; 4:2:0 and 4:2:2 encodings are read as BT.601 video range. Raises ImageError.
     """
-    layout = _layout(image)
-    rows = _checked_rows(image, layout)
-    if image.encoding == "nv24":
-        return _from_full_planes(rows, image.height, image.width)
+    layout = _layout(message)
+    rows = _checked_rows(message, layout)
+    if message.encoding == "nv24":
+        return _from_full_planes(rows, message.height, message.width)
     if layout.colour_rows:
-        return _from_planes(rows, image.height, image.width, layout)
-    return _from_rows(rows, bool(image.is_bigendian), image.width, layout)
+        return _from_planes(rows, message.height, message.width, layout)
+    return _from_rows(rows, bool(message.is_bigendian), message.width, layout)
 
 
-def _layout(image: ImageMessage) -> Layout:
+def _layout(message: ImageMessage) -> Layout:
     try:
-        return _LAYOUTS[image.encoding]
+        return _LAYOUTS[message.encoding]
     except KeyError:
         raise ImageError(
-            "encoding", f"unknown encoding {image.encoding!r}; known are {', '.join(ENCODINGS)}"
+            "encoding", f"unknown encoding {message.encoding!r}; known are {', '.join(ENCODINGS)}"
         ) from None
 
 
-def _checked_rows(image: ImageMessage, layout: Layout) -> Picture:
+def _checked_rows(message: ImageMessage, layout: Layout) -> Image:
     """Return the bytes of a valid message as [rows of all planes, step]."""
-    _check_size(image.height, image.width)
-    if min(image.height, image.width) < layout.min_side:
-        raise _too_small(image.encoding, image.height, image.width, layout.min_side)
+    _check_size(message.height, message.width)
+    if min(message.height, message.width) < layout.min_side:
+        raise _too_small(message.encoding, message.height, message.width, layout.min_side)
     item_size = np.dtype(layout.dtype).itemsize
-    row_bytes = layout.row_values(image.width) * item_size
-    if image.step < row_bytes:
+    row_bytes = layout.row_values(message.width) * item_size
+    if message.step < row_bytes:
         raise ImageError(
             "step",
-            f"a step of {image.step} bytes; a row of {image.width} {image.encoding} pixels needs "
-            f"{row_bytes} or more",
+            f"a step of {message.step} bytes; a row of {message.width} {message.encoding} pixels "
+            f"needs {row_bytes} or more",
         )
-    if image.step % item_size:
-        raise ImageError("step", f"a step of {image.step} bytes cuts a 16-bit value in two")
-    data, rows = np.frombuffer(image.data, np.uint8), layout.rows(image.height)
-    if data.size != rows * image.step:
+    if message.step % item_size:
+        raise ImageError("step", f"a step of {message.step} bytes cuts a 16-bit value in two")
+    data, rows = np.frombuffer(message.data, np.uint8), layout.rows(message.height)
+    if data.size != rows * message.step:
         raise ImageError(
             "data",
-            f"{data.size} bytes of data; {image.width} x {image.height} {image.encoding} pixels "
-            f"with a step of {image.step} need {rows * image.step}",
+            f"{data.size} bytes of data; {message.width} x {message.height} {message.encoding} "
+            f"pixels with a step of {message.step} need {rows * message.step}",
         )
-    return data.reshape(rows, image.step)
+    return data.reshape(rows, message.step)
 
 
-def _from_rows(rows: Picture, is_bigendian: bool, width: int, layout: Layout) -> Picture:
+def _from_rows(rows: Image, is_bigendian: bool, width: int, layout: Layout) -> Image:
     values = layout.row_values(width)
     if layout.dtype is np.uint16:
         wide = rows.view(">u2" if is_bigendian else "<u2")[:, :values]
@@ -196,7 +194,7 @@ def _from_rows(rows: Picture, is_bigendian: bool, width: int, layout: Layout) ->
     return np.asarray(pixels[:, :width], np.uint8)
 
 
-def _from_planes(rows: Picture, height: int, width: int, layout: Layout) -> Picture:
+def _from_planes(rows: Image, height: int, width: int, layout: Layout) -> Image:
     even_width = layout.row_values(width)
     brightness, colour = rows[:height, :even_width], rows[height:, :even_width]
     if height % 2:
@@ -207,7 +205,7 @@ def _from_planes(rows: Picture, height: int, width: int, layout: Layout) -> Pict
     return np.asarray(pixels[:height, :width], np.uint8)
 
 
-def _from_full_planes(rows: Picture, height: int, width: int) -> Picture:
+def _from_full_planes(rows: Image, height: int, width: int) -> Image:
     # Convert as nv12 at twice the size, where each 2 x 2 block has its own chroma pair.
     brightness = rows[:height, :width].repeat(2, axis=0).repeat(2, axis=1)
     pairs = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
@@ -231,9 +229,9 @@ def _too_small(encoding: str, height: int, width: int, least: int) -> ImageError
     )
 
 
-def check_compressed(image: CompressedImageMessage) -> None:
+def check_compressed(message: CompressedImageMessage) -> None:
     """Raise ImageError for bytes that are visibly not a complete JPEG or PNG; does not decode."""
-    data = bytes(image.data)
+    data = bytes(message.data)
     if data.startswith(JPEG_START):
         kind, size = "JPEG", _jpeg_size(data)
     elif data.startswith(PNG_START):
@@ -241,7 +239,7 @@ def check_compressed(image: CompressedImageMessage) -> None:
     else:
         raise ImageError(
             "encoding",
-            f"{len(data)} bytes that are neither JPEG nor PNG (format {image.format!r})",
+            f"{len(data)} bytes that are neither JPEG nor PNG (format {message.format!r})",
         )
     # OpenCV would decode whatever arrived and fill the rest with grey.
     if size is None or is_cut_short(data):
@@ -249,38 +247,38 @@ def check_compressed(image: CompressedImageMessage) -> None:
     _check_size(*size)
 
 
-def bgr_of_compressed(image: CompressedImageMessage) -> Picture:
+def bgr_of_compressed(message: CompressedImageMessage) -> Image:
     """Decode a JPEG or PNG message to BGR uint8 [H, W, 3].
 
     The bytes tell JPEG from PNG; `format` tells whether a grey image is a Bayer mosaic. An EXIF
     orientation tag is ignored, so that pixels stay where the camera has them. Raises ImageError.
     """
-    check_compressed(image)
-    if pattern := _bayer_pattern(image):
-        values = _decoded(image, cv2.IMREAD_UNCHANGED)
+    check_compressed(message)
+    if pattern := _bayer_pattern(message):
+        values = _decoded(message, cv2.IMREAD_UNCHANGED)
         if values.ndim == 2:
             return _from_mosaic(values, pattern)
-    return np.asarray(_decoded(image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), np.uint8)
+    return np.asarray(_decoded(message, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), np.uint8)
 
 
-def _decoded(image: CompressedImageMessage, flags: int) -> NDArray[Any]:
-    data = np.frombuffer(image.data, np.uint8)
+def _decoded(message: CompressedImageMessage, flags: int) -> NDArray[Any]:
+    data = np.frombuffer(message.data, np.uint8)
     try:
-        picture = cv2.imdecode(data, flags)
+        image = cv2.imdecode(data, flags)
     except cv2.error:
-        picture = None
-    if picture is None:
+        image = None
+    if image is None:
         raise ImageError("data", f"a compressed image of {data.size} bytes that cannot be decoded")
-    return picture
+    return image
 
 
-def _bayer_pattern(image: CompressedImageMessage) -> str:
+def _bayer_pattern(message: CompressedImageMessage) -> str:
     """Return the pattern from a format such as "bayer_rggb8; jpeg compressed "; empty if none."""
-    encoding = image.format.partition(";")[0].strip()
+    encoding = message.format.partition(";")[0].strip()
     return encoding.rstrip("0123456789") if encoding.startswith("bayer_") else ""
 
 
-def _from_mosaic(values: NDArray[Any], pattern: str) -> Picture:
+def _from_mosaic(values: NDArray[Any], pattern: str) -> Image:
     """Demosaic native values [H, W]; a JPEG has 8 bits, whatever the camera has."""
     height, width = values.shape
     values = np.ascontiguousarray(values)
@@ -292,7 +290,7 @@ def _from_mosaic(values: NDArray[Any], pattern: str) -> Picture:
     return _from_rows(values.view(np.uint8), sys.byteorder == "big", width, layout)
 
 
-def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Tensor | None:
+def bgr_on_gpu(message: CompressedImageMessage, device: torch.device) -> torch.Tensor | None:
     """Decode a JPEG message with nvJPEG to BGR uint8 [H, W, 3] on a CUDA device.
 
     Returns None for images that need the CPU: those that nvJPEG cannot decode, such as a PNG, and
@@ -304,10 +302,10 @@ def bgr_on_gpu(image: CompressedImageMessage, device: torch.device) -> torch.Ten
         from torchvision.io import ImageReadMode, decode_jpeg
     except ImportError:  # future releases drop it
         return None
-    check_compressed(image)
-    if _bayer_pattern(image):
+    check_compressed(message)
+    if _bayer_pattern(message):
         return None
-    data = torch.from_numpy(np.frombuffer(image.data, np.uint8))
+    data = torch.from_numpy(np.frombuffer(message.data, np.uint8))
     if device.type == "cuda":
         # nvJPEG writes on its own stream, maybe into memory that is still read on this one.
         torch.cuda.current_stream(device).synchronize()

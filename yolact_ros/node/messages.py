@@ -1,4 +1,4 @@
-"""Instances and pictures as ROS messages."""
+"""Instances and images as ROS messages."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def _mask_messages(instances: Instances, encoding: str) -> list[Mask]:
     ]
 
 
-def bgr_image(header: Header, picture: NDArray[np.uint8]) -> Image:
-    """Convert a BGR picture [H, W, 3] to a bgr8 image."""
-    return _image(header, picture, "bgr8")
+def bgr_image(header: Header, image: NDArray[np.uint8]) -> Image:
+    """Convert a BGR image [H, W, 3] to a bgr8 message."""
+    return _image(header, image, "bgr8")
 
 
 def label_image(header: Header, instances: Instances) -> Image:
@@ -119,9 +119,9 @@ def _image(header: Header, pixels: NDArray[np.uint8] | NDArray[np.uint16], encod
     )
 
 
-def jpeg_image(header: Header, picture: NDArray[np.uint8], quality: int) -> CompressedImage:
-    """Encode a BGR picture [H, W, 3] as JPEG, quality 1 to 100, with image_transport's format."""
-    _, data = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))
+def jpeg_image(header: Header, image: NDArray[np.uint8], quality: int) -> CompressedImage:
+    """Encode a BGR image [H, W, 3] as JPEG, quality 1 to 100, with image_transport's format."""
+    _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
     return CompressedImage(
         header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", data.tobytes())
     )

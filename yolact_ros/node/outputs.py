@@ -55,12 +55,12 @@ class Outputs:
     def publish(
         self,
         header: Header,
-        picture: NDArray[np.uint8] | torch.Tensor,
+        image: NDArray[np.uint8] | torch.Tensor,
         instances: Instances,
         positions: Positions | None,
         parameters: Parameters,
     ) -> None:
-        """Publish the instances of a BGR picture [H, W, 3], and other outputs with subscribers."""
+        """Publish the instances of a BGR image [H, W, 3], and other outputs with subscribers."""
         self._instances.publish(
             messages.instance_array(header, instances, parameters.mask_encoding, positions)
         )
@@ -72,12 +72,12 @@ class Outputs:
         if self._labels.get_subscription_count():
             self._labels.publish(messages.label_image(header, instances))
         if parameters.overlay_enabled:
-            self._publish_overlay(header, picture, instances, parameters)
+            self._publish_overlay(header, image, instances, parameters)
 
     def _publish_overlay(
         self,
         header: Header,
-        picture: NDArray[np.uint8] | torch.Tensor,
+        image: NDArray[np.uint8] | torch.Tensor,
         instances: Instances,
         parameters: Parameters,
     ) -> None:
@@ -85,10 +85,10 @@ class Outputs:
         compressed = self._compressed.get_subscription_count() > 0
         if not raw and not compressed:
             return
-        if isinstance(picture, torch.Tensor):
-            picture = picture.cpu().numpy()
+        if isinstance(image, torch.Tensor):
+            image = image.cpu().numpy()
         overlay = draw_overlay(
-            picture,
+            image,
             instances,
             alpha=parameters.overlay_alpha,
             boxes=parameters.overlay_boxes,

@@ -17,13 +17,14 @@ from std_msgs.msg import Header
 from yolact_ros.detection import Instances
 from yolact_ros.engine import DeviceLostError, Segmenter, Submitted
 from yolact_ros.engine.failures import lost_devices_named
+from yolact_ros.image_files import Image
 from yolact_ros.node import images
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.cdr import (
     SerializedCompressedImage,
     SerializedImage,
-    read_compressed_image,
-    read_image,
+    parse_compressed_image,
+    parse_image,
 )
 from yolact_ros.node.depth import DepthImages, NearestDepth, NoDepthError, Positions
 from yolact_ros.node.images import ImageError
@@ -58,7 +59,7 @@ class Frame:
     """An image on its way to the network."""
 
     feed: Feed
-    image: SerializedImage | SerializedCompressedImage
+    message: SerializedImage | SerializedCompressedImage
     arrived: float
     """time.monotonic() in seconds."""
     depth: NearestDepth | None
@@ -70,44 +71,46 @@ class Decoded:
     """A frame with its pixels."""
 
     frame: Frame
-    picture: images.Picture | torch.Tensor
+    image: Image | torch.Tensor
     """BGR uint8 [H, W, 3]."""
     stages: Mapping[str, float]
     """Milliseconds of each stage so far."""
 
 
-def read_message(message: bytes, compressed: bool) -> SerializedImage | SerializedCompressedImage:
+def read_message(
+    serialized: bytes, compressed: bool
+) -> SerializedImage | SerializedCompressedImage:
     """Parse a serialized Image or CompressedImage. Raises ImageError for an invalid message."""
     if compressed:
-        compressed_image = read_compressed_image(message)
-        images.check_compressed(compressed_image)
-        return compressed_image
-    image = read_image(message)
-    images.check(image)
-    return image
+        compressed_message = parse_compressed_image(serialized)
+        images.check_compressed(compressed_message)
+        return compressed_message
+    message = parse_image(serialized)
+    images.check(message)
+    return message
 
 
-def picture_of(
-    image: SerializedImage | SerializedCompressedImage, device: torch.device
-) -> images.Picture | torch.Tensor:
-    """Decode an image to BGR uint8 [H, W, 3]; a JPEG is decoded on `device` if that is CUDA.
+def image_of(
+    message: SerializedImage | SerializedCompressedImage, device: torch.device
+) -> Image | torch.Tensor:
+    """Decode a message to BGR uint8 [H, W, 3]; a JPEG is decoded on `device` if that is CUDA.
 
     Raises ImageError and DeviceLostError.
     """
-    if not isinstance(image, SerializedCompressedImage):
-        return images.bgr_of(image)
+    if not isinstance(message, SerializedCompressedImage):
+        return images.bgr_of(message)
     if device.type == "cuda":
         with lost_devices_named(device):
-            on_gpu = images.bgr_on_gpu(image, device)
+            on_gpu = images.bgr_on_gpu(message, device)
         if on_gpu is not None:
             return on_gpu
-    return images.bgr_of_compressed(image)
+    return images.bgr_of_compressed(message)
 
 
 def warm_up_decoder(device: torch.device) -> None:
     """Decode a small JPEG, so that nvJPEG is initialised."""
     _, data = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))
-    picture_of(SerializedCompressedImage(Header(), "jpeg", data.tobytes()), device)
+    image_of(SerializedCompressedImage(Header(), "jpeg", data.tobytes()), device)
 
 
 class RateLimit:
@@ -170,12 +173,12 @@ class Pipeline:
             self._depth.close()
         self._worker.stop()
 
-    def take(self, feed: Feed, message: bytes) -> None:
+    def take(self, feed: Feed, serialized: bytes) -> None:
         """Accept a serialized message of a camera, which may be malformed."""
         arrived = time.monotonic()
         feed.statistics.arrived()
         try:
-            image = read_message(message, self._compressed)
+            message = read_message(serialized, self._compressed)
         except ImageError as error:
             self._refuse(feed, error)
             return
@@ -183,14 +186,14 @@ class Pipeline:
             feed.statistics.passed_over()
             return
         feed.statistics.accepted()
-        depth = None if self._depth is None else self._depth.nearest(image.header.stamp)
-        if self._worker.put(feed.camera, Frame(feed, image, arrived, depth)) is not None:
+        depth = None if self._depth is None else self._depth.nearest(message.header.stamp)
+        if self._worker.put(feed.camera, Frame(feed, message, arrived, depth)) is not None:
             feed.statistics.passed_over()
 
-    def take_depth(self, feed: Feed, depth: DepthImages, message: bytes) -> None:
+    def take_depth(self, feed: Feed, depth: DepthImages, serialized: bytes) -> None:
         """Accept a serialized depth image of a camera, which may be malformed."""
         try:
-            depth.put(read_image(message))
+            depth.put(parse_image(serialized))
         except ImageError as error:
             self._refuse_depth(feed, error)
 
@@ -200,7 +203,7 @@ class Pipeline:
         if not decoded:
             return None
         try:
-            submitted = self._segmenter.submit([each.picture for each in decoded])
+            submitted = self._segmenter.submit([each.image for each in decoded])
         except Exception as error:  # must not end the node
             self._fail([each.frame.feed for each in decoded], error)
             return None
@@ -223,7 +226,7 @@ class Pipeline:
     def _decode(self, frame: Frame) -> Decoded | None:
         started = time.monotonic()
         try:
-            picture = picture_of(frame.image, self._segmenter.device)
+            image = image_of(frame.message, self._segmenter.device)
         except ImageError as error:
             self._refuse(frame.feed, error, accepted=True)
             return None
@@ -234,12 +237,12 @@ class Pipeline:
             "waiting": 1e3 * (started - frame.arrived),
             "decoding": 1e3 * (time.monotonic() - started),
         }
-        return Decoded(frame, picture, stages)
+        return Decoded(frame, image, stages)
 
     def _publish(
         self, decoded: Decoded, instances: Instances, computing: Mapping[str, float]
     ) -> None:
-        feed, header = decoded.frame.feed, decoded.frame.image.header
+        feed, header = decoded.frame.feed, decoded.frame.message.header
         parameters = self._current()
         started = time.monotonic()
         try:
@@ -247,8 +250,8 @@ class Pipeline:
                 instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
             positions = self._locate(decoded.frame, instances, parameters)
             located = time.monotonic()
-            with lost_devices_named(self._segmenter.device):  # the picture may be on the device
-                feed.outputs.publish(header, decoded.picture, instances, positions, parameters)
+            with lost_devices_named(self._segmenter.device):  # the image may be on the device
+                feed.outputs.publish(header, decoded.image, instances, positions, parameters)
         except Exception as error:  # one image must not end the node
             self._fail([feed], error)
             return
@@ -268,7 +271,7 @@ class Pipeline:
     ) -> Positions | None:
         if self._depth is None or frame.depth is None or not instances:
             return None
-        feed, header = frame.feed, frame.image.header
+        feed, header = frame.feed, frame.message.header
         try:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
             positions = self._depth.locate(frame.depth, instances, offset, wait)

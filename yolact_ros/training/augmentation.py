@@ -17,7 +17,7 @@ from yolact_ros.training.targets import Target
 
 # Out of 255, added to all channels.
 _MAX_OFFSET = 32
-# Fill colour of expanded pictures: ImageNet's mean, RGB.
+# Fill colour of expanded images: ImageNet's mean, RGB.
 _FILL: dict[Any, Any] = {tv_tensors.Image: [124, 117, 104], "others": 0}
 
 
@@ -28,18 +28,18 @@ class AugmentationSettings:
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
     expand: float = 4.0
-    """Half of the pictures are put on a canvas up to this many times as large; 1 turns it off."""
+    """Half of the images are put on a canvas up to this many times as large; 1 turns it off."""
     crop: bool = True
     """Random crops that contain at least one object's centre."""
     smallest_crop: float = 0.3
-    """Minimum side of a crop relative to the picture's, 0.1 to 1."""
+    """Minimum side of a crop relative to the image's, 0.1 to 1."""
     mirror: bool = True
-    """Half of the pictures are flipped left to right."""
+    """Half of the images are flipped left to right."""
     smallest_box: float = 4.0
     """Objects whose box ends up less than this many pixels wide or high are dropped. The published
-    code has this limit too, but compares pixels with a fraction of the picture: it drops none."""
+    code has this limit too, but compares pixels with a fraction of the image: it drops none."""
     copy_paste: float = 0.0
-    """Fraction of pictures, 0 to 1, onto which objects of another picture are pasted
+    """Fraction of images, 0 to 1, onto which objects of another image are pasted
     (Ghiasi et al., Simple Copy-Paste, 2021); not in the papers."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ NO_AUGMENTATION = AugmentationSettings(photometric=False, expand=1, crop=False, 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with n annotations, both objects and crowd regions."""
+    """An image with n annotations, both objects and crowd regions."""
 
     image: tv_tensors.Image
     """uint8 RGB [3, H, W]"""
@@ -89,9 +89,9 @@ class Sample:
 def augment(
     sample: Sample, image_size: int, settings: AugmentationSettings, donor: Sample | None = None
 ) -> Sample:
-    """Augment a picture and resize it, with its masks, to a square of `image_size` pixels.
+    """Augment an image and resize it, with its masks, to a square of `image_size` pixels.
 
-    Random numbers come from torch. `donor` is the picture whose objects are pasted; None: none are.
+    Random numbers come from torch. `donor` is the image whose objects are pasted; None: none are.
     """
     if settings.photometric:
         sample, donor = _change_colours(sample), donor and _change_colours(donor)
@@ -111,7 +111,7 @@ def augment(
 class _Scene:
     """A sample going through the transforms, without its masks.
 
-    Pictures may be expanded to 16 times the area, and transforming the masks of many objects with
+    Images may be expanded to 16 times the area, and transforming the masks of many objects with
     them would take gigabytes. Sampling the masks at the end gives the same result.
     """
 
@@ -152,7 +152,7 @@ class _Scene:
 def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
     """Resize to a square, and perhaps flip.
 
-    Places are sampled at pixel centres, like the picture; v2.Resize samples masks at pixel corners,
+    Places are sampled at pixel centres, like the image; v2.Resize samples masks at pixel corners,
     which shifts them by half a pixel.
     """
     rest = {name: value for name, value in vars(scene).items() if name != "places"}
@@ -167,7 +167,7 @@ def _fit(scene: _Scene, side: int, settings: AugmentationSettings) -> _Scene:
 
 
 _MAX_CROPS = 50
-# One picture in six stays whole. SSD demands a minimum overlap of the others with an object; in the
+# One image in six stays whole. SSD demands a minimum overlap of the others with an object; in the
 # published code that has no effect, and when it did, "it cut the mAP in half".
 _MIN_OVERLAPS = [1.0, *[0.0] * 5]
 
@@ -190,9 +190,9 @@ def _crop(scene: _Scene, smallest: float) -> _Scene:
 
 
 def paste(sample: Sample, donor: Sample) -> Sample:
-    """Paste a random choice of the donor's objects onto a picture of the same size.
+    """Paste a random choice of the donor's objects onto an image of the same size.
 
-    The picture's own masks and boxes are cut to what remains visible.
+    The image's own masks and boxes are cut to what remains visible.
     """
     chosen = ~donor.crowd & (torch.rand(len(donor.labels)) < 0.5)
     if not chosen.any():
@@ -216,7 +216,7 @@ def paste(sample: Sample, donor: Sample) -> Sample:
 
 
 def _change_colours(sample: Sample) -> Sample:
-    """Apply SSD's colour changes, each to half of the pictures; as published, without shuffling
+    """Apply SSD's colour changes, each to half of the images; as published, without shuffling
     channels.
 
     SSD's contrast is a gain, its brightness an offset. Each step rounds to 8 bits, as in
@@ -249,7 +249,7 @@ def _saturate(image: Tensor) -> Tensor:
 
 
 def _without_small(sample: Sample, smallest: float) -> Sample:
-    """Drop objects whose box has a side of less than `smallest` pixels within the picture."""
+    """Drop objects whose box has a side of less than `smallest` pixels within the image."""
     boxes, kept = _cut(sample.boxes, smallest)
     return Sample(
         image=sample.image,

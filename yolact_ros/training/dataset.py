@@ -23,7 +23,7 @@ from yolact_ros.training.targets import Target
 
 
 def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
-    """Load a record's picture and annotations for augmentation. Raises DataError as `read` does.
+    """Load a record's image and annotations for augmentation. Raises DataError as `read` does.
 
     They are downscaled, if necessary, until the shorter side has `largest` pixels.
     """
@@ -50,16 +50,16 @@ def load_sample(record: ImageRecord, largest: int | None = None) -> Sample:
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Resize a picture, or a mask of 0 and 1, to `size` (width, height) if it differs."""
+    """Resize an image, or a mask of 0 and 1, to `size` (width, height) if it differs."""
     if pixels.shape[1::-1] == size:
         return pixels
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 class Draw(NamedTuple):
-    """One picture of a batch and how it is augmented."""
+    """One image of a batch and how it is augmented."""
 
-    picture: int
+    image: int
     """Index of the record."""
     seed: int
     """Seed of all random numbers."""
@@ -96,7 +96,7 @@ class PackedRecords:
 
 
 class InstanceDataset(Dataset[Item]):
-    """Augmented pictures, uint8 BGR [S, S, 3], with their ground truth and files.
+    """Augmented images, uint8 BGR [S, S, 3], with their ground truth and files.
 
     It is indexed with a `Draw`, which fully determines the augmentation, so that a run can be
     repeated and resumed exactly, with any number of workers.
@@ -126,7 +126,7 @@ class InstanceDataset(Dataset[Item]):
             if torch.rand(()) < settings.copy_paste:
                 chosen = self.donors[int(torch.randint(len(self.donors), ()))]
                 donor = self._load(self.records[int(chosen)])
-            record = self.records[draw.picture]
+            record = self.records[draw.image]
             sample = augment(self._load(record), self.image_size, settings, donor)
         image = sample.image.as_subclass(Tensor).flip(0).permute(1, 2, 0).contiguous()
         return image, sample.target(), record.path
@@ -138,7 +138,7 @@ class InstanceDataset(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack pictures to one tensor, uint8 [B, S, S, 3]; ground truth and files become lists."""
+    """Stack images to one tensor, uint8 [B, S, S, 3]; ground truth and files become lists."""
     images, targets, paths = zip(*items, strict=True)
     return torch.stack(images), list(targets), list(paths)
 
@@ -146,7 +146,7 @@ def collate(items: Sequence[Item]) -> Batch:
 class TrainingOrder(Sampler[list[Draw]]):
     """Batches for iterations `start` to `steps`; plain ones from iteration `plain_from` on.
 
-    Pictures are shuffled each epoch. The order depends only on `seed`; each of `processes` gets its
+    Images are shuffled each epoch. The order depends only on `seed`; each of `processes` gets its
     share of every global batch.
     """
 
@@ -185,6 +185,6 @@ class TrainingOrder(Sampler[list[Draw]]):
                     epoch = position // self.num_images
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
                 seed = np.random.SeedSequence((self.seed, position)).generate_state(1)[0]
-                picture = int(order[position % self.num_images])
-                batch.append(Draw(picture, int(seed), plain=step >= self.plain_from))
+                image = int(order[position % self.num_images])
+                batch.append(Draw(image, int(seed), plain=step >= self.plain_from))
             yield batch

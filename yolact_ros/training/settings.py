@@ -90,7 +90,7 @@ class TrainingSettings:
     """One training run."""
 
     train: tuple[str, ...]
-    """COCO-format files to train on, `FILE.json` (pictures in one of the usual places) or
+    """COCO-format files to train on, `FILE.json` (images in one of the usual places) or
     `FILE.json:FOLDER`."""
     val: tuple[str, ...] = ()
     """COCO-format files to measure accuracy on during the training."""
@@ -120,7 +120,7 @@ class TrainingSettings:
     """Freeze parameters whose names begin with one of these prefixes, such as `backbone.stem`, and
     the batch norm statistics there."""
     negatives: bool = False
-    """Also train on pictures without objects; as published, they are left out."""
+    """Also train on images without objects; as published, they are left out."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """Numeric precision; mixed: 16 bits in the layers that benefit from it."""
     accelerator: str = "auto"
@@ -130,7 +130,7 @@ class TrainingSettings:
     num_nodes: int = 1
     """Number of machines."""
     workers: int | None = None
-    """Number of processes per device that load and augment pictures; null: the machine's CPU cores
+    """Number of processes per device that load and augment images; null: the machine's CPU cores
     divided by its devices."""
     seed: int = 0
     """Random seed."""
@@ -146,7 +146,7 @@ class TrainingSettings:
     tensorboard: bool = False
     """Also log for TensorBoard, in addition to the CSV file."""
     skip_bad: bool = False
-    """Skip bad pictures and annotations instead of stopping. Nothing is skipped in `val`, since the
+    """Skip bad images and annotations instead of stopping. Nothing is skipped in `val`, since the
     accuracy would be that of another data set; empty boxes and masks count there, as in COCO."""
 
     def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ def say(text: str) -> None:
 
 
 def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
-    """Return all pictures to train on and the class names.
+    """Return all images to train on and the class names.
 
     Raises DataError if there are none or bad ones, or if `val` has bad ones or none of the classes.
     """
@@ -82,7 +82,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     classes, known = settings.classes, set[str]()
     for text in settings.train:
         source = DataSource.parse(text)
-        # Damage in the middle of a picture would end the run whenever it is drawn.
+        # Damage in the middle of an image would end the run whenever it is drawn.
         report = check(source, settings.skip_bad, progress=is_first_process(), masks=masks)
         if settings.skip_bad:
             left_out = len(report.problems)
@@ -106,7 +106,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     if not settings.negatives:
         records = [record for record in records if _has_object([record])]
     if not _has_object(records):
-        raise DataError(f"no picture in {', '.join(settings.train)} has an object to learn")
+        raise DataError(f"no image in {', '.join(settings.train)} has an object to learn")
     return records, classes
 
 
@@ -133,7 +133,7 @@ def share_with_anchors(
 ) -> float:
     """Return the fraction of objects that an anchor [P, 4] overlaps by `iou` or more, unaugmented.
 
-    At most `most` of the pictures with objects are used; there must be some.
+    At most `most` of the images with objects are used; there must be some.
     """
     corners, best = box_convert(anchors, "cxcywh", "xyxy"), []
     useful = [record for record in records if _has_object([record])]

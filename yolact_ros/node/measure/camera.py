@@ -20,9 +20,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from yolact_ros.image_files import PHOTOS, read_image
 from yolact_ros.msg import InstanceArray
 from yolact_ros.node.messages import bgr_image, jpeg_image
-from yolact_ros.pictures import PHOTOS, read_picture
 
 NEWEST = QoSProfile(depth=1)
 """Reliable, the default: an image is lost only if a newer one replaces it."""
@@ -56,15 +56,15 @@ class CameraSettings:
 
     def messages(self) -> list[Any]:
         """Return the photographs as messages."""
-        pictures = [read_picture(path) for path in sorted(PHOTOS.glob("*.jpg"))]
+        images = [read_image(path) for path in sorted(PHOTOS.glob("*.jpg"))]
         size = (self.width, self.height)
-        return [self._message(np.asarray(cv2.resize(each, size), np.uint8)) for each in pictures]
+        return [self._message(np.asarray(cv2.resize(each, size), np.uint8)) for each in images]
 
-    def _message(self, picture: NDArray[np.uint8]) -> Any:
+    def _message(self, image: NDArray[np.uint8]) -> Any:
         if self.compressed:
-            return jpeg_image(Header(), picture, 90)
+            return jpeg_image(Header(), image, 90)
         code = _COLOURS[self.encoding]
-        pixels = picture if code is None else cv2.cvtColor(picture, code)
+        pixels = image if code is None else cv2.cvtColor(image, code)
         message = bgr_image(Header(), np.asarray(pixels, np.uint8))
         message.encoding = self.encoding
         return message

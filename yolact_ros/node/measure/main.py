@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     several[1].add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
     several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
-    several[1].add_argument("--plot", type=_new_file, help="picture to draw; needs matplotlib")
+    several[1].add_argument("--plot", type=_new_file, help="file for a plot; needs matplotlib")
     for each in several:
         each.add_argument(
             "--ros-args",

@@ -17,7 +17,7 @@ from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, liste
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
-from yolact_ros.node.pipeline import picture_of, read_message
+from yolact_ros.node.pipeline import image_of, read_message
 
 OWN = ("receive", "check", "decode", "publish")
 """The node's own stages: receiving in the executor (with rclpy's copy of the message), parsing and
@@ -78,13 +78,13 @@ def measure(
                 clock = [started, time.perf_counter()]
                 message = read_message(serialized, settings.compressed)
                 clock.append(time.perf_counter())
-                picture = picture_of(message, segmenter.device)
+                image = image_of(message, segmenter.device)
                 clock.append(time.perf_counter())
-                (found,), network = segmenter.submit([picture]).result()
+                (found,), network = segmenter.submit([image]).result()
                 if len(found) != instances:
                     raise MeasureError(f"the model finds {len(found)} instances, not {instances}")
                 clock.append(time.perf_counter())
-                outputs.publish(message.header, picture, found, None, parameters)
+                outputs.publish(message.header, image, found, None, parameters)
                 clock.append(time.perf_counter())
                 if frame < 0:
                     continue

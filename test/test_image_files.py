@@ -1,4 +1,4 @@
-"""Pictures are read and written, or there is an error that names the file."""
+"""Images are read and written, or there is an error that names the file."""
 
 import io
 import os
@@ -9,27 +9,27 @@ import pytest
 from PIL import Image
 
 from yolact_ros.cli import main
-from yolact_ros.pictures import PictureError, UnreadableError, read_picture, write_picture
+from yolact_ros.image_files import ImageFileError, UnreadableError, read_image, write_image
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
 
 
-def test_a_picture_comes_back_from_a_folder_that_was_not_there(tmp_path, picture):
+def test_an_image_comes_back_from_a_folder_that_was_not_there(tmp_path, image):
     path = tmp_path / "new" / "folder" / "a.png"
-    write_picture(path, picture)
-    assert (read_picture(path) == picture).all()
+    write_image(path, image)
+    assert (read_image(path) == image).all()
 
 
-def test_the_orientation_is_followed_unless_pixels_are_wanted_as_stored(tmp_path, picture):
+def test_the_orientation_is_followed_unless_pixels_are_wanted_as_stored(tmp_path, image):
     path = tmp_path / "a.png"
     tags = Image.Exif()
     tags[0x0112] = 6  # to be turned to the right
-    Image.fromarray(picture[..., ::-1]).save(path, exif=tags)
-    assert (read_picture(path) == cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE)).all()
-    assert (read_picture(path, as_stored=True) == picture).all()
+    Image.fromarray(image[..., ::-1]).save(path, exif=tags)
+    assert (read_image(path) == cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)).all()
+    assert (read_image(path, as_stored=True) == image).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -42,7 +42,7 @@ def test_all_orientations_of_a_jpeg(tmp_path, orientation):
     Image.fromarray(stored).save(path, exif=tags, quality=95)
     for as_stored, flag in ((False, 0), (True, cv2.IMREAD_IGNORE_ORIENTATION)):
         wanted = cv2.imread(str(path), cv2.IMREAD_COLOR | flag)
-        assert (read_picture(path, as_stored) == wanted).all()
+        assert (read_image(path, as_stored) == wanted).all()
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text"])
@@ -53,13 +53,13 @@ def test_what_cannot_be_read_is_named(tmp_path, kind):
     elif kind != "missing":
         path.write_text("" if kind == "empty" else "text")
     reason = {"missing": "is missing", "folder": "cannot be read: .*directory"}
-    with pytest.raises(UnreadableError, match=rf"no\.png {reason.get(kind, 'is not a picture')}"):
-        read_picture(path)
+    with pytest.raises(UnreadableError, match=rf"no\.png {reason.get(kind, 'is not an image')}"):
+        read_image(path)
 
 
-def encoded(picture, kind="JPEG", **options):
+def encoded(image, kind="JPEG", **options):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, kind, **options)
+    Image.fromarray(image).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -70,54 +70,54 @@ def with_thumbnail(data):
 
 
 @pytest.fixture
-def files(picture):
-    jpeg = encoded(picture)
+def files(image):
+    jpeg = encoded(image)
     return {
         "JPEG": jpeg,
-        "progressive": encoded(picture, progressive=True),
+        "progressive": encoded(image, progressive=True),
         "with a thumbnail": with_thumbnail(jpeg),
-        "PNG": encoded(picture, "PNG"),
+        "PNG": encoded(image, "PNG"),
     }
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "with a thumbnail", "PNG"])
-def test_pictures_cut_short_are_refused(tmp_path, files, kind):
+def test_images_cut_short_are_refused(tmp_path, files, kind):
     path, data = tmp_path / "a", files[kind]
     for length in (len(data) // 3, len(data) * 2 // 3, len(data) - 12, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(UnreadableError, match=r"/a is cut short"):
-            read_picture(path)
+            read_image(path)
         path.write_bytes(data[:length] + bytes(100))
         with pytest.raises(UnreadableError, match=r"/a is cut short"):
-            read_picture(path)
+            read_image(path)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "with a thumbnail", "PNG"])
-def test_bytes_behind_a_whole_picture_do_not_matter(tmp_path, files, kind):
-    """Cameras pad, and put a film or more pictures behind the first."""
+def test_bytes_behind_a_whole_image_do_not_matter(tmp_path, files, kind):
+    """Cameras pad, and put a film or more images behind the first."""
     path = tmp_path / "a"
     path.write_bytes(files[kind])
-    wanted = read_picture(path)
+    wanted = read_image(path)
     second = files["JPEG"][: len(files["JPEG"]) // 2]
     for more in (bytes(100), b"\xff" * 7, b"\xff\xda and a film", second):
         path.write_bytes(files[kind] + more)
-        assert (read_picture(path) == wanted).all()
+        assert (read_image(path) == wanted).all()
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "file/a.png", "folder.png"])
-def test_what_cannot_be_written_is_named(tmp_path, picture, name):
+def test_what_cannot_be_written_is_named(tmp_path, image, name):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(PictureError, match=f"{name} cannot be written"):
-        write_picture(tmp_path / name, picture)
+    with pytest.raises(ImageFileError, match=f"{name} cannot be written"):
+        write_image(tmp_path / name, image)
 
 
-def test_names_that_are_not_utf8(tmp_path, picture):
+def test_names_that_are_not_utf8(tmp_path, image):
     path = tmp_path / os.fsdecode(b"bad\xff.png")
-    write_picture(path, picture)
-    np.testing.assert_array_equal(read_picture(path), picture)
+    write_image(path, image)
+    np.testing.assert_array_equal(read_image(path), image)
 
 
-def test_explain_refuses_what_is_no_picture(tmp_path, capsys):
+def test_explain_refuses_what_is_no_image(tmp_path, capsys):
     assert main(["explain", str(tmp_path / "no.png")]) == 1
     assert "no.png is missing" in capsys.readouterr().err

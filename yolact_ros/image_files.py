@@ -1,4 +1,4 @@
-"""Reading and writing of picture files."""
+"""Reading and writing image files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+Image = npt.NDArray[np.uint8]
+"""BGR, [H, W, 3]."""
 PHOTOS = Path(__file__).parent / "demo" / "photos"
 """The photographs that come with the package."""
 
@@ -19,32 +21,32 @@ _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xae\x42\x60\x82"
 _JPEG_MARKER, _JPEG_SCAN = re.compile(rb"\xff[\x01-\xfe]"), b"\xff\xda"
 
 
-class PictureError(ValueError):
-    """A picture that cannot be read or written; the message names the file."""
+class ImageFileError(ValueError):
+    """An image that cannot be read or written; the message names the file."""
 
 
-class UnreadableError(PictureError):
-    """A picture or video that is missing, truncated or unreadable."""
+class UnreadableError(ImageFileError):
+    """An image or video that is missing, truncated or unreadable."""
 
 
-def read_picture(path: Path, as_stored: bool = False) -> npt.NDArray[np.uint8]:
-    """Read a picture as BGR uint8 [H, W, 3], with its EXIF orientation applied unless `as_stored`.
+def read_image(path: Path, as_stored: bool = False) -> Image:
+    """Read an image as BGR uint8 [H, W, 3], with its EXIF orientation applied unless `as_stored`.
 
-    Raises UnreadableError if it is missing, truncated or not a picture.
+    Raises UnreadableError if it is missing, truncated or not an image.
     """
     flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     try:
         data = path.read_bytes()
         if is_cut_short(data):  # some decoders would fill the rest with grey
             raise UnreadableError(f"{path} is cut short")
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except FileNotFoundError as error:
         raise UnreadableError(f"{path} is missing") from error
     except (OSError, cv2.error) as error:  # such as a folder, or too many pixels
         raise UnreadableError(f"{path} cannot be read: {error}") from error
-    if picture is None:
-        raise UnreadableError(f"{path} is not a picture that can be read")
-    return np.asarray(picture, np.uint8)
+    if image is None:
+        raise UnreadableError(f"{path} is not an image that can be read")
+    return np.asarray(image, np.uint8)
 
 
 def is_cut_short(data: bytes | mmap) -> bool:
@@ -68,17 +70,17 @@ def _first_scan(data: bytes | mmap) -> int:
     return len(data)
 
 
-def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    """Write a BGR picture, uint8 [H, W, 3], in the format of the suffix; create its folder.
+def write_image(path: Path, image: Image) -> None:
+    """Write a BGR image, uint8 [H, W, 3], in the format of the suffix; create its folder.
 
-    Raises PictureError if that fails.
+    Raises ImageFileError if that fails.
     """
     ending = path.suffix.encode("ascii", "replace").decode()
-    if not cv2.haveImageWriter(f"picture{ending}"):
-        raise PictureError(f"{path} cannot be written: its ending is of no format, such as .png")
+    if not cv2.haveImageWriter(f"image{ending}"):
+        raise ImageFileError(f"{path} cannot be written: its ending is of no format, such as .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # With names that are not UTF-8, OpenCV would abort the process.
-        path.write_bytes(cv2.imencode(ending, picture)[1].tobytes())
+        path.write_bytes(cv2.imencode(ending, image)[1].tobytes())
     except (OSError, cv2.error) as error:
-        raise PictureError(f"{path} cannot be written: {error}") from error
+        raise ImageFileError(f"{path} cannot be written: {error}") from error
