@@ -115,6 +115,16 @@ def test_a_batch_size_is_captured_when_it_comes_again(segmenter, graph, images):
     assert all(map(is_graphed, segmenter(images))) and graph.made == [1, 1, 2]
 
 
+def test_warming_up_runs_graphs_alone_even_if_much_is_found_in_black(segmenter, graph, monkeypatch):
+    black = torch.zeros((60, 90, 3), dtype=torch.uint8)
+    monkeypatch.setattr(graph, "candidates", 1)
+    monkeypatch.setattr(segmenter, "_segment", None)  # the plain path
+    segmenter.warm_up((60, 90))
+    assert graph.runs == [1, 1]
+    with pytest.raises(TypeError, match="NoneType"):
+        segmenter(black)
+
+
 def test_one_thread_does_what_needs_no_graph_and_another_all_captures(segmenter, graph, images):
     """cuDNN chooses its kernels in each thread anew, which would take long in a live frame, and
     does not search in a thread where it chose without."""

@@ -202,11 +202,14 @@ class Segmenter:
         returns. Images in host memory and the settings may be changed afterwards. Raises the same
         errors as a call.
         """
-        tensors, settings = [_as_tensor(image) for image in images], self.settings
+        return self._submit_all([_as_tensor(image) for image in images], self.settings)
+
+    def _submit_all(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
+        """Submit a batch, in parts if the device's memory is known to be too small for it."""
         with self._lock, lost_devices_named(self.device):
-            most = self._largest_batch or max(1, len(tensors))
-            starts = range(0, len(tensors), most)
-            parts = [self._submit(tensors[at : at + most], settings) for at in starts]
+            most = self._largest_batch or max(1, len(images))
+            starts = range(0, len(images), most)
+            parts = [self._submit(images[at : at + most], settings) for at in starts]
 
         def result() -> Segmented:
             with self._lock, lost_devices_named(self.device):
@@ -222,13 +225,19 @@ class Segmenter:
         On CUDA, graphs are captured for these batch sizes and the current settings (apart from
         score thresholds), including those for which there was too little memory before.
         """
+        # Nothing scores more than 1. Random weights may find more in black than a graph can take.
+        settings = replace(self.settings, score_threshold=1.0)
+
+        def segment(count: int) -> None:
+            images = [torch.zeros((*image_size, 3), dtype=torch.uint8, device="cpu")] * count
+            self._submit_all(images, settings).result()
+
         for count in batch_sizes:
             if self._graphs is not None:
                 with self._lock, lost_devices_named(self.device):
-                    self._graphs.of(Plan.of(count, self.settings), capture=True)
-            images = [np.zeros((*image_size, 3), np.uint8)] * count
+                    self._graphs.of(Plan.of(count, settings), capture=True)
             for _ in range(1 if self._graphs is None else 2):  # a graph has two slots
-                run_apart(partial(self, images))
+                run_apart(partial(segment, count))
 
     def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
         started = time.perf_counter()
