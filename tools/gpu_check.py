@@ -46,7 +46,7 @@ PARTS = (
     "details",
     "kernels",
     "precision",
-    "batches",
+    "others",
     "compilers",
     "tiles",
 )
@@ -89,8 +89,19 @@ def tell_what_was_left_out(options: argparse.Namespace) -> None:
         print("Without --reference: the published implementation is not measured", file=sys.stderr)
     if options.data is None:
         print("Without --data: accuracy in half precision is not measured", file=sys.stderr)
+    if not _has_toolkit(options.device):
+        print("Without the CUDA toolkit: compiled packages are not measured", file=sys.stderr)
     if options.quick:
         print("--quick: small networks, whose times say nothing of the aims", file=sys.stderr)
+
+
+def _has_toolkit(device: str) -> bool:
+    """Whether packages can be compiled for a device; for a CPU that takes no toolkit."""
+    if device == "cpu":
+        return True
+    from torch.utils.cpp_extension import CUDA_HOME  # looks for it, and says so where there is none
+
+    return CUDA_HOME is not None
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -110,7 +121,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (default: all)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=540.0, help="time limit; nothing is measured after it"
+        "--seconds", type=float, default=470.0, help="time limit; nothing is measured after it"
     )
     parser.add_argument("--estimate", action="store_true", help="from data sheets; no GPU needed")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
@@ -163,12 +174,12 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     plus = small_config() if quick else config_of(PLUS)
     others = {} if quick else {name: config_of(name) for name in MODELS if name != PLUS}
     configs = {PLUS: plus, **others}
+    rest = (EMBEDDED,) if quick else tuple(CONFIGS.values())
+    ways = ("inductor", "package") if _has_toolkit(device.type) else ("inductor",)
     steps: dict[str, Callable[[], Iterable[Step]]] = {
         "models": lambda: model_steps(models, configs),
         "details": lambda: detail_steps(models, configs),
-        "precision": lambda: precision_steps(
-            setup, (plus, EMBEDDED) if quick else tuple(CONFIGS.values())
-        ),
+        "precision": lambda: precision_steps(setup, dict.fromkeys((*configs.values(), *rest))),
         "kernels": lambda: (
             Step(("kernels", name), partial(check_kernel, make, device, quick))
             for name, make in gpu_kernels.builders(device, quick).items()
@@ -177,10 +188,10 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
             Step(("cameras", PLUS), partial(gpu_steps.cameras, models, plus)),
             Step(("JPEG",), partial(gpu_steps.jpeg, setup)),
         ),
-        "batches": lambda: more_steps(models, configs),
+        "others": lambda: other_steps(models, configs),
         "compilers": lambda: (
             Step(("compilers", PLUS, way), partial(gpu_steps.compiler, models, plus, way))
-            for way in ("inductor", "package")
+            for way in ways
         ),
         "tiles": lambda: (
             Step(("tiles", name, size), partial(gpu_kernels.sweep_tiles, device, shape, size))
@@ -206,25 +217,30 @@ def model_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[S
         if models.setup.reference is not None:
             run = partial(gpu_steps.beside_published, models, config)
             yield Step(("models", name, "side by side"), run)
+            run = partial(gpu_steps.agreement, models.setup, config)
+            yield Step(("models", name, "agreement"), run)
 
 
 def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
     """What the other aims are about."""
-    yield from stage_steps(models, PLUS, configs[PLUS])
-    if FAST in configs:
-        yield from batch_steps(models, FAST, configs[FAST], (8, 16, 32, 64))
-    if models.setup.device.type == "cuda":
-        for name, config in configs.items():
-            yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
-    for name, config in configs.items():
-        again = partial(gpu_steps.second_warm_up, models, config)
-        yield Step(("models", name, "second warm-up"), again)
     yield Step(("ceilings",), lambda: dataclasses.asdict(models.ceilings))
     for name, config in configs.items():
         yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))
+    yield from stage_steps(models, PLUS, configs[PLUS])
+    yield from start_steps(models, PLUS, configs[PLUS])
+    if FAST in configs:
+        yield from batch_steps(models, FAST, configs[FAST], (32, 64, 16, 8))
 
 
-def precision_steps(setup: Setup, configs: Sequence[NetworkConfig]) -> Iterator[Step]:
+def start_steps(models: Models, name: str, config: NetworkConfig) -> Iterator[Step]:
+    """What a model takes until its first image."""
+    again = partial(gpu_steps.second_warm_up, models, config)
+    yield Step(("models", name, "second warm-up"), again)
+    if models.setup.device.type == "cuda":
+        yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
+
+
+def precision_steps(setup: Setup, configs: Iterable[NetworkConfig]) -> Iterator[Step]:
     """What half precision changes."""
     if setup.data is not None:
         yield Step(("accuracy",), partial(gpu_steps.accuracy, setup))
@@ -232,13 +248,14 @@ def precision_steps(setup: Setup, configs: Sequence[NetworkConfig]) -> Iterator[
         yield Step(("precision", config.name), partial(gpu_steps.precision, setup, config))
 
 
-def more_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
-    """The same of the other models."""
+def other_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+    """The details of the other models."""
     for name, config in configs.items():
+        if name != PLUS:
+            yield from start_steps(models, name, config)
+            yield from stage_steps(models, name, config)
         if name != FAST:
             yield from batch_steps(models, name, config, (2,) if len(configs) == 1 else (8, 32))
-        if name != PLUS:
-            yield from stage_steps(models, name, config)
 
 
 def batch_steps(

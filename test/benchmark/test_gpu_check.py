@@ -56,8 +56,9 @@ def test_everything_but_what_fails(
     failed = {name: text for name, text in report["steps"].items() if text != "measured"}
     name = "yolact_plus_resnet50"
     compilers = [f"compilers, {name}, {way}" for way in ("inductor", "package")]
-    assert failed.keys() == {f"models, {name}, side by side", *compilers}
-    assert "FileNotFoundError: " in failed[f"models, {name}, side by side"]
+    beside = [f"models, {name}, {what}" for what in ("side by side", "agreement")]
+    assert failed.keys() == {*beside, *compilers}
+    assert all("FileNotFoundError: " in failed[each] for each in beside)
     lacks = "MissingExtraError: the backend inductor needs a C++ compiler"
     assert failed[compilers[0]].startswith(lacks)
     (model,) = report["models"].values()
@@ -124,12 +125,19 @@ def test_what_the_aims_need_comes_first(tmp_path: Path):
     setup = gpu_check.make_setup(options, torch.device("cuda:0"), tmp_path)
     names = [step.name for step in gpu_check.steps_of(setup, options)]
     assert len(names) == len(set(names))
-    first = ["one image", "side by side"]
-    assert names[:3] == ["machine", *(f"models, {gpu_check.PLUS}, {each}" for each in first)]
-    assert all(name.rpartition(", ")[2] in first for name in names[1:9])
-    assert names[9] == f"cameras, {gpu_check.PLUS}"
-    assert max(i for i, name in enumerate(names) if name.endswith("memory")) < names.index(
-        "precision, yolact_base"
+    first = ["one image", "side by side", "agreement"]
+    assert names[:4] == ["machine", *(f"models, {gpu_check.PLUS}, {each}" for each in first)]
+    assert all(name.rpartition(", ")[2] in first for name in names[1:13])
+    assert names[13] == f"cameras, {gpu_check.PLUS}"
+    kernels, half = (
+        next(i for i, n in enumerate(names) if n.startswith(f"{part}, "))
+        for part in ("kernels", "precision")
+    )
+    for what in ("deformable", "memory", "second warm-up"):
+        assert names.index(f"models, {gpu_check.PLUS}, {what}") < kernels < half
+    assert names.index(f"models, {gpu_check.FAST}, images a second, batch 64") < kernels
+    assert [name.partition(", ")[2] for name in names[half : half + 4]] == list(
+        dict.fromkeys((gpu_check.PLUS, *gpu_check.MODELS))
     )
     parts = [name.partition(",")[0] for name in names]
     assert parts.index("compilers") > len(parts) - 30 and set(parts[-24:]) == {"tiles"}
@@ -148,14 +156,12 @@ REPORT = {
             },
             "second warm-up": 3.0,
             "side by side": {
-                "milliseconds": {
-                    "ours": 1.9,
-                    "ours, full-size masks": 9.0,
-                    "published": 19.5,
-                    "published, masks left on the device": 17.0,
-                },
-                "agreement": {"matched": 98, "instances": 100, "mean_mask_iou": 0.99},
+                "ours": 1.9,
+                "ours, full-size masks": 9.0,
+                "published": 19.5,
+                "published, masks left on the device": 17.0,
             },
+            "agreement": {"matched": 98, "instances": 100, "mean_mask_iou": 0.99},
             "work": {"flops": 1e11, "limit": 0.2},
             "images a second": {"batch 8": 1600.0},
             "stages": {"NMS": 0.01, "re-scoring": 0.1},
@@ -199,7 +205,7 @@ def test_what_is_wrong_is_told_and_not_only_measured():
         name: {"twin": twin, "kernel": {"milliseconds": 0.1, "error": error}}
         for name, error in errors.items()
     }
-    report["models"]["yolact_resnet50"]["side by side"]["agreement"]["matched"] = 0
+    report["models"]["yolact_resnet50"]["agreement"]["matched"] = 0
     reached = {aim: reached for aim, _, reached in gpu_report.aims(report)}
     assert gpu_report.wrong_kernels(report) == ["far", "broken", "zeros"]
     assert reached["kernel nearly: as exact as its twin"] == "yes"

@@ -31,6 +31,8 @@ def compare_precisions(
 
     `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. On a CPU, tensor cores are
     simulated, see `rounded`.
+
+    Raises RuntimeError if more anchors exceed the score threshold than that path considers.
     """
     batch = Batch.of(images, settings)
     on_device = [image.to(device) for image in images]
@@ -45,6 +47,8 @@ def compare_precisions(
             path.prepare(on_device, batch.numbers())
             path.run()
             results = path.results.to("cpu")
+            if not results.is_complete():
+                raise RuntimeError("more anchors exceed the score threshold than are considered")
             instances = results.instances(batch.image_sizes, net.config.class_names)
             found.append([Found(i.boxes, i.scores, i.class_ids, i.masks) for i in instances])
     return [compare(full, reduced) for full, reduced in zip(*found, strict=True)]
