@@ -31,6 +31,7 @@ KINDS = [
     ("small", ".onnx", False),
     ("small", ".xml", False),
     ("small", ".pt2", False),
+    ("plus", ".pt2", True),
     ("plus", ".onnx", True),
 ]
 

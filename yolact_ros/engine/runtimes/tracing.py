@@ -49,6 +49,11 @@ def trace(net: Yolact, header: Header) -> torch.export.ExportedProgram:
     for module in net.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6 | nn.LeakyReLU):
             module.inplace = False  # graphs are functional; the rewrite would take seconds
+    if net.mask_iou is not None:
+        # Its input has one channel. Inductor miscompiles that convolution with weights that are
+        # channels-last (PyTorch 2.15).
+        weight = next(net.mask_iou.parameters())
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     size = net.config.image_size
     images = next(net.parameters()).new_zeros(2, 3, size, size)
     images = images.contiguous(memory_format=torch.channels_last)
