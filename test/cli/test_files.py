@@ -52,3 +52,15 @@ def test_results_overwrite_nothing(tmp_path):
     assert set(choose_targets(thumbnail, out).values()) == {out / "clip"}
     with pytest.raises(ValueError, match=r"is the folder of .*a\.b\.jpg itself"):
         choose_targets(files, tmp_path)
+
+
+def test_links_are_not_written_through(tmp_path):
+    store, links = tmp_path / "store", tmp_path / "links"
+    store.mkdir(), links.mkdir()
+    (store / "a.png").touch()
+    link = links / "a.png"
+    link.symlink_to(store / "a.png")
+    for folder in (links, store):
+        with pytest.raises(ValueError, match=r"is the folder of .*a\.png itself"):
+            choose_targets([link], folder)
+    assert choose_targets([link], tmp_path) == {link: tmp_path / "a"}

@@ -310,6 +310,8 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     for wrong, reason in ((["--score", "30"], "score=30.0"), (["--worst", "-1"], "worst=-1")):
         assert main(["eval", *arguments, *wrong]) == 1
         assert f"{reason} is not allowed" in capsys.readouterr().err
+    assert main(["eval", str(few), "--output", str(tmp_path)]) == 1
+    assert "few.json itself, which could be overwritten" in capsys.readouterr().err
     stale = output / "worst" / "01-missed3-wrong0-old.png"
     stale.parent.mkdir(parents=True)
     stale.touch()

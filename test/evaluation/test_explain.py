@@ -44,21 +44,25 @@ def test_the_sum_of_the_parts_is_the_mask(tmp_path, image):
     assert any(assembly.mask.any() for assembly in explanation.assemblies)
 
 
-def test_the_command_writes_figures(tmp_path, image):
+def test_the_command_writes_figures(tmp_path, image, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), image)
     output = tmp_path / "out"
     output.mkdir()
     (output / "assembly-03-person.png").touch()  # of an earlier image
+    (output / "assembly-line.png").touch()  # the user's
     weights = str(weights_of(tmp_path))
     arguments = ["--weights", weights, "--output", str(output), "--top-k", "2", "--score", "0.2"]
     assert main(["explain", str(tmp_path / "a.png"), *arguments]) == 0
     assert sorted(p.name for p in output.iterdir()) == [
         "assembly-01-person.png",
         "assembly-02-person.png",
+        "assembly-line.png",
         "overlay.png",
         "prototypes.png",
     ]
     assert cv2.imread(str(output / "prototypes.png")).shape == (4 * 180, 8 * 180, 3)
+    assert main(["explain", str(tmp_path / "a.png"), "--output", str(tmp_path)]) == 1
+    assert "a.png itself, which could be overwritten" in capsys.readouterr().err
 
 
 def test_names_of_classes_are_no_folders(tmp_path, image):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from yolact_ros.cli.files import short_names
+from yolact_ros.cli.files import check_output, short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
@@ -33,22 +33,18 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError(f"score={options.score} is not allowed: it must be 0 to 1")
     if options.worst < 0:
         raise ValueError(f"worst={options.worst} is not allowed: it must be 0 or more")
-    if options.output is not None:
-        options.output.mkdir(parents=True, exist_ok=True)  # fail before the work, not after it
+    sources = [DataSource.parse(text) for text in options.file]
+    folders = _make_folders(options.output, [source.annotations for source in sources])
     segmenter = make_segmenter(options, score_threshold=0)
     print(segmenter.description)
-    sources = [DataSource.parse(text) for text in options.file]
     # Report problems of any file before measuring the first.
     contents = [read_source(segmenter, source) for source in sources]
-    names = short_names([source.annotations for source in sources])
-    for source, content, name in zip(sources, contents, names, strict=True):
+    for source, content, folder in zip(sources, contents, folders, strict=True):
         if options.devices > 1:
             findings = find_parallel(_makers(options, segmenter), source, content, progress=True)
         else:
             findings = find(segmenter, source, content, progress=True)
-        folder = options.output
         if folder is not None:
-            folder = folder / name if len(sources) > 1 else folder
             write_results(findings, folder)
         result, images = accuracy_of(findings, content), len(findings.image_ids)
         print(f"\n{source.annotations}, {images} images, in percent")
@@ -63,6 +59,21 @@ def run(arguments: Sequence[str]) -> None:
             found = found_above(findings, options.score)
             draw_mistakes(segmenter, source, content, found, folder, options.worst, options.score)
         print(f"results: {folder}")
+
+
+def _make_folders(output: Path | None, files: Sequence[Path]) -> list[Path | None]:
+    """Make the folder for the results of each file, before the work rather than after it.
+
+    Raises ValueError if results could overwrite a file.
+    """
+    if output is None:
+        return [None] * len(files)
+    folders = [output] if len(files) == 1 else [output / name for name in short_names(files)]
+    for folder, file in zip(folders, files, strict=True):
+        check_output(folder, file)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [*folders]
 
 
 def _parser() -> argparse.ArgumentParser:

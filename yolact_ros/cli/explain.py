@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from yolact_ros.cli.files import check_output
 from yolact_ros.cli.options import add_model_options, make_segmenter
 from yolact_ros.evaluation.explain import explain, write_figures
 from yolact_ros.image_files import read_image
@@ -19,6 +20,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--score", type=float, default=0.3, help="minimum score, 0 to 1")
     add_model_options(parser)
     options = parser.parse_args(arguments)
+    check_output(options.output, options.image)
     image = read_image(options.image)
     segmenter = make_segmenter(options, options.score)
     print(segmenter.description)

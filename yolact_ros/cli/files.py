@@ -61,11 +61,16 @@ def choose_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
                 f"the results of {other} and {file} would both be called {target}: "
                 "segment them one after the other, with another --output"
             )
-        if folder.resolve() == file.resolve().parent:
-            raise ValueError(
-                f"--output {folder} is the folder of {file} itself, which could be overwritten"
-            )
+        check_output(folder, file)
     return targets
+
+
+def check_output(folder: Path, file: Path) -> None:
+    """Raise ValueError if results in `folder` could overwrite an input file or what it links to."""
+    if folder.resolve() in (file.parent.resolve(), file.resolve().parent):
+        raise ValueError(
+            f"--output {folder} is the folder of {file} itself, which could be overwritten"
+        )
 
 
 def short_names(files: Sequence[Path]) -> list[str]:

@@ -88,7 +88,7 @@ def explain(segmenter: Segmenter, image: Image) -> Explanation:
 
 
 def write_figures(image: Image, explanation: Explanation, folder: Path) -> list[Path]:
-    """Write prototypes.png, overlay.png and one assembly-N.png for each instance.
+    """Write prototypes.png, overlay.png and one assembly-NN-CLASS.png for each instance.
 
     Those of an earlier image are deleted.
     """
@@ -99,7 +99,7 @@ def write_figures(image: Image, explanation: Explanation, folder: Path) -> list[
         figures[f"assembly-{i + 1:02d}-{shown}.png"] = _draw_assembly(
             image, explanation.prototypes, assembly
         )
-    for old in folder.glob("assembly-*.png"):
+    for old in folder.glob("assembly-[0-9][0-9]*-*.png"):
         old.unlink()
     for name, figure in figures.items():
         write_image(folder / name, figure)
