@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -18,6 +19,24 @@ from yolact_ros.engine.threads import run_apart
 def test_result_and_thread():
     threads = set(threading.enumerate())
     assert run_apart(lambda: threading.current_thread()) not in {*threads, *threading.enumerate()}
+
+
+def test_one_at_a_time():
+    """torch.export changes what other threads of the process build meanwhile."""
+    at_work, most = [0], []
+
+    def work() -> None:
+        at_work[0] += 1
+        most.append(at_work[0])
+        time.sleep(0.05)
+        at_work[0] -= 1
+
+    threads = [threading.Thread(target=run_apart, args=(work,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 def test_errors_come_through_and_keep_nothing_alive():

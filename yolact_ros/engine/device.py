@@ -46,26 +46,31 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return _PRECISIONS[name]
 
 
-_searching = threading.RLock()
+_searching, _capturing = threading.RLock(), threading.RLock()
 
 
 @contextlib.contextmanager
 def garbage_kept() -> Iterator[None]:
-    """Disable garbage collection: freeing a CUDA graph would invalidate a capture."""
-    gc.collect()
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
+    """Disable garbage collection: freeing a CUDA graph would invalidate a capture.
+
+    One thread at a time, since it is disabled in the whole process.
+    """
+    with _capturing:
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
 
 
 @contextlib.contextmanager
 def cudnn_benchmark() -> Iterator[None]:
-    """Let cuDNN benchmark its kernels for each new shape; one thread at a time, since the flag is
-    global.
+    """Let cuDNN benchmark its kernels for each new shape.
+
+    One thread at a time, since the flag is global.
 
     `torch.backends.cudnn.flags` would also set TensorFloat-32 and determinism, or reject the
     user's settings of them.

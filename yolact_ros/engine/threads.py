@@ -8,9 +8,13 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+_working = threading.Lock()
+
 
 def run_apart(work: Callable[[], Result]) -> Result:
     """Call `work` in a temporary thread; return what it returns, raise what it raises.
+
+    One at a time: while torch.export traces a network, no other may be built in the process.
 
     On a CPU, PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each live
     thread that has computed. With more threads than cores, every team sleeps between operators: a
@@ -22,7 +26,8 @@ def run_apart(work: Callable[[], Result]) -> Result:
 
     def run() -> None:
         try:
-            results.append(work())
+            with _working:
+                results.append(work())
         except BaseException as error:
             errors.append(error)
         finally:
