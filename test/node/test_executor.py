@@ -114,6 +114,40 @@ def test_what_a_callback_raises_comes_out(graph, executor, node, kind):
         spin_until(executor, lambda: False)
 
 
+@pytest.mark.parametrize("kind", ["message", "timer"])
+def test_coroutines_go_on_when_what_they_await_is_done(graph, executor, node, kind):
+    group, finished = ReentrantCallbackGroup(), []
+    client = node.create_client(Empty, "/work", callback_group=group)
+    node.create_service(Empty, "/work", lambda _, response: response, callback_group=group)
+
+    async def ask(*_):
+        await client.call_async(Empty.Request())
+        finished.append(True)
+
+    if kind == "timer":
+        node.create_timer(0.01, ask, callback_group=group)
+    else:
+        node.create_subscription(Int32, "/numbers", ask, 10, callback_group=group)
+        publisher = graph.client.create_publisher(Int32, "/numbers", 10)
+        graph.wait_until(lambda: publisher.get_subscription_count(), "the subscription")
+        publisher.publish(Int32())
+    spin_until(executor, lambda: finished)
+
+
+def test_shutdown_does_not_wait_longer_than_it_is_told(executor, node):
+    begun, release = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert release.wait(30)
+
+    node.create_timer(0.01, work)
+    spin_until(executor, begun.is_set)
+    assert not executor.shutdown(timeout_sec=0.05)
+    release.set()
+    assert executor.shutdown()
+
+
 class CountedFuture(Future):
     """Counts what is to be called when it is done."""
 

@@ -172,7 +172,8 @@ def test_the_system_may_give_any_thread_a_signal(graph, start, weights, image, i
     assert process.end() == 0, process.text()
 
 
-def test_the_documented_program_runs_the_node(graph, start, weights, repository):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_documented_program_runs_the_node(graph, start, weights, repository, number):
     text = (repository / "docs" / "node.md").read_text()
     (program,) = (
         block.partition("```")[0]
@@ -181,8 +182,8 @@ def test_the_documented_program_runs_the_node(graph, start, weights, repository)
     )
     process = start(f"weights:={weights}", "backend:=torch", program=program)
     graph.wait_until(lambda: "Waiting for images" in process.text(), "the node")
-    # Ctrl-C raises KeyboardInterrupt in it, as in every program with rclpy.
-    assert process.end(signal.SIGTERM) == 0, process.text()
+    assert process.end(number) == 0, process.text()
+    assert "Traceback" not in process.text()
 
 
 PROGRAM_OF_A_USER = """
@@ -225,9 +226,12 @@ def test_a_bad_value_at_the_start_is_explained(start):
         "nms.method:=soft": "nms.method='soft' is not allowed: it must be one of fast",
     }
     file = Process("--params-file", "/no/such/file.yaml")
+    namespace = Process("-r", "__ns:=/robot/")
     processes = {parameter: start(parameter) for parameter in reasons}
     assert file.end() == 1
     assert "/no/such/file.yaml" in file.text() and "Traceback" not in file.text()
+    assert namespace.end() == 1
+    assert "cannot start" in namespace.text() and "Traceback" not in namespace.text()
     for parameter, process in processes.items():
         assert process.end() == 1
         assert reasons[parameter] in process.text() and "Traceback" not in process.text()

@@ -26,8 +26,9 @@ from rclpy.task import Future, Task
 THREADS = 3
 """Lifecycle transitions may take long; parameters and diagnostics are served meanwhile."""
 
-_BEGIN_PERIOD = 0.001
-"""Seconds that a thread is given to start a callback before the executor checks again."""
+_POLL_PERIOD = 0.001
+"""Seconds until the executor looks again at a callback that rclpy keeps returning: one that has not
+begun yet, or a coroutine that awaits something."""
 
 _NOTHING_TO_CALL = (
     TimeoutException,
@@ -48,7 +49,8 @@ class NodeExecutor(SingleThreadedExecutor):
     def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
         self._threads = ThreadPoolExecutor(THREADS, "callbacks")
-        self._submitted: list[Task[Any]] = []
+        self._submitted: list[Task[Any]] = []  # and not known to be done
+        self._in_threads: set[Task[Any]] = set()  # running there, or waiting for a free thread
 
     def _spin_once_impl(
         self,
@@ -66,20 +68,28 @@ class NodeExecutor(SingleThreadedExecutor):
         if entity is None or isinstance(entity, Subscription):
             task()
             _raise_error_of(task)
-        elif task in self._submitted:  # rclpy returns it until it has started
-            time.sleep(_BEGIN_PERIOD)
-        else:
-            self._submitted.append(task)
-            self._threads.submit(task)
+        elif not task.done():
+            if task in self._submitted:  # not begun yet, or a coroutine that awaits something
+                time.sleep(_POLL_PERIOD)
+            else:
+                self._submitted.append(task)
+            if task not in self._in_threads:
+                self._in_threads.add(task)
+                self._threads.submit(self._run, task)
         for done in [each for each in self._submitted if each.done()]:
             self._submitted.remove(done)
             _raise_error_of(done)
 
+    def _run(self, task: Task[Any]) -> None:
+        """Run a callback, in a thread: to its end or, a coroutine, until it awaits something."""
+        task()
+        self._in_threads.discard(task)
+
     def shutdown(self, timeout_sec: float | None = None) -> bool:
         """Stop running callbacks and wait for running ones; return False after `timeout_sec`."""
-        ended = super().shutdown(timeout_sec)
-        self._threads.shutdown()
-        return bool(ended)
+        super().shutdown(timeout_sec)  # which does not wait
+        self._threads.shutdown(wait=timeout_sec is None, cancel_futures=True)
+        return bool(self._work_tracker.wait(timeout_sec))
 
 
 def _raise_error_of(task: Task[Any]) -> None:

@@ -108,7 +108,7 @@ def _make_node(args: list[str] | None) -> YolactNode | None:
         return None
     try:
         return YolactNode()
-    except (ValueError, ParameterException) as error:
+    except (RuntimeError, ValueError, ParameterException) as error:
         rclpy.logging.get_logger("yolact").fatal(f"The node cannot start: {error}")
         rclpy.shutdown()
         return None
