@@ -228,6 +228,20 @@ def test_the_subscription_is_as_reliable_as_all_publishers(graph, weights, image
     graph.see(again.publish, image_message(image), received)
 
 
+def test_topics_that_are_swapped(graph, weights, image, image_message):
+    """What one is remapped to is remapped itself; the other publisher does not matter."""
+    remappings = ["left:=/right", "right:=/left"]
+    graph.start(weights=weights, image_topic="left", remappings=remappings, **SETTINGS)
+    received = graph.collect(InstanceArray, "/yolact/instances")
+    graph.client.create_publisher(Image, "/left", QoSProfile(depth=1))
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    publisher = graph.client.create_publisher(Image, "/right", qos)
+    (subscription,) = graph.node._inputs._images
+    graph.see(publisher.publish, image_message(image), received)
+    subscription.follow()
+    graph.see(publisher.publish, image_message(image), received, 2)
+
+
 @pytest.mark.parametrize("reliability", ["BEST_EFFORT", "RELIABLE"])
 def test_every_subscriber_receives_instances(graph, weights, image, image_message, reliability):
     graph.start(weights=weights, **SETTINGS)

@@ -84,13 +84,13 @@ def test_stop_waits_for_the_item_in_work_and_drops_the_waiting_one():
     work.begin()
     worker.put("camera", "waiting")
     threading.Timer(0.05, work.leave).start()
-    worker.stop()
+    assert worker.stop() == ["waiting"]
     assert work.seen == work.left == [["in work"]]
 
 
 def test_stop_without_any_item():
     worker = Worker(lambda items: None, ["camera"], 1, "test")
-    worker.stop()
+    assert worker.stop() == []
 
 
 class Device:

@@ -171,7 +171,8 @@ class Pipeline:
         """Drop waiting images and finish those in progress."""
         if self._depth is not None:
             self._depth.close()
-        self._worker.stop()
+        for frame in self._worker.stop():
+            frame.feed.statistics.passed_over()
 
     def take(self, feed: Feed, serialized: bytes) -> None:
         """Accept a serialized message of a camera, which may be malformed."""

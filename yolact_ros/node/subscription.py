@@ -40,8 +40,10 @@ class ImageSubscription:
 
     def follow(self) -> None:
         """Resubscribe if another reliability now suits the publishers."""
-        topic = self._subscription.topic_name
-        publishers = self._node.get_publishers_info_by_topic(topic) if self._follows else []
+        if not self._follows:
+            return
+        # The name as it was given: rclpy remaps it here, too.
+        publishers = self._node.get_publishers_info_by_topic(self._topic)
         if not publishers:
             return
         offered = {each.qos_profile.reliability for each in publishers}

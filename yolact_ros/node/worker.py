@@ -62,14 +62,15 @@ class Worker(Generic[Source, Item]):
             self._changed.notify()
         return passed_over
 
-    def stop(self) -> None:
-        """Drop waiting items, finish those in progress and join the thread."""
+    def stop(self) -> list[Item]:
+        """Finish items in progress and join the thread. Returns waiting items, now dropped."""
         with self._changed:
             self._stopped = True
-            self._waiting.clear()
+            dropped, self._waiting = [*self._waiting.values()], {}
             self._changed.notify()
         self._thread.join()
         atexit.unregister(self.stop)
+        return dropped
 
     def _run(self, begin: Callable[[list[Item]], Begun | None]) -> None:
         begun: Begun | None = None

@@ -378,10 +378,12 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), state, cameras))
 
     def _camera_state(self, camera: Camera, frames: Summary) -> CameraState:
-        topic = self._full_topic(camera)
+        given = self._configured.subscription_topic(camera, self._resolved)
+        topic = self._resolved(given)
         if self._state != "active" or frames.silence <= self._wanted.image_timeout:
             return CameraState(camera.name, topic, frames)
-        published = [each.topic_type for each in self.get_publishers_info_by_topic(topic)]
+        # The name as it was given: rclpy remaps it here, too.
+        published = [each.topic_type for each in self.get_publishers_info_by_topic(given)]
         kind = "CompressedImage" if self._configured.compressed else "Image"
         silence = why_silent(published, f"sensor_msgs/msg/{kind}")
         self._logger_of(camera).warning(
