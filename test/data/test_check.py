@@ -184,10 +184,11 @@ CASES = {
     "size with a point": (("images", 0, "height", 48.0), "image 1", "height 48.0 is not"),
     "size in words": (("images", 0, "height", "48"), "image 1", "height '48' is not"),
     "file name of nothing": (("images", 0, "file_name", None), "image 1", "file_name None"),
-    "long file name": (("images", 0, "file_name", "x" * 300), "image 1", "x cannot be read"),
+    "long file name": (("images", 0, "file_name", "x" * 300), "image 1", "x is missing"),
     "zero in a file name": (("images", 0, "file_name", "a\0.png"), "image 1", "a\0.png"),
     "category in words": (("categories", 1, "id", "3"), "category '3'", "'3' is not an integer"),
     "category of a number": (("categories", 1, "name", 3), "category 3", "name 3 is not a name"),
+    "half an emoji": (("categories", 1, "name", "\ud83d"), "category 3", "'\\ud83d' is not a name"),
     "category without name": (("categories", 1, "name", " "), "category 3", "' ' is not a name"),
 }
 

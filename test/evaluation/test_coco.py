@@ -342,6 +342,21 @@ def test_images_whose_annotations_are_secret(tmp_path, capsys):
     assert isinstance(json.loads((output / "masks.json").read_text()), list)
 
 
+@pytest.mark.parametrize("wrong", [{"size": [9, 9], "counts": "abc"}, [[1, 2, 3]], [["a"] * 6]])
+def test_masks_do_not_matter_to_a_model_of_boxes(tmp_path, capsys, wrong):
+    people, _ = some_objects(tmp_path)
+    content = json.loads(people.annotations.read_text())
+    content["annotations"][0]["segmentation"] = wrong
+    people.annotations.write_text(json.dumps(content))
+    torch.manual_seed(0)
+    weights = tmp_path / "boxes.safetensors"
+    save_weights(build(EMBEDDED.replace(mask_branch="none", mask_rescoring=False)), weights)
+    arguments = [f"{people.annotations}:{people.images}", "--weights", str(weights)]
+    arguments += ["--backend", "torch", "--output", str(tmp_path / "out"), "--score", "0.9"]
+    assert main(["eval", *arguments]) == 0
+    assert list((tmp_path / "out" / "worst").iterdir())
+
+
 def test_what_was_found_is_written_before_it_is_counted(tmp_path, monkeypatch):
     people, _ = some_objects(tmp_path)
 

@@ -173,6 +173,10 @@ def test_unfit_sequences_are_refused(photo, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "1.png"), photo[:200])
     assert run(tmp_path) == 1
     assert "frame 1 has the shape (200, 640, 3)" in capsys.readouterr().err
+    for name in ("0", "1"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), photo[:11, :11])
+    assert run(tmp_path) == 1
+    assert "frame 0 has the shape (11, 11, 3)" in capsys.readouterr().err
     assert run(tmp_path / "none.mp4") == 1
     assert "none.mp4 is not a video" in capsys.readouterr().err
 

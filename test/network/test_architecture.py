@@ -303,6 +303,7 @@ def test_lists_become_tuples():
         ({"class_names": ()}, "class_names"),
         ({"class_names": "person"}, "class_names='person'"),
         ({"class_names": (1, 2)}, "class_names"),
+        ({"class_names": ("\ud83d",)}, "class_names"),
         ({"square_anchors": "no"}, "square_anchors='no'"),
         ({"backbone": "darknet53", "dcn_variant": "all"}, "dcn_variant='all' needs a ResNet"),
         ({"backbone": "efficientnet_lite0", "dcn_variant": "last10"}, "needs a ResNet"),

@@ -5,10 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from yolact_ros.data import DataError
-from yolact_ros.training.train import training_data
+from yolact_ros.training.train import train, training_data
 
 
 @pytest.fixture
@@ -69,6 +71,30 @@ def test_an_image_cut_short_is_left_out_or_named(broken):
         training_data(settings)
     records, _ = training_data(dataclasses.replace(settings, skip_bad=True))
     assert [record.id for record in records] == [1, 3, 4, 5, 6]
+
+
+def damage(content, images):
+    """In the middle, which only decoding finds."""
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    cv2.imwrite(str(images / "2.png"), noise)
+    content["images"][1] |= {"height": 96, "width": 128}
+    whole = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(whole[:500] + bytes(100) + whole[600:])
+
+
+def test_images_that_accuracy_is_measured_on_are_decoded(settings, broken):
+    wrong = broken(damage)
+    settings = dataclasses.replace(wrong, train=settings.train, val=wrong.train)
+    with pytest.raises(DataError, match=r"image 2: .*2\.png cannot be read"):
+        training_data(settings)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_that_is_found_on_the_way_is_named(broken, workers):
+    settings = broken(damage, workers=workers)
+    with pytest.raises(DataError, match=r"^.*2\.png is not an image .*; `yolact data check`"):
+        train(settings)
+    assert train(dataclasses.replace(settings, skip_bad=True)).exists()
 
 
 def test_what_accuracy_is_measured_on_is_checked_too(settings, broken):

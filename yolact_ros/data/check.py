@@ -16,7 +16,14 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 from tqdm import tqdm
 
-from yolact_ros.data.coco import DataSource, as_rle, as_rles, fits_as_stored, read_annotated_image
+from yolact_ros.data.coco import (
+    DataSource,
+    as_rle,
+    as_rles,
+    fits_as_stored,
+    is_there,
+    read_annotated_image,
+)
 from yolact_ros.data.entries import (
     FIELDS,
     DataError,
@@ -114,7 +121,7 @@ def read_countable(source: DataSource, masks: bool) -> dict[str, Any]:
 
     def missing(entry: dict[str, Any]) -> str | None:
         path = folder / entry["file_name"]
-        return None if path.is_file() else f"{path} is missing"
+        return None if is_there(path) else f"{path} is missing"
 
     for kind, find in (("images", missing), ("annotations", reason)):
         refuse(sift(file, kind, content[kind], map(find, content[kind]))[1])
@@ -151,7 +158,7 @@ def _wrong_image(folder: Path, decode: bool, entry: dict[str, Any]) -> str | Non
     path = folder / entry["file_name"]
     size = entry["height"], entry["width"]
     try:
-        if not path.is_file():
+        if not is_there(path):
             return f"{path} is missing"
         with Image.open(path) as image:
             fits_as_stored(image, path, size)

@@ -44,7 +44,7 @@ class DataSource:
         names = [image["file_name"] for image in content["images"]]
         folders = self._usual_folders() if self.images is None else [self.images]
         for folder in folders:
-            if any(_is_there(folder / name) for name in names):
+            if any(is_there(folder / name) for name in names):
                 return folder
         if not names:
             return folders[0]
@@ -61,10 +61,11 @@ class DataSource:
         return list(dict.fromkeys(folders))
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether a file exists; False if its name is too long for one."""
     try:
         return path.is_file()
-    except OSError:  # the name is too long for one
+    except OSError:
         return False
 
 
@@ -120,12 +121,16 @@ def category_ids(
 
 
 def read_records(
-    source: DataSource, classes: Sequence[str], content: dict[str, Any] | None = None
+    source: DataSource,
+    classes: Sequence[str],
+    content: dict[str, Any] | None = None,
+    masks: bool = True,
 ) -> list[ImageRecord]:
     """Return all images of a data set with the annotations of the classes `classes`.
 
     Categories are matched by name; those not in `classes` are left out. Raises DataError if none
-    is in `classes`. `content` replaces the file's content.
+    is in `classes`. `content` replaces the file's content. Without `masks`, which are then
+    unchecked, that of an object is the outline of its box.
     """
     content = content or read_json(source.annotations)
     ids = category_ids(source, classes, content)
@@ -138,7 +143,7 @@ def read_records(
                     id=a["id"],
                     label=label_of[a["category_id"]],
                     box=tuple(a["bbox"]),
-                    segmentation=_mask_of(a),
+                    segmentation=_mask_of(a) if masks else _outline(*a["bbox"]),
                     is_crowd=bool(a.get("iscrowd", 0)),
                 )
             )

@@ -63,15 +63,21 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
+def is_text(value: str) -> bool:
+    """Whether a string is valid Unicode: OpenCV crashes when it draws half an emoji."""
+    return value == value.encode("utf-8", "replace").decode()
+
+
 _ID = Field(is_integer, "an integer", unique=True)
 # The evaluation library accepts no others.
 _IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 on", unique=True)
 _REFERENCE = Field(is_integer, "an integer")
-_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
+_FILE_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
+_CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_text(v), "a name", unique=True)
 _SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
 FIELDS = {
-    "categories": {"id": _ID, "name": _NAME},
-    "images": {"id": _IMAGE_ID, "file_name": _NAME, "height": _SIZE, "width": _SIZE},
+    "categories": {"id": _ID, "name": _CLASS_NAME},
+    "images": {"id": _IMAGE_ID, "file_name": _FILE_NAME, "height": _SIZE, "width": _SIZE},
     "annotations": {
         "id": _ID,
         "image_id": _REFERENCE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -204,11 +205,11 @@ def _check_used(setup: Setup, used: set[str], comparison: Comparison) -> None:
 
 
 def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
-    """Return the mask AP in percent; None for random weights or without data."""
+    """Return the mask AP in percent; None for random weights, without data or its objects."""
     if source is None or run.weights == RANDOM:
         return None
     masks = evaluate(run.segmenter, source, progress=True).masks
-    return None if masks is None else 100 * masks.overall.ap
+    return None if masks is None or math.isnan(masks.overall.ap) else 100 * masks.overall.ap
 
 
 def _random(config: NetworkConfig, image: Image, options: dict[str, Any]) -> Segmenter:

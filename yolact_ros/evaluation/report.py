@@ -122,7 +122,7 @@ def draw_mistakes(
     """
     names = segmenter.class_names
     labels = {id_: names.index(n) for n, id_ in category_ids(source, names, content).items()}
-    records = read_records(source, names, content)
+    records = read_records(source, names, content, segmenter.config.mask_branch != "none")
     images = [match(record, found[record.id]) for record in records]
     counts = confusion_matrix(images, labels, len(names))
     plot_confusion(counts, names, folder / "confusion.png")

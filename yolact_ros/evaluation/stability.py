@@ -24,6 +24,8 @@ Frame = tuple[Image, Instances]
 _SAME = 0.3
 # Minimum fraction of a mask visible in both frames for it to count as found in only one.
 _SEEN = 0.5
+# The longer side, in pixels, of the smallest images that OpenCV computes optical flow of.
+_SMALLEST_SIDE = 12
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Stability:
 def measure_stability(segmenter: Segmenter, frames: Iterable[Image]) -> Stability:
     """Segment BGR frames [H, W, 3] of one size and compare each with the previous one.
 
-    Raises ValueError for fewer than two frames, frames of different sizes, or a model without
-    masks.
+    Raises ValueError for fewer than two frames, frames of different sizes, frames too small for
+    optical flow, or a model without masks.
     """
     steps = tuple(compare_frames(first, second) for first, second in _steps(segmenter, frames))
     if not steps:
@@ -78,6 +80,11 @@ def _steps(segmenter: Segmenter, frames: Iterable[Image]) -> Iterator[tuple[Fram
         if previous is not None and image.shape != previous[0].shape:
             raise ValueError(
                 f"frame {number} has the shape {image.shape}, the one before {previous[0].shape}"
+            )
+        if max(image.shape[:2]) < _SMALLEST_SIDE:
+            raise ValueError(
+                f"frame {number} has the shape {image.shape}: its longer side must have at least "
+                f"{_SMALLEST_SIDE} pixels"
             )
         current = image, segmenter(image)
         if previous is not None:

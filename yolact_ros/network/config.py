@@ -75,10 +75,10 @@ class NetworkConfig:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         names, scales, ratios = self.class_names, self.anchor_scales, self.anchor_ratios
         _check(
-            isinstance(names, tuple) and len(names) > 0 and all(isinstance(n, str) for n in names),
+            isinstance(names, tuple) and len(names) > 0 and all(map(_is_text, names)),
             "class_names",
             names,
-            "a tuple of one name or more",
+            "a tuple of one name or more, of valid Unicode",
         )
         _check_whole("image_size", self.image_size, 64, 2048, "pixels")
         _check_whole("fpn_channels", self.fpn_channels, 8, 1024, "channels")
@@ -161,6 +161,11 @@ def _check(good: bool, field: str, value: object, allowed: str) -> None:
 def _check_whole(field: str, value: object, low: int, high: int, unit: str = "") -> None:
     good = isinstance(value, int) and low <= value <= high
     _check(good, field, value, f"a whole number, {low} to {high} {unit}".rstrip())
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a string of valid Unicode: OpenCV crashes when it draws half an emoji."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
 
 
 def _are_sizes(values: object) -> bool:

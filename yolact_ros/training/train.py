@@ -113,7 +113,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
 def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
     """Raise DataError for a bad entry, or if no object has one of the classes."""
     # Bad entries are not skipped here, since accuracy counts all entries.
-    report = check(source, progress=is_first_process(), masks=masks, measure=True)
+    report = check(source, True, is_first_process(), masks, measure=True)
     report.raise_if_bad()
     if not _has_object(read_records(source, classes, report.content)):
         raise DataError(f"{source.annotations} has no object of the classes to measure")
@@ -242,8 +242,14 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     if on_cpu and settings.precision == "32-true" and get_cpu_capability() == "AVX2":
         use_matrix_gradients(module.net)
     with opencv_on_one_core(), freed_memory_kept() if on_cpu else contextlib.nullcontext():
-        # The checkpoint is our own file and holds plain values and tensors.
-        trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+        try:
+            # The checkpoint is our own file and holds plain values and tensors.
+            trainer.fit(module, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+        except DataError as error:
+            reason = str(error).strip().rpartition("DataError: ")[2]  # after a worker's traceback
+            raise DataError(
+                f"{reason}; `yolact data check` finds all such images, --skip-bad leaves them out"
+            ) from error
     for callback in callbacks:
         if isinstance(callback, Validation) and trainer.is_global_zero:
             # Not module.device: Lightning has moved the module to the CPU.
