@@ -4,6 +4,8 @@
 whose argument is not given is that of the parameter file, else the node's default.
 """
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -91,12 +93,15 @@ def _actions(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         for name, (parameter, kind, _) in PARAMETERS.items()
         if context.launch_configurations[name]
     }
+    params_file = Path(context.launch_configurations["params_file"]).expanduser()
+    if not params_file.is_file():  # launch_ros would start the node with defaults
+        raise FileNotFoundError(f"params_file: there is no file {str(params_file)!r}")
     node = Node(
         package="yolact_ros",
         executable="yolact_node",
         name="yolact",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[LaunchConfiguration("params_file"), given],
+        parameters=[str(params_file), given],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         output="screen",
         emulate_tty=True,

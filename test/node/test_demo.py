@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 import rclpy
 from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from sensor_msgs.msg import Image
 
 import yolact_ros
 from yolact_ros.node import demo
@@ -121,6 +124,8 @@ def test_waits_while_a_model_is_loaded() -> None:
     [
         (("folder:=/no/such/folder",), "no .jpg or .png files in the folder '/no/such/folder'"),
         ((f"folder:={PHOTOS[0].parent}", "rate:=0.0"), "rate=0.0 is not allowed"),
+        ((f"folder:={PHOTOS[0].parent}", "rate:=1e-12"), "rate=1e-12 is not allowed"),
+        (("folder:=~nobody-here/x",), "folder='~nobody-here/x' cannot be read"),
         (("rate:=often",), "to 'often' of type 'STRING', expecting type 'DOUBLE'"),
     ],
 )
@@ -136,3 +141,22 @@ def test_a_camera_without_images_or_rate_says_so(parameters, message) -> None:
     assert result.returncode == 1
     assert re.search(f"^camera: .*({message})", result.stderr)
     assert "Traceback" not in result.stderr
+
+
+def test_a_camera_passes_over_what_it_cannot_read(graph, image, tmp_path) -> None:
+    data = cv2.imencode(".png", image)[1].tobytes()
+    for name, content in ((b"a.png", data), (b"caf\xe9.PNG", data), (b"broken.png", data[:99])):
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(content)
+    received = graph.collect(Image, "/camera/image_raw")
+    words = ["-p", f"folder:={tmp_path}", "-p", "rate:=20.0"]
+    process = subprocess.Popen(
+        [*program("yolact_camera"), "--ros-args", *words], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        graph.wait_until(lambda: len(received) >= 6, "the images")
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, log = process.communicate(timeout=60)
+    assert {message.header.frame_id for message in received} == {"a.png", "caf\ufffd.PNG"}
+    assert "Passed over" in log and "broken.png is cut short" in log
+    assert process.returncode == 0 and "Traceback" not in log

@@ -53,6 +53,14 @@ def launch_file(repository):
     return str(repository / "launch" / "yolact.launch.py")
 
 
+def test_a_parameter_file_that_is_not_there(repository):
+    """launch_ros would start the node without it."""
+    command = ["ros2", "launch", launch_file(repository), "params_file:=~/no-such-file.yaml"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert re.search("there is no file '/.*/no-such-file.yaml'", ended.stdout + ended.stderr)
+
+
 def test_every_argument_reaches_its_parameter(graph, repository, tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text(

@@ -5,6 +5,7 @@ Node `camera`, topic `~/image_raw`. `header.frame_id` is the image's file name.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -19,24 +20,26 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from yolact_ros.image_files import read_image
+from yolact_ros.image_files import UnreadableError, read_image
 from yolact_ros.node.messages import bgr_image
 
 
 class FolderCamera(Node):
     """Publishes the images of a folder one after another, in a loop, as bgr8.
 
-    Raises ValueError if the folder has no readable images.
+    Images are read when they are due, since a folder may be larger than the memory. Raises
+    ValueError if there is none, or if the first cannot be read.
     """
 
     def __init__(self) -> None:
         super().__init__("camera")
         folder = self._parameter("folder", "", "Folder of JPEG and PNG files.")
         rate = self._parameter("rate", 2.0, "Images a second.")
-        if not 0 < rate <= 1000:
-            raise ValueError(f"rate={rate} is not allowed: it must be above 0 and at most 1000")
-        self._messages = read_images(Path(folder).expanduser())
-        self._next: list[str] = []
+        if not 0.001 <= rate <= 1000:
+            raise ValueError(f"rate={rate} is not allowed: it must be 0.001 to 1000")
+        self._paths = find_images(folder)
+        self._next: list[Path] = []
+        read_image(self._paths[0])
         self._publisher = self.create_publisher(Image, "~/image_raw", 10)
         self.create_timer(1.0 / rate, self._show_next)
 
@@ -48,23 +51,29 @@ class FolderCamera(Node):
         if not self._next:
             # A new order each time: a node that processes every second frame must not keep missing
             # the same half of the images.
-            self._next = random.sample(sorted(self._messages), len(self._messages))
-        name = self._next.pop()
-        message = self._messages[name]
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._publisher.publish(message)
+            self._next = random.sample(self._paths, len(self._paths))
+        path = self._next.pop()
+        try:
+            image = read_image(path)
+        except UnreadableError as error:
+            self.get_logger().warning(f"Passed over: {error}")
+            return
+        name = os.fsencode(path.name).decode(errors="replace")  # messages have UTF-8
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=name)
+        self._publisher.publish(bgr_image(header, image))
 
 
-def read_images(folder: Path) -> dict[str, Image]:
-    """Return the images in `folder` as messages by file name. Raises ValueError if none."""
-    messages = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            continue
-        messages[path.name] = bgr_image(Header(frame_id=path.name), read_image(path))
-    if not messages:
-        raise ValueError(f"there are no .jpg or .png files in the folder {str(folder)!r}")
-    return messages
+def find_images(folder: str) -> list[Path]:
+    """Return the JPEG and PNG files in `folder`, which may begin with ~. Raises ValueError."""
+    try:
+        path = Path(folder).expanduser()
+        names = path.iterdir() if path.is_dir() else iter(())
+        found = sorted(each for each in names if each.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    except (OSError, RuntimeError) as error:  # no permission, an unknown user ...
+        raise ValueError(f"folder={folder!r} cannot be read: {error}") from error
+    if not found:
+        raise ValueError(f"there are no .jpg or .png files in the folder {str(path)!r}")
+    return found
 
 
 def main() -> int:
