@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
-from yolact_ros.engine import runtimes
-from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.failures import (
     DeviceMemoryError,
     MemoryNeed,
@@ -31,24 +29,13 @@ from yolact_ros.engine.failures import (
 )
 from yolact_ros.engine.fixed import Batch, Plan
 from yolact_ros.engine.graphs import Graphs, Unfinished
+from yolact_ros.engine.loading import load_runtime
 from yolact_ros.engine.preprocess import preprocess
-from yolact_ros.engine.runtimes import EXPORTED, Detected
+from yolact_ros.engine.runtimes import Detected
 from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
 from yolact_ros.engine.threads import run_apart
 from yolact_ros.image_files import Image
-from yolact_ros.network import (
-    CONFIGS,
-    EMBEDDED,
-    PUBLISHED,
-    NetworkConfig,
-    WeightsError,
-    build,
-    config_of,
-    config_of_file,
-    load_network,
-)
-
-RANDOM_WEIGHTS = "random"
+from yolact_ros.network import NetworkConfig
 
 # Images are only read, so read-only memory, such as a message's, is fine.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
@@ -112,22 +99,9 @@ class Segmenter:
         DetectionSettings(**wanted)  # reject bad values before anything is loaded
         changes = {"backbone": backbone, "dcn_variant": dcn_variant}
         changes = {name: value for name, value in changes.items() if value}
-        if Path(weights).suffix in EXPORTED:
-            path = Path(weights).expanduser()
-            _check_exported(path, {"model": model, **changes, "backend": backend})
-            self.runtime = run_apart(lambda: runtimes.read(path, precision, device))
-            self._source = f"exported as {path.name}"
-        else:
-            runtimes.choose(backend, device, precision)  # reject bad values before any download
-            config, file, self._source = _resolve(model, weights)
-            config = config.replace(**changes)
-            backend, where = runtimes.choose(backend, device, precision, config.backbone)
-
-            def make() -> runtimes.Runtime:
-                net = load_network(file, config) if file is not None else build(config)
-                return runtimes.run(net, backend, where, precision)
-
-            self.runtime = run_apart(make)
+        self.runtime, self._origin = load_runtime(
+            model, weights, changes, device=device, precision=precision, backend=backend
+        )
         self.settings = replace(self.runtime.header.settings or DetectionSettings(), **wanted)
         # An exported detection stage returns no predictions, which the fixed-shape path needs.
         is_graphed = self.device.type == "cuda" and self.runtime.header.settings is None
@@ -176,7 +150,7 @@ class Segmenter:
         names = self.class_names
         shown = ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "")
         return (
-            f"{self.config.name} ({self._source}) on {self.device}, {self.runtime.name}, "
+            f"{self.config.name} ({self._origin}) on {self.device}, {self.runtime.name}, "
             f"{self.runtime.precision}, classes: {shown}"
         )
 
@@ -348,48 +322,6 @@ class Segmenter:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return time.perf_counter()
-
-
-def _check_exported(path: Path, options: dict[str, object]) -> None:
-    """Raise ValueError for options that an exported network determines itself."""
-    for name, value in options.items():
-        if value not in ("", "auto"):
-            raise ValueError(
-                f"{path} is exported already and has its own {name}: {name}={value!r} is not "
-                "allowed"
-            )
-
-
-def _resolve(
-    model: str | NetworkConfig, weights: str | Path
-) -> tuple[NetworkConfig, Path | None, str]:
-    """Return the configuration, the weight file (None: random) and a description of its origin."""
-    if isinstance(model, NetworkConfig):
-        config: NetworkConfig | None = model
-    else:
-        config = config_of(model) if model else None
-    if not weights and config is not None and config.name in PUBLISHED:
-        weights = config.name
-    if not weights or str(weights) == EMBEDDED.name:
-        if config is not None and config.name != EMBEDDED.name:
-            raise WeightsError(
-                f"the package has no weights for {config.name}: give a weight file, or "
-                f"weights={RANDOM_WEIGHTS!r} for timing"
-            )
-        return config or EMBEDDED, weights_file(EMBEDDED.name), "embedded weights"
-    if weights == RANDOM_WEIGHTS:
-        return config or EMBEDDED, None, "random weights"
-    if str(weights) in PUBLISHED:
-        name = str(weights)
-        return config or PUBLISHED[name], weights_file(name), f"published weights of {name}"
-    path = weights_file(weights)
-    config = config or config_of_file(path)
-    if config is None:
-        raise WeightsError(
-            f"{path} does not say which model it is for: name the model too, one of "
-            f"{', '.join(CONFIGS)}"
-        )
-    return config, path, f"weights {path.name}"
 
 
 def _as_tensor(image: Image | Tensor) -> Tensor:

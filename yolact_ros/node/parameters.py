@@ -19,8 +19,8 @@ from yolact_ros import masks
 from yolact_ros.detection import DetectionSettings, NmsMethod
 from yolact_ros.engine import runtimes
 from yolact_ros.engine.device import choose_device
+from yolact_ros.engine.loading import RANDOM_WEIGHTS
 from yolact_ros.engine.runtimes import BACKENDS, EXPORTED
-from yolact_ros.engine.segmenter import RANDOM_WEIGHTS
 from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import CONFIGS, config_of
 from yolact_ros.network.config import Backbone, DcnVariant
