@@ -182,8 +182,7 @@ class Segmenter:
         """Submit a batch, in parts if the device's memory is known to be too small for it."""
         with self._lock, lost_devices_named(self.device):
             most = self._largest_batch or max(1, len(images))
-            starts = range(0, len(images), most)
-            parts = [self._submit(images[at : at + most], settings) for at in starts]
+            parts = [self._submit(part, settings) for part in _split(images, most)]
 
         def result() -> Segmented:
             with self._lock, lost_devices_named(self.device):
@@ -243,45 +242,52 @@ class Segmenter:
         """Segment a batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
-            if self._thread is None:
-                return self._segment(images, settings)
-            if any(image.is_cuda for image in images):  # the current stream may still write them
-                torch.cuda.current_stream(self.device).synchronize()
-            with whole_device(self.device):  # cuDNN may benchmark
-                return self._thread.submit(self._segment, images, settings).result()
+            return self._segment_in_thread(images, settings)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             need = MemoryNeed.of(error, len(images), self.device, before)
         # Now that the exception is gone, so are the tensors that its traceback held.
-        had_graphs = self._graphs is not None and len(self._graphs) > 0
-        if self._graphs is not None:  # graphs hold their own memory
-            self._graphs.clear()
-        config = self.config
-        if len(images) == 1 and had_graphs:
-            self._graphs = None  # otherwise they would be captured again, and fail again
-            warnings.warn(
-                f"{self.device} has too little memory for CUDA graphs beside {config.name}: {need};"
-                " images take longer from now on",
-                RuntimeWarning,
-                stacklevel=3,
+        parts = _split(images, self._batch_within(need))
+        return Segmented.joined(self._segment_within_memory(part, settings) for part in parts)
+
+    def _segment_in_thread(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
+        if self._thread is None:
+            return self._segment(images, settings)
+        if any(image.is_cuda for image in images):  # the current stream may still write them
+            torch.cuda.current_stream(self.device).synchronize()
+        with whole_device(self.device):  # cuDNN may benchmark
+            return self._thread.submit(self._segment, images, settings).result()
+
+    def _batch_within(self, need: MemoryNeed) -> int:
+        """Save memory after a batch did not fit; return how many images to try at once now.
+
+        Graphs, which hold memory of their own, are released; for a single image for good. Raises
+        DeviceMemoryError if there is nothing left to save.
+        """
+        graphs, config = self._graphs, self.config
+        had_graphs = graphs is not None and len(graphs) > 0
+        if graphs is not None:
+            graphs.clear()
+        most = (need.images + 1) // 2
+        if need.images > 1:
+            self._largest_batch = most
+            change = (
+                f"batches of {need.images}: {need}; batches have {most} images at most from now on"
             )
-            return self._segment_within_memory(images, settings)
-        if len(images) == 1:
+        elif had_graphs:
+            self._graphs = None  # otherwise they would be captured again, and fail again
+            change = f"CUDA graphs beside {config.name}: {need}; images take longer from now on"
+        else:
             raise DeviceMemoryError(
                 f"{self.device} has too little memory for {config.name}: {need}; try a smaller "
                 f"model, or one with image_size {need.image_size(config.image_size)}, not "
                 f"{config.image_size}"
             )
-        self._largest_batch = half = (len(images) + 1) // 2
         warnings.warn(
-            f"{self.device} has too little memory for batches of {len(images)}: {need}; batches "
-            f"have {half} images at most from now on",
-            RuntimeWarning,
-            stacklevel=3,
+            f"{self.device} has too little memory for {change}", RuntimeWarning, stacklevel=4
         )
-        halves = images[:half], images[half:]
-        return Segmented.joined(self._segment_within_memory(each, settings) for each in halves)
+        return most
 
     @torch.no_grad()
     def _segment(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
@@ -322,6 +328,11 @@ class Segmenter:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return time.perf_counter()
+
+
+def _split(images: list[Tensor], most: int) -> list[list[Tensor]]:
+    """Split a batch into parts of at most `most` images."""
+    return [images[at : at + most] for at in range(0, len(images), most)]
 
 
 def _as_tensor(image: Image | Tensor) -> Tensor:
