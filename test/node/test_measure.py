@@ -21,6 +21,7 @@ from yolact_ros.node.measure.scaling import Load, plot
 from yolact_ros.node.measure.soak import Interval, Limits, soak
 from yolact_ros.node.measure.stages import NETWORK, OWN
 from yolact_ros.node.pipeline import image_of, read_message
+from yolact_ros.node.statistics import Latency
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +82,8 @@ def test_a_short_soak(weights, tmp_path):
     intervals = json.loads(results.read_text())["results"]
     assert [each["start"] for each in intervals] == [0, 2, 4]
     for each in intervals:
-        assert each["rate"] > 0 and 0 < each["median"] <= each["percentile_99"]
+        assert each["rate"] > 0
+        assert 0 < each["latency"]["median"] <= each["latency"]["percentile_99"]
         assert 50 < each["memory"] < 10_000
     assert "steady" in result.stdout
 
@@ -101,18 +103,18 @@ def test_cameras_from_one_on(weights, tmp_path):
     for each in (one, two):
         assert 0 < each["least_rate"] <= each["rate"] / each["cameras"]
         assert each["answered"] == pytest.approx(min(1, each["rate"] / each["cameras"] / 10))
-        assert 0 < each["median"] <= each["percentile_99"]
+        assert 0 < each["latency"]["median"] <= each["latency"]["percentile_99"]
 
 
 def test_the_cost_of_several_cameras_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra eval")
-    loads = [Load(n, 10.0, 10.0 / n, 1 / n, 100.0 * n, 150.0 * n) for n in (1, 2, 3)]
+    loads = [Load(n, 10.0, 10.0 / n, 1 / n, Latency(100.0 * n, 150.0 * n)) for n in (1, 2, 3)]
     plot(loads, "cameras", tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")).std() > 0
 
 
 def interval(memory, median):
-    return Interval(start=0, rate=1, median=median, percentile_99=median, memory=memory)
+    return Interval(start=0, rate=1, latency=Latency(median, median), memory=memory)
 
 
 def test_growth_and_drift_break_the_limits():

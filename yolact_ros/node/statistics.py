@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,14 @@ LATENCY_FRAMES = 300
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one stage in milliseconds."""
+    """How long something took, over many images, in milliseconds."""
 
     median: float
     percentile_99: float
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Latency:
+        return cls(*np.percentile(milliseconds, (50, 99)).tolist())
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,7 @@ class FrameStatistics:
                 without_depth=self._depths_missed.total,
                 rate_in=self._arrivals.lately(now) / window,
                 rate_out=self._completions.lately(now) / window,
-                latencies={
-                    stage: Latency(*np.percentile(values, (50, 99)).tolist())
-                    for stage, values in self._latencies.items()
-                },
+                latencies={stage: Latency.of(values) for stage, values in self._latencies.items()},
                 silence=now - self._last_arrival,
                 unanswered=now - (self._unanswered_since or now),
                 refused_lately=self._refusals.lately(now),

@@ -35,8 +35,8 @@ class Answer:
     camera: int
     received: float
     """time.monotonic() in seconds."""
-    latency: float
-    """Seconds from the image's stamp, which the camera sets just before it publishes."""
+    milliseconds: float
+    """Milliseconds from the image's stamp, which the camera sets just before it publishes."""
 
 
 class Graph:
@@ -61,8 +61,8 @@ class Graph:
     def _keep(self, camera: int, message: bytes) -> None:
         seconds, nanoseconds = struct.unpack_from("<iI", message, 4)
         now = self._listener.get_clock().now().nanoseconds
-        latency = now / 1e9 - seconds - nanoseconds / 1e9
-        self._answers.append(Answer(camera, time.monotonic(), latency))
+        latency = now - 10**9 * seconds - nanoseconds
+        self._answers.append(Answer(camera, time.monotonic(), latency / 1e6))
 
     def watch(self, seconds: float) -> list[Answer]:
         """Collect answers for some seconds. Raises MeasureError if the node ends or fails."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from yolact_ros.node.measure import camera
 from yolact_ros.openmp import wait_briefly
 
 if TYPE_CHECKING:  # each command imports its own module, and PyTorch with it
-    from yolact_ros.node.measure import scaling, soak, stages
+    from yolact_ros.node.measure import scaling, soak
+    from yolact_ros.node.statistics import Latency
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,14 +62,14 @@ def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int
 def _transport(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     from yolact_ros.node.measure import transport
 
-    return _report(options, [transport.transport(settings, options.frames)])
+    return _report(options, {"transport": transport.transport(settings, options.frames)})
 
 
-def _report(options: argparse.Namespace, found: Sequence[stages.Stage]) -> int:
+def _report(options: argparse.Namespace, found: Mapping[str, Latency]) -> int:
     print(f"{'stage':22}{'median ms':>11}{'99 % ms':>11}")
-    for stage in found:
-        print(f"{stage.name:22}{stage.median:11.2f}{stage.percentile_99:11.2f}")
-    return _write(options, found)
+    for stage, latency in found.items():
+        print(f"{stage:22}{latency.median:11.2f}{latency.percentile_99:11.2f}")
+    return _write(options, [{"name": name, **vars(each)} for name, each in found.items()])
 
 
 def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
@@ -83,8 +83,8 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     ):
         intervals.append(each)
         print(
-            f"{each.start:8.0f}{each.rate:11.1f}{each.median:11.1f}{each.percentile_99:10.1f}"
-            f"{each.memory:12.1f}",
+            f"{each.start:8.0f}{each.rate:11.1f}{each.latency.median:11.1f}"
+            f"{each.latency.percentile_99:10.1f}{each.memory:12.1f}",
             flush=True,
         )
     broken = limits.broken(intervals)
@@ -106,7 +106,7 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
         loads.append(each)
         print(
             f"{each.cameras:8}{each.rate:11.1f}{each.least_rate:9.1f}{each.answered:10.1%}"
-            f"{each.median:11.1f}{each.percentile_99:10.1f}",
+            f"{each.latency.median:11.1f}{each.latency.percentile_99:10.1f}",
             flush=True,
         )
     if options.plot:
@@ -115,13 +115,13 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
     return _write(options, loads)
 
 
-def _write(options: argparse.Namespace, results: Sequence[Any]) -> int:
+def _write(options: argparse.Namespace, results: Sequence[object]) -> int:
     """Write the results with the options and the machine, if requested."""
     if options.json:
         kept = {k: v for k, v in vars(options).items() if k not in ("command", "json", "plot")}
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        rows = [dataclasses.asdict(each) for each in results]
-        text = json.dumps({"options": kept, "machine": machine, "results": rows}, indent=2)
+        content = {"options": kept, "machine": machine, "results": results}
+        text = json.dumps(content, indent=2, default=vars)  # data classes become objects
         options.json.write_text(text + "\n")
     return 0
 

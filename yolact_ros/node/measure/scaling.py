@@ -10,6 +10,7 @@ import numpy as np
 
 from yolact_ros.node.measure.camera import CameraSettings
 from yolact_ros.node.measure.graph import MeasureError, running
+from yolact_ros.node.statistics import Latency
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Load:
     answered: float
     """Answers as a fraction of images at the nominal rate, 0 to 1: the rest was skipped, lost or
     never published."""
-    median: float
-    """Milliseconds from an image's stamp to the receipt of its answer."""
-    percentile_99: float
+    latency: Latency
+    """From an image's stamp to the receipt of its answer."""
 
 
 def scaling(
@@ -38,15 +38,13 @@ def scaling(
             answers = graph.watch(seconds)
         if not answers:
             raise MeasureError(f"no answer in {seconds:.0f} s")
-        median, worst = np.percentile([1e3 * each.latency for each in answers], (50, 99))
         numbers = np.bincount([each.camera for each in answers], minlength=count)
         yield Load(
             cameras=count,
             rate=len(answers) / seconds,
             least_rate=float(numbers.min()) / seconds,
             answered=min(1.0, len(answers) / (count * settings.rate * seconds)),
-            median=float(median),
-            percentile_99=float(worst),
+            latency=Latency.of([each.milliseconds for each in answers]),
         )
 
 
@@ -60,8 +58,8 @@ def plot(loads: Sequence[Load], title: str, path: Path) -> None:
     rates.plot(counts, [load.rate for load in loads], "o-", label="all cameras")
     rates.plot(counts, [load.least_rate for load in loads], "s--", label="the least served camera")
     rates.set_ylabel("answers a second")
-    latencies.plot(counts, [load.median for load in loads], "o-", label="median")
-    latencies.plot(counts, [load.percentile_99 for load in loads], "s--", label="99 %")
+    latencies.plot(counts, [load.latency.median for load in loads], "o-", label="median")
+    latencies.plot(counts, [load.latency.percentile_99 for load in loads], "s--", label="99 %")
     latencies.set_ylabel("latency from stamp to answer, ms")
     for axes in (rates, latencies):
         axes.set_xlabel("cameras")

@@ -10,6 +10,7 @@ import numpy as np
 from yolact_ros.node.diagnostics import MEBIBYTE, resident_bytes
 from yolact_ros.node.measure.camera import CameraSettings
 from yolact_ros.node.measure.graph import MeasureError, running
+from yolact_ros.node.statistics import Latency
 
 MIN_INTERVALS = 3
 """The first interval is the warm-up, and a trend needs two more."""
@@ -23,9 +24,8 @@ class Interval:
     """Seconds since the first answer."""
     rate: float
     """Answers per second."""
-    median: float
-    """Milliseconds from an image's stamp to the receipt of its answer."""
-    percentile_99: float
+    latency: Latency
+    """From an image's stamp to the receipt of its answer."""
     memory: float
     """MiB that the node holds at the end of the interval."""
 
@@ -47,7 +47,7 @@ class Limits:
         _check_count(len(intervals))
         steady = intervals[1:]
         growth = _rise([each.memory for each in steady])
-        medians = [each.median for each in steady]
+        medians = [each.latency.median for each in steady]
         drift = _rise(medians) / min(medians)
         reasons = []
         if growth > self.growth:
@@ -85,11 +85,9 @@ def soak(
             answers = graph.watch(interval)
             if not answers:
                 raise MeasureError(f"no answer in {interval:.0f} s")
-            median, worst = np.percentile([1e3 * each.latency for each in answers], (50, 99))
             yield Interval(
                 start=i * interval,
                 rate=len(answers) / interval,
-                median=float(median),
-                percentile_99=float(worst),
+                latency=Latency.of([each.milliseconds for each in answers]),
                 memory=resident_bytes(graph.node.pid) / MEBIBYTE,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
 from yolact_ros.node.pipeline import image_of, read_message
+from yolact_ros.node.statistics import Latency
 
 OWN = ("receive", "check", "decode", "publish")
 """The node's own stages: receiving in the executor (with rclpy's copy of the message), parsing and
@@ -29,18 +30,9 @@ WARM_UP = 5
 """Images that are not measured."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Time of a stage in milliseconds."""
-
-    name: str
-    median: float
-    percentile_99: float
-
-
 def measure(
     settings: CameraSettings, segmenter: Segmenter, instances: int, encoding: str, frames: int
-) -> list[Stage]:
+) -> dict[str, Latency]:
     """Measure all stages for `frames` images with exactly `instances` instances each.
 
     The setup is real: a camera and a subscriber in their own processes, the node's executor and
@@ -99,7 +91,7 @@ def measure(
         rclpy.try_shutdown()
     own = np.sum([times[name] for name in OWN], axis=0)
     rows = {**times, "own work": own}
-    return [Stage(name, *np.percentile(row, (50, 99)).tolist()) for name, row in rows.items()]
+    return {name: Latency.of(row) for name, row in rows.items()}
 
 
 def _receive(executor: NodeExecutor, received: list[bytes], pause: float) -> tuple[float, bytes]:

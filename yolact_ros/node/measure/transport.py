@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import rclpy
 from rclpy.time import Time
 
 from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
-from yolact_ros.node.measure.stages import WARM_UP, Stage
+from yolact_ros.node.measure.stages import WARM_UP
 from yolact_ros.node.pipeline import read_message
+from yolact_ros.node.statistics import Latency
 
 
-def transport(settings: CameraSettings, frames: int) -> Stage:
+def transport(settings: CameraSettings, frames: int) -> Latency:
     """Measure from the stamp, just before `publish`, until a subscriber here has the bytes.
 
     Raises MeasureError if images do not arrive.
@@ -39,4 +39,4 @@ def transport(settings: CameraSettings, frames: int) -> Stage:
                     raise MeasureError(f"only {len(taken)} images arrived; the others were lost")
     finally:
         rclpy.try_shutdown()
-    return Stage("transport", *np.percentile(taken[WARM_UP:], (50, 99)).tolist())
+    return Latency.of(taken[WARM_UP:])
