@@ -9,7 +9,7 @@ from rclpy.time import Time
 
 from yolact_ros.node.measure.camera import NEWEST, CameraSettings, beside, show
 from yolact_ros.node.measure.graph import NAMESPACE, START_TIMEOUT, MeasureError
-from yolact_ros.node.measure.stages import WARM_UP
+from yolact_ros.node.measure.stages import CAMERA, WARM_UP
 from yolact_ros.node.pipeline import read_message
 from yolact_ros.node.statistics import Latency
 
@@ -19,7 +19,6 @@ def transport(settings: CameraSettings, frames: int) -> Latency:
 
     Raises MeasureError if images do not arrive.
     """
-    name = f"{NAMESPACE}/camera0"
     rclpy.init(args=[])
     try:
         node = rclpy.create_node("receiver", namespace=NAMESPACE)
@@ -30,8 +29,8 @@ def transport(settings: CameraSettings, frames: int) -> Latency:
             stamp = Time.from_msg(read_message(message, settings.compressed).header.stamp)
             taken.append((now.nanoseconds - stamp.nanoseconds) / 1e6)
 
-        node.create_subscription(settings.kind, settings.topic(name), take, NEWEST, raw=True)
-        with beside(show, settings, [name]):
+        node.create_subscription(settings.kind, settings.topic(CAMERA), take, NEWEST, raw=True)
+        with beside(show, settings, [CAMERA]):
             end = time.monotonic() + START_TIMEOUT + 2 * (frames + WARM_UP) / settings.rate
             while len(taken) < frames + WARM_UP:
                 rclpy.spin_once(node, timeout_sec=1)
