@@ -13,7 +13,7 @@ from yolact_ros.benchmark import stages
 from yolact_ros.benchmark.stages import STAGES, as_graph, fixed_stages_of, stages_of
 from yolact_ros.detection.regions import packed_sizes
 from yolact_ros.engine import Segmenter
-from yolact_ros.engine.fixed import Batch
+from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.graphs import MASK_AREA
 
 
@@ -68,7 +68,7 @@ def test_stages_in_fixed_shapes_give_what_the_segmenter_gives(segmenter, image, 
 
 @torch.no_grad()
 def test_fixed_shapes_are_told_apart_from_what_does_not_fit(segmenter, image, monkeypatch):
-    monkeypatch.setattr(stages, "CANDIDATES", 5)
+    monkeypatch.setattr(stages, "FixedPath", partial(FixedPath, candidates=5))
     calls = fixed_stages_of(segmenter, [image], in_parts=False)
     calls["packing"]()
     assert not calls["transfer"]().is_complete()

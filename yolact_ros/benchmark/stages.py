@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from yolact_ros.detection import Detections, Instances, MaskRegions, detect, make_instances
-from yolact_ros.detection.detections import Thresholds
-from yolact_ros.detection.instances import Placed, place
+from yolact_ros.detection import Detections, Instances, detect, make_instances
 from yolact_ros.detection.masks import make_masks, rescore
-from yolact_ros.detection.results import Results
 from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
-from yolact_ros.engine.fixed import CANDIDATES, Batch
+from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.graphs import MASK_AREA
-from yolact_ros.engine.runtimes import Detected
-from yolact_ros.network import Predictions, Yolact
+from yolact_ros.engine.runtimes import Detected, Runtime
+from yolact_ros.network import Yolact
+
+Calls = dict[str, Callable[[], object]]
+"""Calls to time, by name."""
 
 STAGES = {
     "preprocessing": "to the device, resize and normalise",
@@ -43,7 +44,7 @@ def repeats_on(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> dict[str, Callable[[], object]]:
+def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> Calls:
     """Return calls of the parts of `segmenter`, each on the output of the previous for `images`.
 
     The parts are those that the segmenter itself calls: on a GPU, those of the fixed-shape path.
@@ -61,117 +62,94 @@ def stages_of(segmenter: Segmenter, images: Sequence[Image]) -> dict[str, Callab
 
     batch = prepare()
     output = runtime(batch)
-    calls: dict[str, Callable[[], object]] = {"preprocessing": prepare}
-    if isinstance(runtime.run, Yolact):
-        calls |= _parts_of(runtime.run, batch)
-    else:
-        calls["network"] = lambda: runtime(batch)
 
     def find() -> Detections:
         if isinstance(output, Detected):
             return output.select(settings)[0]
         return detect(output, runtime.anchors, settings)
 
-    calls["NMS"] = find
     detections, prototypes = find().trimmed(), output.prototypes
-    grids = make_masks(detections, prototypes, None)
-    if grids is not None:
-        calls["masks"] = lambda: make_masks(detections, prototypes, None)
-        in_graph = isinstance(output, Detected) and output.mask_scores is not None
-        if runtime.mask_iou is not None and not in_graph:
-            mask_iou, values = runtime.mask_iou, grids.values
-            ids, scores = detections.class_ids, detections.scores
-            calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
+    in_graph = isinstance(output, Detected) and output.mask_scores is not None
     instances = make_instances(detections, prototypes, None, sizes, segmenter.class_names)
-    calls["transfer"] = lambda: [each.to("cpu") for each in instances]
-    if grids is not None:
-        on_host = [each.to("cpu") for each in instances]
-        calls["pixels"] = lambda: [_pixels(each) for each in on_host]
-    return calls
+    return {
+        "preprocessing": prepare,
+        **_network_calls(runtime, batch),
+        "NMS": find,
+        **_mask_calls(detections, prototypes, None if in_graph else runtime.mask_iou),
+        "transfer": lambda: [each.to("cpu") for each in instances],
+        **_pixel_calls([each.to("cpu") for each in instances]),
+    }
 
 
 @torch.no_grad()
-def fixed_stages_of(
-    segmenter: Segmenter, images: Sequence[Image], in_parts: bool = True
-) -> dict[str, Callable[[], object]]:
+def fixed_stages_of(segmenter: Segmenter, images: Sequence[Image], in_parts: bool = True) -> Calls:
     """`stages_of` for the fixed-shape path; on CUDA each part is its own graph, so that launches
     cost no time. The network is one part unless `in_parts`."""
-    runtime, settings, device = segmenter.runtime, segmenter.settings, segmenter.device
+    runtime, device = segmenter.runtime, segmenter.device
     tensors = [torch.from_numpy(image) for image in images]
-    batch = Batch.of(tensors, settings)
+    batch = Batch.of(tensors, segmenter.settings)
     staged = batch.views(torch.cat([each.flatten() for each in tensors]).to(device))
     numbers = batch.numbers().to(device)
-    scales, thresholds = numbers[:-1].unsqueeze(1), Thresholds(*numbers[-1, :2].unbind())
-    inputs = preprocess(staged, runtime.config, runtime.dtype)
-    predictions = runtime(inputs)
-    assert isinstance(predictions, Predictions)
-    prototypes = predictions.prototypes
 
-    def find() -> Detections:
-        return detect(
-            predictions,
-            runtime.anchors,
-            batch.plan.settings,
-            candidates=CANDIDATES,
-            thresholds=thresholds,
-        )
+    def run_path(mask_bytes: int) -> FixedPath:
+        path = FixedPath(runtime, batch.plan, mask_bytes)
+        path.prepare(staged, numbers)
+        path.run()
+        return path
 
-    detections = find()
+    # As much room for masks as a graph has after some such frames.
+    path = run_path(batch.mask_bytes(MASK_AREA))
+    if missing := path.results.to("cpu").missing_bytes():
+        path = run_path(2 * (len(path.results.bits) + missing))
+    predictions = path.predict()
+    detections, prototypes = path.detect(predictions), predictions.prototypes
     grids = make_masks(detections, prototypes, None)
-    results = _packed(place(detections, grids, scales), scales, batch, detections.complete)
-    host = results.on_host()
-    calls: dict[str, Callable[[], object]] = {
-        "preprocessing": lambda: preprocess(staged, runtime.config, runtime.dtype, out=inputs)
+    calls: Calls = {
+        "preprocessing": lambda: path.prepare(staged, numbers),
+        **_network_calls(runtime, path.inputs, in_parts),
+        "NMS": lambda: path.detect(predictions),
+        **_mask_calls(detections, prototypes, runtime.mask_iou),
+        "packing": lambda: path.pack(detections, grids),
     }
-    if in_parts and isinstance(runtime.run, Yolact):
-        calls |= _parts_of(runtime.run, inputs)
-    else:
-        calls["network"] = lambda: runtime(inputs)
-    calls["NMS"] = find
-    if grids is not None:
-        calls["masks"] = lambda: make_masks(detections, prototypes, None)
-        if runtime.mask_iou is not None:
-            mask_iou, values = runtime.mask_iou, grids.values
-            ids, scores = detections.class_ids, detections.scores
-            calls["re-scoring"] = lambda: rescore(mask_iou, values, ids, scores)
-    calls["packing"] = lambda: results.write(
-        place(detections, grids, scales), scales, detections.complete
-    )
-    calls = {name: as_graph(call, device) for name, call in calls.items()}
-    calls["transfer"] = lambda: (host.memory.copy_(results.memory, non_blocking=True), host)[1]
-    if grids is not None:
-        found = results.to("cpu").instances(batch.image_sizes, segmenter.class_names)
-        calls["pixels"] = lambda: [_pixels(each) for each in found]
-    return calls
+    results, host = path.results, path.results.on_host()
+    return {
+        **{name: as_graph(call, device) for name, call in calls.items()},
+        "transfer": lambda: (host.memory.copy_(results.memory, non_blocking=True), host)[1],
+        **_pixel_calls(results.to("cpu").instances(batch.image_sizes, segmenter.class_names)),
+    }
 
 
-def _packed(placed: Placed, scales: Tensor, batch: Batch, complete: Tensor | None) -> Results:
-    """Allocate and write results with as much mask room as a graph has after some such frames."""
-    results = Results.allocate(placed, batch.mask_bytes(MASK_AREA))
-    results.write(placed, scales, complete)
-    if missing := results.to("cpu").missing_bytes():
-        results = Results.allocate(placed, 2 * (len(results.bits) + missing))
-        results.write(placed, scales, complete)
-    return results
-
-
-def _pixels(instances: Instances) -> MaskRegions:
-    assert instances.stored_masks is not None
-    return instances.stored_masks.regions(*instances.image_size)  # bypasses the instances' cache
-
-
-def _parts_of(net: Yolact, batch: Tensor) -> dict[str, Callable[[], object]]:
+def _network_calls(runtime: Runtime, batch: Tensor, in_parts: bool = True) -> Calls:
+    net = runtime.run
+    if not (in_parts and isinstance(net, Yolact)):
+        return {"network": partial(runtime, batch)}
     features = net.backbone(batch)
     pyramid = net.fpn(features)
-    calls: dict[str, Callable[[], object]] = {
-        "backbone": lambda: net.backbone(batch),
-        "FPN": lambda: net.fpn(features),
-    }
+    calls: Calls = {"backbone": partial(net.backbone, batch), "FPN": partial(net.fpn, features)}
     if net.protonet is not None:
-        protonet = net.protonet
-        calls["protonet"] = lambda: protonet(pyramid[0])
-    calls["heads"] = lambda: net.head(pyramid)
+        calls["protonet"] = partial(net.protonet, pyramid[0])
+    return {**calls, "heads": partial(net.head, pyramid)}
+
+
+def _mask_calls(
+    detections: Detections, prototypes: Tensor | None, mask_iou: nn.Module | None
+) -> Calls:
+    make = partial(make_masks, detections, prototypes, None)
+    grids = make()
+    if grids is None:
+        return {}
+    calls: Calls = {"masks": make}
+    if mask_iou is not None:
+        ids, scores = detections.class_ids, detections.scores
+        calls["re-scoring"] = partial(rescore, mask_iou, grids.values, ids, scores)
     return calls
+
+
+def _pixel_calls(instances: Sequence[Instances]) -> Calls:
+    # Not `Instances.regions`, which caches its result.
+    masks = [(each.stored_masks, each.image_size) for each in instances]
+    stored = [(each, size) for each, size in masks if each is not None]
+    return {"pixels": lambda: [each.regions(*size) for each, size in stored]} if stored else {}
 
 
 def as_graph(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from yolact_ros.detection.detections import Detections
 from yolact_ros.detection.instances import Instances, Placed
 from yolact_ros.detection.regions import PackedMasks, pack, packed_sizes, pixel_rectangles
 
@@ -28,12 +29,12 @@ class Results:
     """Whether the model makes masks."""
 
     @classmethod
-    def allocate(cls, placed: Placed, mask_bytes: int) -> Results:
-        """Allocate memory for detections like `placed` and `mask_bytes` of masks in total."""
-        images, count = placed.scores.shape
-        has_masks = placed.grids is not None
+    def allocate(cls, detections: Detections, mask_bytes: int) -> Results:
+        """Allocate memory for such detections and `mask_bytes` of masks in total."""
+        images, count = detections.scores.shape
+        has_masks = detections.coefficients is not None
         size = 4 * images * count * _COLUMNS + (mask_bytes if has_masks else 0)
-        memory = torch.empty(size, dtype=torch.uint8, device=placed.scores.device)
+        memory = torch.empty(size, dtype=torch.uint8, device=detections.scores.device)
         return cls(memory, (images, count), has_masks)
 
     def on_host(self) -> Results:

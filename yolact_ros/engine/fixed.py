@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from yolact_ros.detection import DetectionSettings, detect
+from yolact_ros.detection import Detections, DetectionSettings, detect
 from yolact_ros.detection.detections import Thresholds
-from yolact_ros.detection.instances import Placed, image_scales, place
-from yolact_ros.detection.masks import make_masks
+from yolact_ros.detection.instances import image_scales, place
+from yolact_ros.detection.masks import MaskGrids, make_masks
 from yolact_ros.detection.results import Results
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes.runtime import Runtime
@@ -92,7 +92,7 @@ class Batch:
 
 class FixedPath:
     """Computes `results` from the network's `inputs`, on the device of a runtime that returns
-    `Predictions`."""
+    `Predictions`: `run` calls `predict`, `detect`, `make_masks` and `pack`."""
 
     @torch.no_grad()
     def __init__(
@@ -103,7 +103,7 @@ class FixedPath:
         self.inputs = torch.zeros((plan.images, 3, side, side), dtype=runtime.dtype, device=device)
         self.inputs = self.inputs.contiguous(memory_format=torch.channels_last)
         self._numbers = torch.ones((plan.images + 1, 4), dtype=torch.float32, device=device)
-        self.results = Results.allocate(self._place()[0], mask_bytes)
+        self.results = Results.allocate(self.detect(self.predict()), mask_bytes)
 
     @torch.no_grad()
     def prepare(self, images: Sequence[Tensor] | Tensor, numbers: Tensor) -> None:
@@ -114,25 +114,28 @@ class FixedPath:
     @torch.no_grad()
     def run(self) -> None:
         """Compute `results` from the prepared inputs, in fixed shapes."""
-        placed, complete = self._place()
-        self.results.write(placed, self._scales, complete)
+        predictions = self.predict()
+        detections = self.detect(predictions)
+        mask_iou = self.runtime.mask_iou
+        self.pack(detections, make_masks(detections, predictions.prototypes, mask_iou))
 
-    @property
-    def _scales(self) -> Tensor:
-        return self._numbers[:-1].unsqueeze(1)
-
-    def _place(self) -> tuple[Placed, Tensor | None]:
-        """Return the placed detections and `Detections.complete`."""
-        runtime, settings = self.runtime, self.plan.settings
-        predictions = runtime(self.inputs)
+    def predict(self) -> Predictions:
+        """Run the network on the prepared inputs."""
+        predictions = self.runtime(self.inputs)
         assert isinstance(predictions, Predictions)
-        thresholds = Thresholds(*self._numbers[-1, :2].unbind())
-        detections = detect(
+        return predictions
+
+    def detect(self, predictions: Predictions) -> Detections:
+        """Find the detections of predictions, with the stored thresholds."""
+        return detect(
             predictions,
-            runtime.anchors,
-            settings,
+            self.runtime.anchors,
+            self.plan.settings,
             candidates=self._candidates,
-            thresholds=thresholds,
+            thresholds=Thresholds(*self._numbers[-1, :2].unbind()),
         )
-        grids = make_masks(detections, predictions.prototypes, runtime.mask_iou)
-        return place(detections, grids, self._scales), detections.complete
+
+    def pack(self, detections: Detections, grids: MaskGrids | None) -> None:
+        """Write detections and their masks to `results`."""
+        scales = self._numbers[:-1].unsqueeze(1)
+        self.results.write(place(detections, grids, scales), scales, detections.complete)
