@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from gpu_report import table
 
 from yolact_ros.benchmark.work import Ceilings, Work, count_work, layers_of
 from yolact_ros.detection import DetectionSettings
@@ -72,22 +73,15 @@ BOARDS = (
 
 def estimates(models: Sequence[str], batch: int = 1) -> str:
     """Make a Markdown table of minimum milliseconds per image and board, in float16."""
-    works = {name: count_work(config_of(name), batch, torch.float16) for name in models}
-    lines = [
-        f"| batch {batch}, float16 | " + " | ".join(models) + " |",
-        "|---|" + "---:|" * len(models),
-        "| GFLOP an image | "
-        + " | ".join(f"{work.flops / batch / 1e9:.0f}" for work in works.values())
-        + " |",
-        "| MB moved an image | "
-        + " | ".join(f"{work.bytes / batch / 1e6:.0f}" for work in works.values())
-        + " |",
+    works = [count_work(config_of(name), batch, torch.float16) for name in models]
+    rows = [
+        ("GFLOP an image", *(f"{work.flops / batch / 1e9:.0f}" for work in works)),
+        ("MB moved an image", *(f"{work.bytes / batch / 1e6:.0f}" for work in works)),
     ]
     for board in BOARDS:
-        limits = [work.limit(board.ceilings) / batch for work in works.values()]
-        cells = [f"{ms:.2f} ({1000 * REACHED / ms:.0f})" for ms in limits]
-        lines.append(f"| {board.name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        limits = [work.limit(board.ceilings) / batch for work in works]
+        rows.append((board.name, *(f"{ms:.2f} ({1000 * REACHED / ms:.0f})" for ms in limits)))
+    return "\n".join(table((f"batch {batch}, float16", *models), rows))
 
 
 def parts(model: str, board: Board, image_size: tuple[int, int]) -> str:
@@ -132,6 +126,7 @@ def parts(model: str, board: Board, image_size: tuple[int, int]) -> str:
     }
     if config.mask_rescoring:
         rows["re-scoring"] = rescoring.limit(board.ceilings) / 1000
-    lines = [f"| {model}, one image of {width} x {height}, {board.name} | us |", "|---|---:|"]
-    lines += [f"| {name} | {1e6 * seconds:.1f} |" for name, seconds in rows.items()]
-    return "\n".join(lines)
+    header = f"{model}, one image of {width} x {height}, {board.name}", "us"
+    return "\n".join(
+        table(header, [(name, f"{1e6 * seconds:.1f}") for name, seconds in rows.items()])
+    )

@@ -26,7 +26,7 @@ def to_markdown(report: Report) -> str:
         flops, moved = ceilings["flops"] / 1e12, ceilings["bytes"] / 1e9
         lines.append(f"Ceilings: {flops:.1f} TFLOP/s, {moved:.0f} GB/s.")
     parts = [
-        _table(("aim", "figure", "reached"), aims(report)),
+        table(("aim", "figure", "reached"), aims(report)),
         *(_model(name, model) for name, model in report.get("models", {}).items()),
         *(_compilers(name, found) for name, found in report.get("compilers", {}).items()),
         _jpeg(report["JPEG"]) if "JPEG" in report else [],
@@ -161,7 +161,7 @@ def _model(name: str, model: Report) -> list[str]:
     if "deformable" in model:
         times["deformable instead of plain convolutions"] = model["deformable"]
     rows = [(part, f"{value:.3f}") for part, value in times.items()]
-    return [f"**{name}**: {'; '.join(notes)}.", "", *_table(("ms", "median"), rows)]
+    return [f"**{name}**: {'; '.join(notes)}.", "", *table(("ms", "median"), rows)]
 
 
 def _compilers(model: str, ways: Report) -> list[str]:
@@ -171,14 +171,14 @@ def _compilers(model: str, ways: Report) -> list[str]:
         figures = (plain, fast, plain / fast, found["seconds"])
         rows.append((way, *(f"{figure:.2f}" for figure in figures)))
     header = (f"{model} by", "plain, ms", "compiled, ms", "times as fast", "ready after, s")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _jpeg(found: Report) -> list[str]:
     height, width = found["size"]
     rows = [(name, f"{value:.2f}") for name, value in found["milliseconds"].items()]
     return [
-        *_table((f"JPEG of {width} x {height}, decoded on", "ms"), rows),
+        *table((f"JPEG of {width} x {height}, decoded on", "ms"), rows),
         "",
         f"Between device and host, values differ by {found['mean_difference']:.2f} levels on "
         f"average and {found['largest_difference']} at most.",
@@ -186,7 +186,7 @@ def _jpeg(found: Report) -> list[str]:
 
 
 def _precision(precision: dict[str, Report]) -> list[str]:
-    return _table(
+    return table(
         ("half and float32", "matched", "mean mask IoU", "least", "score", "box, pixels"),
         [
             (
@@ -209,7 +209,7 @@ def _kernels(kernels: dict[str, Report]) -> list[str]:
         for each in (found.get("twin"), found.get("kernel")):
             cells += [f"{each['milliseconds']:.3f}", f"{each['error']:.1g}"] if each else NOT_USED
         rows.append(cells)
-    return _table(("kernel", "twin, ms", "error", "Triton, ms", "error"), rows)
+    return table(("kernel", "twin, ms", "error", "Triton, ms", "error"), rows)
 
 
 def _tiles(tiles: dict[str, dict[str, dict[str, float]]]) -> list[str]:
@@ -228,10 +228,10 @@ def _unmeasured(steps: dict[str, str]) -> list[str]:
         for name, text in steps.items()
         if text != "measured"
     ]
-    return _table(("not measured", "because"), rows)
+    return table(("not measured", "because"), rows)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table, or nothing if there are no rows."""
 
     def line(cells: Sequence[str]) -> str:
