@@ -171,29 +171,31 @@ def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) 
 def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     """All steps of the parts that are wanted, in the order in which they are done."""
     device, quick, models = setup.device, options.quick, Models(setup)
-    plus = small_config() if quick else config_of(PLUS)
-    others = {} if quick else {name: config_of(name) for name in MODELS if name != PLUS}
-    configs = {PLUS: plus, **others}
+    plus = ModelSteps(models, PLUS, small_config() if quick else config_of(PLUS))
+    others = [] if quick else [name for name in MODELS if name != PLUS]
+    all_models = [plus, *(ModelSteps(models, name, config_of(name)) for name in others)]
     rest = (EMBEDDED,) if quick else tuple(CONFIGS.values())
     ways = ("inductor", "package") if _has_toolkit(device.type) else ("inductor",)
-    steps: dict[str, Callable[[], Iterable[Step]]] = {
-        "models": lambda: model_steps(models, configs),
-        "details": lambda: detail_steps(models, configs),
-        "precision": lambda: precision_steps(setup, dict.fromkeys((*configs.values(), *rest))),
-        "kernels": lambda: (
+    steps: dict[str, Iterable[Step]] = {
+        "models": (step for model in all_models for step in model.main()),
+        "details": detail_steps(all_models),
+        "precision": precision_steps(
+            setup, dict.fromkeys((*(model.config for model in all_models), *rest))
+        ),
+        "kernels": (
             Step(("kernels", name), partial(check_kernel, make, device, quick))
             for name, make in gpu_kernels.builders(device, quick).items()
         ),
-        "cameras": lambda: (
-            Step(("cameras", PLUS), partial(gpu_steps.cameras, models, plus)),
+        "cameras": (
+            Step(("cameras", PLUS), partial(gpu_steps.cameras, models, plus.config)),
             Step(("JPEG",), partial(gpu_steps.jpeg, setup)),
         ),
-        "others": lambda: other_steps(models, configs),
-        "compilers": lambda: (
-            Step(("compilers", PLUS, way), partial(gpu_steps.compiler, models, plus, way))
+        "others": other_steps(all_models),
+        "compilers": (
+            Step(("compilers", PLUS, way), partial(gpu_steps.compiler, models, plus.config, way))
             for way in ways
         ),
-        "tiles": lambda: (
+        "tiles": (
             Step(("tiles", name, size), partial(gpu_kernels.sweep_tiles, device, shape, size))
             for name, shape in gpu_kernels.layers(quick).items()
             for size in gpu_kernels.tile_sizes(quick)
@@ -202,7 +204,7 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     yield Step(("machine",), partial(describe, device))
     for part in PARTS:
         if part in options.parts:
-            yield from steps[part]()
+            yield from steps[part]
 
 
 def small_config() -> NetworkConfig:
@@ -210,34 +212,56 @@ def small_config() -> NetworkConfig:
     return PUBLISHED[PLUS].replace(**small, dcn_variant="interval4")
 
 
-def model_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
-    """One image, and beside the published implementation: what most aims are about."""
-    for name, config in configs.items():
-        yield Step(("models", name, "one image"), partial(gpu_steps.one_image, models, config))
-        if models.setup.reference is not None:
-            run = partial(gpu_steps.beside_published, models, config)
-            yield Step(("models", name, "side by side"), run)
-            run = partial(gpu_steps.agreement, models.setup, config)
-            yield Step(("models", name, "agreement"), run)
+@dataclasses.dataclass(frozen=True)
+class ModelSteps:
+    """The steps that measure one model."""
+
+    models: Models
+    name: str
+    config: NetworkConfig
+
+    def main(self) -> Iterator[Step]:
+        """One image, and beside the published implementation: what most aims are about."""
+        yield self._step(gpu_steps.one_image, "one image")
+        if self.models.setup.reference is not None:
+            yield self._step(gpu_steps.beside_published, "side by side")
+            yield self._step(gpu_steps.agreement, "agreement")
+
+    def work(self) -> Step:
+        return self._step(gpu_steps.arithmetic, "work")
+
+    def start(self) -> Iterator[Step]:
+        """What it takes until the first image."""
+        yield self._step(gpu_steps.second_warm_up, "second warm-up")
+        if self.models.setup.device.type == "cuda":
+            yield self._step(gpu_steps.memory, "memory")
+
+    def stages(self) -> Iterator[Step]:
+        yield self._step(gpu_steps.stages, "stages")
+        if self.config.dcn_variant != "none":
+            yield self._step(gpu_steps.deformable, "deformable")
+
+    def batches(self, *sizes: int) -> Iterator[Step]:
+        for size in sizes:
+            measure = partial(gpu_steps.throughput, size=size)
+            yield self._step(measure, "images a second", f"batch {size}")
+
+    def _step(self, measure: Callable[[Models, NetworkConfig], object], *place: str) -> Step:
+        run = partial(measure, self.models, self.config)
+        return Step(("models", self.name, *place), run)
 
 
-def detail_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+def detail_steps(all_models: Sequence[ModelSteps]) -> Iterator[Step]:
     """What the other aims are about."""
-    yield Step(("ceilings",), lambda: dataclasses.asdict(models.ceilings))
-    for name, config in configs.items():
-        yield Step(("models", name, "work"), partial(gpu_steps.arithmetic, models, config))
-    yield from stage_steps(models, PLUS, configs[PLUS])
-    yield from start_steps(models, PLUS, configs[PLUS])
-    if FAST in configs:
-        yield from batch_steps(models, FAST, configs[FAST], (32, 64, 16, 8))
-
-
-def start_steps(models: Models, name: str, config: NetworkConfig) -> Iterator[Step]:
-    """What a model takes until its first image."""
-    again = partial(gpu_steps.second_warm_up, models, config)
-    yield Step(("models", name, "second warm-up"), again)
-    if models.setup.device.type == "cuda":
-        yield Step(("models", name, "memory"), partial(gpu_steps.memory, models, config))
+    plus = all_models[0]
+    yield Step(("ceilings",), lambda: dataclasses.asdict(plus.models.ceilings))
+    for model in all_models:
+        yield model.work()
+    yield from plus.stages()
+    yield from plus.start()
+    for model in all_models:
+        if model.name == FAST:
+            yield from model.batches(32, 64, 16, 8)
 
 
 def precision_steps(setup: Setup, configs: Iterable[NetworkConfig]) -> Iterator[Step]:
@@ -248,29 +272,15 @@ def precision_steps(setup: Setup, configs: Iterable[NetworkConfig]) -> Iterator[
         yield Step(("precision", config.name), partial(gpu_steps.precision, setup, config))
 
 
-def other_steps(models: Models, configs: dict[str, NetworkConfig]) -> Iterator[Step]:
+def other_steps(all_models: Sequence[ModelSteps]) -> Iterator[Step]:
     """The details of the other models."""
-    for name, config in configs.items():
-        if name != PLUS:
-            yield from start_steps(models, name, config)
-            yield from stage_steps(models, name, config)
-        if name != FAST:
-            yield from batch_steps(models, name, config, (2,) if len(configs) == 1 else (8, 32))
-
-
-def batch_steps(
-    models: Models, name: str, config: NetworkConfig, sizes: Sequence[int]
-) -> Iterator[Step]:
-    for size in sizes:
-        place = ("models", name, "images a second", f"batch {size}")
-        yield Step(place, partial(gpu_steps.throughput, models, config, size))
-
-
-def stage_steps(models: Models, name: str, config: NetworkConfig) -> Iterator[Step]:
-    yield Step(("models", name, "stages"), partial(gpu_steps.stages, models, config))
-    if config.dcn_variant != "none":
-        run = partial(gpu_steps.deformable, models, config)
-        yield Step(("models", name, "deformable"), run)
+    sizes = (2,) if len(all_models) == 1 else (8, 32)
+    for model in all_models:
+        if model.name != PLUS:
+            yield from model.start()
+            yield from model.stages()
+        if model.name != FAST:
+            yield from model.batches(*sizes)
 
 
 def check_kernel(

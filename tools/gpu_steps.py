@@ -166,11 +166,12 @@ def beside_published(models: Models, config: NetworkConfig) -> dict[str, float]:
     )
 
 
-def agreement(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
+def agreement(models: Models, config: NetworkConfig) -> dict[str, Any]:
     """Agreement of our detections with those of the published implementation; see `Agreement`.
 
     Not with the random weights that are timed: these make much of rounding errors.
     """
+    setup = models.setup
     assert setup.reference is not None
     net, path = filled_network(config), setup.folder / f"filled-{config.name}.safetensors"
     save_weights(net, path)
