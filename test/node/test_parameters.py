@@ -14,6 +14,7 @@ from yolact_ros.detection import DetectionSettings
 from yolact_ros.network import PUBLISHED
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.parameters import PARAMETERS, Parameters
+from yolact_ros.node.problems import problems_of
 
 
 def flat(values, prefix=""):
@@ -137,13 +138,13 @@ def test_topics_of_images_and_depth():
 
 def test_a_model_that_cannot_be_built_is_seen_before_it_is_loaded():
     sound = Parameters(model="yolact_base", backbone="resnet50", dcn_variant="all")
-    assert sound.problems() == []
-    (problem,) = Parameters(weights="yolact_plus_base", backbone="darknet53").problems()
+    assert problems_of(sound) == []
+    (problem,) = problems_of(Parameters(weights="yolact_plus_base", backbone="darknet53"))
     assert "dcn_variant" in problem
-    (problem,) = Parameters(weights="yolact_plus").problems()
+    (problem,) = problems_of(Parameters(weights="yolact_plus"))
     assert "neither a file nor a model" in problem
     for weights in ("~nobody-of-this-name/w.safetensors", "w" * 300):
-        (problem,) = Parameters(weights=weights).problems()
+        (problem,) = problems_of(Parameters(weights=weights))
         assert weights in problem
-    problems = Parameters(device="tpu", weights="/no/such.safetensors").problems()
+    problems = problems_of(Parameters(device="tpu", weights="/no/such.safetensors"))
     assert ["tpu" in each for each in problems] == [True, False]

@@ -7,7 +7,6 @@ import difflib
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rclpy.exceptions import InvalidTopicNameException
@@ -17,12 +16,8 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from yolact_ros import masks
 from yolact_ros.detection import DetectionSettings, NmsMethod
-from yolact_ros.engine import runtimes
-from yolact_ros.engine.device import choose_device
-from yolact_ros.engine.loading import RANDOM_WEIGHTS
-from yolact_ros.engine.runtimes import BACKENDS, EXPORTED
-from yolact_ros.extras import MissingExtraError
-from yolact_ros.network import CONFIGS, config_of
+from yolact_ros.engine.runtimes import BACKENDS
+from yolact_ros.network import CONFIGS
 from yolact_ros.network.config import Backbone, DcnVariant
 from yolact_ros.node.cameras import Camera, cameras_of
 from yolact_ros.node.parameter_info import infos, parameter
@@ -303,32 +298,6 @@ class Parameters:
             ),
         )
 
-    def problems(self) -> list[str]:
-        """Return reasons why this machine cannot run the model, found without loading it."""
-        found = []
-        for check in (self._check_runtime, self._check_weights, self._check_network):
-            try:
-                check()
-            except (ValueError, MissingExtraError) as error:
-                found.append(str(error))
-        return found
-
-    def _check_runtime(self) -> None:
-        if Path(self.weights).suffix in EXPORTED:
-            choose_device(self.device)
-        else:
-            runtimes.choose(self.backend, self.device, self.precision)
-
-    def _check_weights(self) -> None:
-        if self.weights and self.weights not in (*CONFIGS, RANDOM_WEIGHTS):
-            _check_file(self.weights)
-
-    def _check_network(self) -> None:
-        name = self.model or (self.weights if self.weights in CONFIGS else "")
-        changes = {"backbone": self.backbone, "dcn_variant": self.dcn_variant}
-        if name:
-            config_of(name).replace(**{key: value for key, value in changes.items() if value})
-
     def cameras(self) -> tuple[Camera, ...]:
         """Return the cameras in `image_topic`."""
         return cameras_of(self.image_topic)
@@ -382,17 +351,6 @@ def _check_topic(name: str) -> None:
         validate_topic_name(name)
     except InvalidTopicNameException as error:
         raise ValueError(f"{name!r} is no topic name: {error}") from error
-
-
-def _check_file(weights: str) -> None:
-    try:
-        found = Path(weights).expanduser().is_file()
-    except (OSError, RuntimeError) as error:  # no permission for a folder, an unknown user ...
-        raise ValueError(f"weights={weights!r} cannot be looked for: {error}") from error
-    if not found:
-        raise ValueError(
-            f"weights={weights!r} is neither a file nor a model; these are {', '.join(CONFIGS)}"
-        )
 
 
 def _class_id(name: str, class_names: tuple[str, ...]) -> int:

@@ -26,6 +26,7 @@ from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
 from yolact_ros.node.pipeline import STEADY, Feed, at_most_every, reason_of, warm_up_decoder
+from yolact_ros.node.problems import problems_of
 from yolact_ros.node.statistics import FrameStatistics, Summary
 
 DIAGNOSTICS_PERIOD = 1.0
@@ -343,7 +344,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             try:
                 parameters = self._wanted.with_values(changes)
                 # Ignore existing problems, so that they can be fixed one by one.
-                if later and (new := set(parameters.problems()) - set(self._wanted.problems())):
+                if later and (new := set(problems_of(parameters)) - set(problems_of(self._wanted))):
                     raise ValueError("; ".join(sorted(new)))
                 if (segmenter := self._segmenter) is not None:
                     segmenter.settings = parameters.detection_settings(
