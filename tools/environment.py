@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import installer
 import pythons
 from pythons import Python, SetupError
+from ros_domain import free_domain
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".ros"
@@ -324,28 +324,6 @@ def run_variables(environment: Environment) -> dict[str, str]:
 
 def prefixed(path: str, folder: Path) -> str:
     return f"{folder}:{path}" if path else str(folder)
-
-
-def free_domain() -> int:
-    """Find a ROS domain that no process on this machine uses; concurrent callers get others.
-
-    The ports of DDS domain d begin at 7400 + 250 d; 10 above that, the first participant listens.
-    Domains above 101 would reach into the ports that Linux hands out.
-    """
-    for domain in ((os.getpid() + i) % 101 + 1 for i in range(101)):
-        first = 7400 + 250 * domain
-        if all(is_free(port) for port in (first, first + 10, first + 11)):
-            return domain
-    raise SetupError("all ROS domains from 1 to 101 are in use on this machine")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-    return True
 
 
 # Putting it together

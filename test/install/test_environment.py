@@ -13,6 +13,7 @@ import environment
 import installer
 import pytest
 import pythons
+import ros_domain
 from packaging.requirements import Requirement
 
 TOOLS = ("sh", "env", "cc", "c++", "gcc", "g++", "cmake", "make", "python3")
@@ -243,14 +244,14 @@ def test_what_runs_is_confined_to_this_machine(
 
 def test_a_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
-    taken = environment.free_domain()
+    taken = ros_domain.free_domain()
     free = taken % 101 + 1
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=taken)
     try:
         occupant = rclpy.create_node("occupant", context=context)
-        monkeypatch.setattr(environment.os, "getpid", lambda: taken - 1)
-        assert environment.free_domain() == free
+        monkeypatch.setattr(ros_domain.os, "getpid", lambda: taken - 1)
+        assert ros_domain.free_domain() == free
         occupant.destroy_node()
     finally:
         rclpy.shutdown(context=context)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from environment import free_domain
+from ros_domain import free_domain
 
 # Other graphs on this machine and on the network are neither seen nor disturbed.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
