@@ -98,29 +98,36 @@ def _device_memory(device: torch.device) -> dict[str, str]:
 
 
 def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
+    name = f"{state.node}: images {camera.name}".rstrip()
+    level, text = _images_level(state, camera)
+    return _status(name, state, level, text, {"topic": camera.topic, **_values(camera.frames)})
+
+
+def _images_level(state: NodeState, camera: CameraState) -> tuple[bytes, str]:
+    """Return the level and the text of the worst that is known about a camera's images."""
     frames = camera.frames
-    level, text = DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
     if state.state != "active":
-        text = f"the node is {state.state}"
-    elif frames.unanswered > max(state.image_timeout, _patience(frames)):
-        level = DiagnosticStatus.ERROR
-        text = f"images came, but none was finished for {frames.unanswered:.0f} s"
-    elif frames.silence > state.image_timeout:
-        level = DiagnosticStatus.WARN
-        text = f"no image on {camera.topic} for {frames.silence:.0f} s: {camera.silence}"
-    elif frames.failed_lately:
-        level, text = DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
-    elif frames.refused_lately:
-        level = DiagnosticStatus.WARN
-        text = f"{frames.refused_lately} malformed images recently; see the log"
-    elif frames.depth_refused_lately:
-        level = DiagnosticStatus.WARN
-        text = f"{frames.depth_refused_lately} unusable depth images recently; see the log"
-    elif frames.without_depth_lately:
-        level = DiagnosticStatus.WARN
-        text = f"{frames.without_depth_lately} images without depth recently; see the log"
+        return DiagnosticStatus.OK, f"the node is {state.state}"
+    if frames.unanswered > max(state.image_timeout, _patience(frames)):
+        waited = f"{frames.unanswered:.0f} s"
+        return DiagnosticStatus.ERROR, f"images came, but none was finished for {waited}"
+    if frames.silence > state.image_timeout:
+        missing = f"no image on {camera.topic} for {frames.silence:.0f} s"
+        return DiagnosticStatus.WARN, f"{missing}: {camera.silence}"
+    if frames.failed_lately:
+        return DiagnosticStatus.ERROR, f"{frames.failed_lately} images failed; see the log"
+    for count, what in (
+        (frames.refused_lately, "malformed images"),
+        (frames.depth_refused_lately, "unusable depth images"),
+        (frames.without_depth_lately, "images without depth"),
+    ):
+        if count:
+            return DiagnosticStatus.WARN, f"{count} {what} recently; see the log"
+    return DiagnosticStatus.OK, f"{frames.rate_out:.1f} images a second"
+
+
+def _values(frames: Summary) -> dict[str, str]:
     values = {
-        "topic": camera.topic,
         "rate in (Hz)": f"{frames.rate_in:.2f}",
         "rate out (Hz)": f"{frames.rate_out:.2f}",
         "received": str(frames.received),
@@ -137,8 +144,7 @@ def _images_status(state: NodeState, camera: CameraState) -> DiagnosticStatus:
     for stage, latency in frames.latencies.items():
         values[f"{stage} median (ms)"] = f"{latency.median:.2f}"
         values[f"{stage} 99 % (ms)"] = f"{latency.percentile_99:.2f}"
-    name = f"{state.node}: images {camera.name}".rstrip()
-    return _status(name, state, level, text, values)
+    return values
 
 
 def _patience(frames: Summary) -> float:
