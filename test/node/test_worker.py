@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 
-from yolact_ros.node.worker import Begun, Worker
+from yolact_ros.node.worker import Job, Worker
 
 
 class Work:
@@ -103,7 +103,7 @@ class Device:
 
     def begin(self, items):
         self.happened.put(("begun", *items))
-        return Begun(lambda: items[0] in self._done, lambda: self._finish(items))
+        return Job(lambda: items[0] in self._done, lambda: self._finish(items))
 
     def _finish(self, items):
         self.happened.put(("awaited", *items))

@@ -31,7 +31,7 @@ from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
 from yolact_ros.node.statistics import FrameStatistics
-from yolact_ros.node.worker import Begun, Worker
+from yolact_ros.node.worker import Job, Worker
 
 LOG_PERIOD = 1.0
 """Seconds between log lines of one kind about images."""
@@ -67,7 +67,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedFrame:
     """A frame with its pixels."""
 
     frame: Frame
@@ -198,7 +198,7 @@ class Pipeline:
         except ImageError as error:
             self._refuse_depth(feed, error)
 
-    def _begin(self, frames: list[Frame]) -> Begun | None:
+    def _begin(self, frames: list[Frame]) -> Job | None:
         """Decode and submit one image each of some cameras; runs in the network thread."""
         decoded = [each for frame in frames if (each := self._decode(frame)) is not None]
         if not decoded:
@@ -208,9 +208,9 @@ class Pipeline:
         except Exception as error:  # must not end the node
             self._fail([each.frame.feed for each in decoded], error)
             return None
-        return Begun(submitted.done, lambda: self._finish(decoded, submitted))
+        return Job(submitted.done, lambda: self._finish(decoded, submitted))
 
-    def _finish(self, decoded: Sequence[Decoded], submitted: Submitted) -> None:
+    def _finish(self, decoded: Sequence[DecodedFrame], submitted: Submitted) -> None:
         try:
             found, stages = submitted.result()
         except Exception as error:  # must not end the node
@@ -224,7 +224,7 @@ class Pipeline:
         for each, instances in zip(decoded, found, strict=True):
             self._publish(each, instances, computing)
 
-    def _decode(self, frame: Frame) -> Decoded | None:
+    def _decode(self, frame: Frame) -> DecodedFrame | None:
         started = time.monotonic()
         try:
             image = image_of(frame.message, self._segmenter.device)
@@ -238,10 +238,10 @@ class Pipeline:
             "waiting": 1e3 * (started - frame.arrived),
             "decoding": 1e3 * (time.monotonic() - started),
         }
-        return Decoded(frame, image, stages)
+        return DecodedFrame(frame, image, stages)
 
     def _publish(
-        self, decoded: Decoded, instances: Instances, computing: Mapping[str, float]
+        self, decoded: DecodedFrame, instances: Instances, computing: Mapping[str, float]
     ) -> None:
         feed, header = decoded.frame.feed, decoded.frame.message.header
         parameters = self._current()

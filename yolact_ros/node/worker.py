@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Work that continues asynchronously, for example on a device."""
+class Job:
+    """Begun work that continues asynchronously, for example on a device."""
 
     done: Callable[[], bool]
     """Whether `finish` would return without waiting."""
@@ -29,14 +29,14 @@ class Worker(Generic[Source, Item]):
     taken at once, least recently served sources first, so that none starves. `begin` must not
     raise.
 
-    `begin` may return work to be finished. It is finished at once, unless that would block while
-    other items are waiting: those are begun first. Work therefore finishes in the order in which
-    it was begun, at most two batches are in flight, and finished work is never held up.
+    `begin` may return a job. It is finished at once, unless that would block while other items are
+    waiting: those are begun first. Jobs therefore finish in the order in which they were begun, at
+    most two are in flight, and a job that is done is never held up.
     """
 
     def __init__(
         self,
-        begin: Callable[[list[Item]], Begun | None],
+        begin: Callable[[list[Item]], Job | None],
         sources: Iterable[Source],
         max_batch: int,
         name: str,
@@ -72,14 +72,14 @@ class Worker(Generic[Source, Item]):
         atexit.unregister(self.stop)
         return dropped
 
-    def _run(self, begin: Callable[[list[Item]], Begun | None]) -> None:
-        begun: Begun | None = None
-        while begun is not None or self._wait():
-            items = self._take() if begun is None or not begun.done() else []
-            following = begin(items) if items else None
-            if begun is not None:
-                begun.finish()
-            begun = following
+    def _run(self, begin: Callable[[list[Item]], Job | None]) -> None:
+        job: Job | None = None
+        while job is not None or self._wait():
+            items = self._take() if job is None or not job.done() else []
+            next_job = begin(items) if items else None
+            if job is not None:
+                job.finish()
+            job = next_job
 
     def _wait(self) -> bool:
         """Wait for an item; return False if stopped."""
