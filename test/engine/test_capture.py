@@ -20,7 +20,7 @@ from yolact_ros.detection import DetectionSettings, PackedMasks
 from yolact_ros.engine import Segmenter, graphs
 from yolact_ros.engine.device import cudnn_benchmark
 from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
-from yolact_ros.engine.graphs import Graphs, Pending, Slot
+from yolact_ros.engine.graphs import Graphs, PendingBatch, Slot
 from yolact_ros.engine.runtimes.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +54,7 @@ class GraphOnCpu:
             raise self.errors.pop(0)
         self.path = FixedPath(runtime, plan, room, self.candidates)
 
-    def submit(self, images: list[Tensor], batch: Batch) -> Pending:
+    def submit(self, images: list[Tensor], batch: Batch) -> PendingBatch:
         if batch.image_bytes > self.fits:
             raise TOO_LARGE
         self.runs.append(len(images))
@@ -65,7 +65,7 @@ class GraphOnCpu:
         staged = torch.cat([image.flatten() for image in images])
         slot = SimpleNamespace(staged=staged, begun=event, done=event)
         results, names = replace(results, memory=results.memory.clone()), ("a", "b", "c")
-        slot.pending = Pending(slot, results, batch, names)
+        slot.pending = PendingBatch(slot, results, batch, names)
         return slot.pending
 
 

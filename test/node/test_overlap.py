@@ -13,7 +13,7 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 
 from yolact_ros.msg import InstanceArray
 
-from yolact_ros.engine import Submitted
+from yolact_ros.engine import SubmittedBatch
 
 
 class Device:
@@ -29,7 +29,7 @@ class Device:
     def _submit(self, images):
         future = self._pool.submit(self._compute, images)
         self.batches += 1
-        return Submitted(future.done, future.result)
+        return SubmittedBatch(future.done, future.result)
 
     def _compute(self, images):
         assert self._turns.acquire(timeout=60)

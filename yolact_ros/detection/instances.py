@@ -135,7 +135,7 @@ def make_instances(
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedDetections:
     """At most K detections in each of B images, in source pixels; the valid ones come first."""
 
     boxes: Tensor
@@ -178,7 +178,7 @@ def image_scales(image_sizes: Sequence[tuple[int, int]]) -> list[list[tuple[int,
     return [[(width, height, width, height)] for height, width in image_sizes]
 
 
-def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Placed:
+def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> PlacedDetections:
     """Convert detections to source pixels; `scales` [B, 1, 4] are the `image_scales`."""
     boxes = _ordered(detections.boxes * scales)
     sizes = scales[..., 2:]
@@ -186,7 +186,7 @@ def place(detections: Detections, grids: MaskGrids | None, scales: Tensor) -> Pl
     boxes = extents = torch.cat((low, high), dim=-1)
     if grids is not None and not grids.of_boxes:
         extents = torch.cat((torch.zeros_like(sizes), sizes), dim=-1).expand_as(boxes)
-    return Placed(
+    return PlacedDetections(
         boxes=boxes,
         scores=detections.scores,
         mask_scores=detections.scores if grids is None else grids.scores,

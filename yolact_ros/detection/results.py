@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection.detections import Detections
-from yolact_ros.detection.instances import Instances, Placed
+from yolact_ros.detection.instances import Instances, PlacedDetections
 from yolact_ros.detection.regions import PackedMasks, pack, packed_sizes, pixel_rectangles
 
 _COLUMNS = 13
@@ -65,7 +65,9 @@ class Results:
         images, count = self.shape
         return self.memory[4 * images * count * _COLUMNS :]
 
-    def write(self, placed: Placed, scales: Tensor, complete: Tensor | None = None) -> None:
+    def write(
+        self, placed: PlacedDetections, scales: Tensor, complete: Tensor | None = None
+    ) -> None:
         """Write detections that were placed with `scales` [B, 1, 4]; does not synchronise.
 
         `complete` [B] bool tells for each image whether its results are complete; None: all are.

@@ -5,7 +5,7 @@ from yolact_ros.engine.failures import DeviceLostError, DeviceMemoryError
 from yolact_ros.engine.overlay import draw_overlay
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.segmenter import Segmenter
-from yolact_ros.engine.submitted import StageTimes, Submitted
+from yolact_ros.engine.submitted import StageTimes, SubmittedBatch
 from yolact_ros.image_files import Image
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Image",
     "Segmenter",
     "StageTimes",
-    "Submitted",
+    "SubmittedBatch",
     "draw_overlay",
     "fetch_weights",
     "preprocess",

@@ -57,7 +57,7 @@ class Slot:
         self.results = path.results.on_host()
         self.uploaded, self.taken = torch.cuda.Event(), torch.cuda.Event()
         self.begun, self.done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self.pending: Pending | None = None
+        self.pending: PendingBatch | None = None
 
     def make_room(self, size: int) -> None:
         """Grow the buffers to `size` bytes, on the current stream; the slot must be idle."""
@@ -69,7 +69,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class UnfinishedBatch:
     """A batch for which a graph did not return all results."""
 
     batch: Batch
@@ -79,7 +79,7 @@ class Unfinished:
     """Bytes that the masks need, if the capacity was too small; 0 if more would not help."""
 
 
-class Pending:
+class PendingBatch:
     """Results that the device is still computing."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Pending:
     ) -> None:
         self._slot, self._results = slot, results
         self._batch, self._class_names = batch, class_names
-        self._outcome: list[Instances] | Unfinished | None = None
+        self._outcome: list[Instances] | UnfinishedBatch | None = None
         self.milliseconds = 0.0
         """Time that the device computed; set by `wait`."""
 
@@ -100,7 +100,7 @@ class Pending:
         except RuntimeError:  # the device is lost
             return True
 
-    def wait(self) -> list[Instances] | Unfinished:
+    def wait(self) -> list[Instances] | UnfinishedBatch:
         """Wait for the results and return the instances on the CPU."""
         if self._outcome is None:
             slot = self._slot
@@ -110,14 +110,14 @@ class Pending:
             slot.pending = None
         return self._outcome
 
-    def _read(self) -> list[Instances] | Unfinished:
+    def _read(self) -> list[Instances] | UnfinishedBatch:
         results, batch = self._results, self._batch
         missing, complete = results.missing_bytes(), results.is_complete()
         if complete and not missing:
             return results.instances(batch.image_sizes, self._class_names)
         # The caller may have reused its memory, and the slot's will be reused.
         images = [part.cpu() for part in batch.parts(self._slot.staged)]
-        return Unfinished(batch, images, len(results.bits) + missing if complete else 0)
+        return UnfinishedBatch(batch, images, len(results.bits) + missing if complete else 0)
 
 
 class Lane:
@@ -166,7 +166,7 @@ class GraphedPath:
                     slot.make_room(Batch((ROOMY_SIZE,) * plan.images, plan.settings).image_bytes)
             torch.cuda.synchronize()
 
-    def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending:
+    def submit(self, images: Sequence[Tensor], batch: Batch) -> PendingBatch:
         """Launch a batch of images [H, W, 3] that fits the graph's plan; returns at once.
 
         Waits only if the batch before the last is not done yet.
@@ -185,7 +185,7 @@ class GraphedPath:
             self._graph.replay()
             results.memory.copy_(path.results.memory[: len(results.memory)], non_blocking=True)
             slot.done.record()
-        slot.pending = Pending(slot, results, batch, path.runtime.config.class_names)
+        slot.pending = PendingBatch(slot, results, batch, path.runtime.config.class_names)
         return slot.pending
 
     def _begin_upload(self, slot: Slot, images: Sequence[Tensor], batch: Batch) -> None:
@@ -240,7 +240,7 @@ class Graphs:
         self._refused: set[Plan] = set()
         self._did_not_fit: set[Plan] = set()
 
-    def submit(self, images: Sequence[Tensor], batch: Batch) -> Pending | None:
+    def submit(self, images: Sequence[Tensor], batch: Batch) -> PendingBatch | None:
         """Launch a batch; return None if it has no graph or its images are too large for it."""
         graph = self.of(batch.plan)
         if graph is None or batch.image_bytes >= graph.too_large:

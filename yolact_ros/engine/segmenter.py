@@ -28,11 +28,11 @@ from yolact_ros.engine.failures import (
     whole_device,
 )
 from yolact_ros.engine.fixed import Batch, Plan
-from yolact_ros.engine.graphs import Graphs, Unfinished
+from yolact_ros.engine.graphs import Graphs, UnfinishedBatch
 from yolact_ros.engine.loading import load_runtime
 from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.engine.runtimes import Detected
-from yolact_ros.engine.submitted import Segmented, StageTimes, Submitted
+from yolact_ros.engine.submitted import SegmentedBatch, StageTimes, SubmittedBatch
 from yolact_ros.engine.threads import run_apart
 from yolact_ros.image_files import Image
 from yolact_ros.network import NetworkConfig
@@ -168,7 +168,7 @@ class Segmenter:
             return self([images])[0]
         return self.submit(images).result().instances
 
-    def submit(self, images: Sequence[Image | Tensor]) -> Submitted:
+    def submit(self, images: Sequence[Image | Tensor]) -> SubmittedBatch:
         """Submit a batch.
 
         On CUDA, if the batch has a graph, the device works asynchronously: submit the next batch
@@ -178,17 +178,17 @@ class Segmenter:
         """
         return self._submit_all([_as_tensor(image) for image in images], self.settings)
 
-    def _submit_all(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
+    def _submit_all(self, images: list[Tensor], settings: DetectionSettings) -> SubmittedBatch:
         """Submit a batch, in parts if the device's memory is known to be too small for it."""
         with self._lock, lost_devices_named(self.device):
             most = self._largest_batch or max(1, len(images))
             parts = [self._submit(part, settings) for part in _split(images, most)]
 
-        def result() -> Segmented:
+        def result() -> SegmentedBatch:
             with self._lock, lost_devices_named(self.device):
-                return Segmented.joined(part.result() for part in parts)
+                return SegmentedBatch.joined(part.result() for part in parts)
 
-        return Submitted(lambda: all(part.done() for part in parts), result)
+        return SubmittedBatch(lambda: all(part.done() for part in parts), result)
 
     def warm_up(
         self, image_size: tuple[int, int] = (480, 640), batch_sizes: Sequence[int] = (1,)
@@ -212,24 +212,24 @@ class Segmenter:
             for _ in range(1 if self._graphs is None else 2):  # a graph has two slots
                 run_apart(partial(segment, count))
 
-    def _submit(self, images: list[Tensor], settings: DetectionSettings) -> Submitted:
+    def _submit(self, images: list[Tensor], settings: DetectionSettings) -> SubmittedBatch:
         started = time.perf_counter()
         batch = Batch.of(images, settings)
         pending = None if self._graphs is None else self._graphs.submit(images, batch)
         if pending is None:
             segmented = self._segment_within_memory(images, settings)
-            return Submitted(lambda: True, lambda: segmented)
+            return SubmittedBatch(lambda: True, lambda: segmented)
         submitting = 1e3 * (time.perf_counter() - started)
 
-        def result() -> Segmented:
+        def result() -> SegmentedBatch:
             outcome = pending.wait()
-            if isinstance(outcome, Unfinished):
+            if isinstance(outcome, UnfinishedBatch):
                 return self._finish(outcome)
-            return Segmented(outcome, StageTimes(submitting, pending.milliseconds, 0))
+            return SegmentedBatch(outcome, StageTimes(submitting, pending.milliseconds, 0))
 
-        return Submitted(pending.is_done, result)
+        return SubmittedBatch(pending.is_done, result)
 
-    def _finish(self, rest: Unfinished) -> Segmented:
+    def _finish(self, rest: UnfinishedBatch) -> SegmentedBatch:
         """Repeat a batch with more room for masks if possible, else on the plain path."""
         graphs, settings = self._graphs, rest.batch.settings
         if rest.mask_bytes and graphs is not None and graphs.make_room(rest.batch, rest.mask_bytes):
@@ -238,7 +238,7 @@ class Segmenter:
 
     def _segment_within_memory(
         self, images: list[Tensor], settings: DetectionSettings
-    ) -> Segmented:
+    ) -> SegmentedBatch:
         """Segment a batch in as few parts as the device's memory allows."""
         before = allocated(self.device)
         try:
@@ -249,9 +249,11 @@ class Segmenter:
             need = MemoryNeed.of(error, len(images), self.device, before)
         # Now that the exception is gone, so are the tensors that its traceback held.
         parts = _split(images, self._batch_within(need))
-        return Segmented.joined(self._segment_within_memory(part, settings) for part in parts)
+        return SegmentedBatch.joined(self._segment_within_memory(part, settings) for part in parts)
 
-    def _segment_in_thread(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
+    def _segment_in_thread(
+        self, images: list[Tensor], settings: DetectionSettings
+    ) -> SegmentedBatch:
         if self._thread is None:
             return self._segment(images, settings)
         if any(image.is_cuda for image in images):  # the current stream may still write them
@@ -290,7 +292,7 @@ class Segmenter:
         return most
 
     @torch.no_grad()
-    def _segment(self, images: list[Tensor], settings: DetectionSettings) -> Segmented:
+    def _segment(self, images: list[Tensor], settings: DetectionSettings) -> SegmentedBatch:
         """Segment a batch stage by stage, with dynamic shapes."""
         on_gpu = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext():
@@ -319,7 +321,7 @@ class Segmenter:
                 ]
             instances = [each.to("cpu") for each in instances]
             times = (started, prepared, computed, self._now())
-        return Segmented(
+        return SegmentedBatch(
             instances, StageTimes(*(1000 * (b - a) for a, b in itertools.pairwise(times)))
         )
 

@@ -29,14 +29,14 @@ class StageTimes:
         )
 
 
-class Segmented(NamedTuple):
+class SegmentedBatch(NamedTuple):
     """The instances of a batch and the time of its stages."""
 
     instances: list[Instances]
     stages: StageTimes
 
     @classmethod
-    def joined(cls, parts: Iterable[Segmented]) -> Segmented:
+    def joined(cls, parts: Iterable[SegmentedBatch]) -> SegmentedBatch:
         """Join the parts of a batch, in order; their times are added."""
         parts = list(parts)
         instances = [each for part in parts for each in part.instances]
@@ -44,10 +44,10 @@ class Segmented(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmittedBatch:
     """A submitted batch, similar to a `concurrent.futures.Future`."""
 
     done: Callable[[], bool]
     """Whether `result` would return without waiting."""
-    result: Callable[[], Segmented]
+    result: Callable[[], SegmentedBatch]
     """Waits for the results; raises the same errors as a call of the segmenter."""

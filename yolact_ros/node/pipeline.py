@@ -15,7 +15,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
-from yolact_ros.engine import DeviceLostError, Segmenter, Submitted
+from yolact_ros.engine import DeviceLostError, Segmenter, SubmittedBatch
 from yolact_ros.engine.failures import lost_devices_named
 from yolact_ros.image_files import Image
 from yolact_ros.node import images
@@ -210,7 +210,7 @@ class Pipeline:
             return None
         return Job(submitted.done, lambda: self._finish(decoded, submitted))
 
-    def _finish(self, decoded: Sequence[DecodedFrame], submitted: Submitted) -> None:
+    def _finish(self, decoded: Sequence[DecodedFrame], submitted: SubmittedBatch) -> None:
         try:
             found, stages = submitted.result()
         except Exception as error:  # must not end the node
