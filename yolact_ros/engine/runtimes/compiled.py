@@ -11,6 +11,7 @@ import logging
 import platform
 import re
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,35 +91,13 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
     values = _metadata(path)
     header = Header.from_metadata(values, path)
     where = _choose_device(path, values.get(_DEVICE, "cpu"), device)
-    if pytorch_release() < (needed := oldest_pytorch(where)):
-        raise WeightsError(
-            f"{path} takes PyTorch {needed[0]}.{needed[1]} on {where}, this is {torch.__version__}"
-        )
     made_in = values.get(_PRECISION, "float32")
     check_precision(precision, (made_in,), path.name)
     dtype = choose_precision(made_in, where)
-    missing = set(values.get(_INSTRUCTIONS, "unknown-parts").split()) - _instructions(where)
-    if missing:
-        raise WeightsError(
-            f"{path} was compiled for a {where.type} with {' '.join(sorted(missing))}, which this "
-            "one has not: export it on this machine"
-        )
+    _check_machine(path, values.get(_INSTRUCTIONS, "unknown-parts"), where)
     if header.config.dcn_variant != "none":
         import torchvision.ops  # noqa: F401  # registers the operator that the package calls
-    # Without its own tracking of streams, which a CUDA graph could not capture.
-    placed: dict[str, Any] = {"run_single_threaded": True, "device_index": where.index}
-    # Without a C++ compiler PyTorch warns that every package is outdated, but loads it correctly.
-    logger = logging.getLogger("torch._inductor.package.package")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        package = torch._inductor.aoti_load_package(
-            str(path), **(placed if where.type == "cuda" else {})
-        )
-    except RuntimeError as error:
-        raise unreadable(path, "compiled package", error) from error
-    finally:
-        logger.setLevel(level)
+    package = _load(path, where)
     if header.mask_iou is not None:
         header = replace(header, mask_iou=header.mask_iou.to(where, dtype))
 
@@ -140,6 +119,38 @@ def _choose_device(path: Path, made_for: str, wanted: str) -> torch.device:
     if device.type != made_for:
         raise ValueError(f"device={wanted!r} is not allowed: {path} was compiled for {made_for}")
     return device
+
+
+def _check_machine(path: Path, instructions: str, device: torch.device) -> None:
+    """Raise WeightsError unless PyTorch and the device can run a package that was compiled for
+    these instruction sets."""
+    if pytorch_release() < (needed := oldest_pytorch(device)):
+        raise WeightsError(
+            f"{path} takes PyTorch {needed[0]}.{needed[1]} on {device}, this is {torch.__version__}"
+        )
+    missing = set(instructions.split()) - _instructions(device)
+    if missing:
+        raise WeightsError(
+            f"{path} was compiled for a {device.type} with {' '.join(sorted(missing))}, which this "
+            "one has not: export it on this machine"
+        )
+
+
+def _load(path: Path, device: torch.device) -> Callable[[Tensor], Sequence[Tensor]]:
+    # Without its own tracking of streams, which a CUDA graph could not capture.
+    placed: dict[str, Any] = {"run_single_threaded": True, "device_index": device.index}
+    # Without a C++ compiler PyTorch warns that every package is outdated, but loads it correctly.
+    logger = logging.getLogger("torch._inductor.package.package")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return torch._inductor.aoti_load_package(
+            str(path), **(placed if device.type == "cuda" else {})
+        )
+    except RuntimeError as error:
+        raise unreadable(path, "compiled package", error) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _instructions(device: torch.device) -> set[str]:
