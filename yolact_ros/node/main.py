@@ -33,30 +33,12 @@ def main(args: list[str] | None = None) -> int:
     Returns (exit status 1) only if the node cannot be created. A node that does not shut down
     within `SHUTDOWN_LIMIT` is ended with status 1.
     """
-    running = False
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if not running:  # still starting: nothing to clean up
-            os._exit(0)
-
-    # Whichever thread gets the signal, a byte is written to the socket. It wakes the main thread,
-    # even if that starts to wait only later.
-    ended, end = socket.socketpair()
-    end.setblocking(False)
-    signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-
+    signals = _Signals()
     wait_briefly()
     node = _make_node(args)
     if node is None:
         return 1
-
-    def log_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        """Log a Python warning, such as that a GPU has too little memory for CUDA graphs."""
-        node.get_logger().warning(str(message))
-
-    warnings.showwarning = log_warning
+    _log_python_warnings(node)
     import rclpy
     from rclpy.task import Future
 
@@ -68,13 +50,12 @@ def main(args: list[str] | None = None) -> int:
 
     def work() -> None:
         spin(executor, node, stopped)
-        end.send(b"\0")
+        signals.wake()
 
     # The main thread only waits, so that it handles signals at once.
     spinner = threading.Thread(target=work, name="executor")
     spinner.start()
-    running = True
-    ended.recv(1)
+    signals.wait()
     # This watchdog does not need the GIL; it prints the stacks of all threads before it exits.
     faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
     if not node.is_configuring:  # a download may take minutes; the next run resumes it
@@ -88,6 +69,41 @@ def main(args: list[str] | None = None) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+class _Signals:
+    """SIGINT and SIGTERM: they end the process at once until `wait` is called, then its waiting."""
+
+    def __init__(self) -> None:
+        self._waited_for = False
+        # Whichever thread gets the signal, a byte is written to the socket. It wakes the main
+        # thread, even if that starts to wait only later.
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._waited_for:  # still starting: nothing to clean up
+            os._exit(0)
+
+    def wait(self) -> None:
+        """Wait for a signal or for `wake`."""
+        self._waited_for = True
+        self._woken.recv(1)
+
+    def wake(self) -> None:
+        self._waker.send(b"\0")
+
+
+def _log_python_warnings(node: YolactNode) -> None:
+    """Log Python's warnings, such as that a GPU has too little memory for CUDA graphs."""
+
+    def log(message: Warning | str, *_: Any, **__: Any) -> None:
+        node.get_logger().warning(str(message))
+
+    warnings.showwarning = log
 
 
 def _make_node(args: list[str] | None) -> YolactNode | None:
