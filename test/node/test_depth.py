@@ -24,15 +24,9 @@ from yolact_ros.msg import InstanceArray
 
 from yolact_ros.detection import Instances
 from yolact_ros.detection.regions import SmallMasks
-from yolact_ros.node.depth import (
-    STALLED,
-    DepthImages,
-    NearestDepth,
-    NoDepthError,
-    locate,
-    metres_of,
-)
+from yolact_ros.node.depth import STALLED, DepthImages, NearestDepth, NoDepthError
 from yolact_ros.node.images import ImageError
+from yolact_ros.node.positions import locate, metres_of
 
 FX, FY, CX, CY = 100.0, 110.0, 79.5, 59.5
 RECTIFIED = [FX, 0.0, CX, 0.0, 0.0, FY, CY, 0.0, 0.0, 0.0, 1.0, 0.0]

@@ -9,7 +9,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from yolact_ros.detection import Instances
 from yolact_ros.engine.overlay import class_colours
-from yolact_ros.node.depth import Positions
+from yolact_ros.node.positions import Positions
 
 MIN_SIDE = 0.01
 """In metres; RViz rejects boxes without thickness."""

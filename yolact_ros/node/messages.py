@@ -18,7 +18,7 @@ from yolact_ros.msg import Instance, InstanceArray, Mask
 
 if TYPE_CHECKING:  # the measurement's camera process should not have to import torch
     from yolact_ros.detection import Instances
-    from yolact_ros.node.depth import Positions
+    from yolact_ros.node.positions import Positions
 
 
 def instance_array(

@@ -17,9 +17,9 @@ from yolact_ros.engine import draw_overlay
 from yolact_ros.msg import InstanceArray
 from yolact_ros.node import messages
 from yolact_ros.node.cameras import Camera
-from yolact_ros.node.depth import Positions
 from yolact_ros.node.markers import markers, no_markers
 from yolact_ros.node.parameters import Parameters
+from yolact_ros.node.positions import Positions
 
 QUEUE_DEPTH = 5
 

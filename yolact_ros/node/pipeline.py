@@ -26,10 +26,11 @@ from yolact_ros.node.cdr import (
     parse_compressed_image,
     parse_image,
 )
-from yolact_ros.node.depth import DepthImages, NearestDepth, NoDepthError, Positions
+from yolact_ros.node.depth import DepthImages, NearestDepth, NoDepthError
 from yolact_ros.node.images import ImageError
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import Parameters
+from yolact_ros.node.positions import Positions
 from yolact_ros.node.statistics import FrameStatistics
 from yolact_ros.node.worker import Job, Worker
 
