@@ -97,6 +97,9 @@ class NetworkConfig:
             f"a pixel or more when scaled from {BASE_IMAGE_SIZE} to {self.image_size} pixels",
         )
         _check(_are_sizes(ratios), "anchor_ratios", ratios, "one positive number or more")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
         if self.dcn_variant != "none" and not self.backbone.startswith("resnet"):
             raise ValueError(
                 f"dcn_variant={self.dcn_variant!r} needs a ResNet: the backbone "
