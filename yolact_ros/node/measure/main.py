@@ -169,32 +169,32 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--json", type=_new_file, help="file to write the results to")
         return each
 
-    one = command("stages", _stages, "The node's own work for one image, stage by stage.", 10)
-    one.add_argument("--instances", type=count, default=10, help="instances in each image")
-    one.add_argument("--mask-encoding", choices=MASK_ENCODINGS, default="rle")
-    one.add_argument("--frames", type=count, default=100, help="images to measure")
+    stages = command("stages", _stages, "The node's own work for one image, stage by stage.", 10)
+    stages.add_argument("--instances", type=count, default=10, help="instances in each image")
+    stages.add_argument("--mask-encoding", choices=MASK_ENCODINGS, default="rle")
+    stages.add_argument("--frames", type=count, default=100, help="images to measure")
     for name in ("model", "weights", "device", "precision", "backend"):
         default = "" if name in ("model", "weights") else "auto"
-        one.add_argument(f"--{name}", default=default, help="as the node's parameter")
+        stages.add_argument(f"--{name}", default=default, help="as the node's parameter")
 
-    way = command("transport", _transport, "Latency from camera stamp to another process.", 15)
-    way.add_argument("--frames", type=count, default=100, help="images to measure")
-
-    several = [
-        command("soak", _soak, "Full rate for a while; fails if memory or latency grows.", 60),
-        command("cameras", _cameras, "Answers a second and latency by the number of cameras.", 30),
-    ]
-    several[0].add_argument("--cameras", type=count, default=1)
-    several[0].add_argument("--seconds", type=amount, default=600, help="how long")
-    several[0].add_argument("--interval", type=amount, default=60, help="seconds per line")
-    several[0].add_argument("--max-growth", type=float, default=20, help="of memory, in MiB")
-    several[0].add_argument(
-        "--max-drift", type=float, default=0.2, help="rise in latency, as a fraction"
+    transport = command(
+        "transport", _transport, "Latency from camera stamp to another process.", 15
     )
-    several[1].add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
-    several[1].add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
-    several[1].add_argument("--plot", type=_new_file, help="file for a plot; needs matplotlib")
-    for each in several:
+    transport.add_argument("--frames", type=count, default=100, help="images to measure")
+
+    soak = command("soak", _soak, "Full rate for a while; fails if memory or latency grows.", 60)
+    soak.add_argument("--cameras", type=count, default=1)
+    soak.add_argument("--seconds", type=amount, default=600, help="how long")
+    soak.add_argument("--interval", type=amount, default=60, help="seconds per line")
+    soak.add_argument("--max-growth", type=float, default=20, help="of memory, in MiB")
+    soak.add_argument("--max-drift", type=float, default=0.2, help="rise in latency, as a fraction")
+
+    text = "Answers a second and latency by the number of cameras."
+    cameras = command("cameras", _cameras, text, 30)
+    cameras.add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
+    cameras.add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
+    cameras.add_argument("--plot", type=_new_file, help="file for a plot; needs matplotlib")
+    for each in (soak, cameras):
         each.add_argument(
             "--ros-args",
             nargs=argparse.REMAINDER,
