@@ -41,6 +41,15 @@ WHEEL_PYTHONS = ((3, 12), (3, 11))
 PACKAGE = "yolact_ros"
 REQUIREMENTS = ROOT / "requirements"
 MEND = Path(__file__).with_name("mend_wheels.py")
+NETWORK_VARIABLES = (
+    "ROS_STATIC_PEERS",
+    "ROS_DISCOVERY_SERVER",
+    "ROS_SUPER_CLIENT",
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+    "CYCLONEDDS_URI",
+)
+"""Variables with which processes of one machine may not find each other, or find others."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,8 @@ def sourced_ros() -> tuple[Environment, Python] | None:
         return None
     for python in pythons.candidates():
         if python.version >= (3, 10) and python.imports("rclpy"):
-            return Environment(distro, sourced=True), python
+            # An active environment of the user's may have another NumPy than ROS was built with.
+            return Environment(distro, sourced=True), pythons.probe(python.base) or python
     say(
         f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy "
         "(python3 -c 'import rclpy' shows why): using ROS 2 from wheels instead."
@@ -102,11 +112,20 @@ def sourced_ros() -> tuple[Environment, Python] | None:
 
 
 def of_shell() -> Environment | None:
-    """The environment of the current shell, if `make shell` opened it."""
+    """The environment of the current shell, if `make shell` opened it.
+
+    Raises SetupError if another one is asked for.
+    """
     folder = Path(os.environ.get("VIRTUAL_ENV", "/")).parent
     if folder.parent != HOME or "ROS_DISTRO" not in os.environ:
         return None
-    return Environment(os.environ["ROS_DISTRO"], sourced=folder.name.endswith("-sourced"))
+    ours = Environment(os.environ["ROS_DISTRO"], sourced=folder.name.endswith("-sourced"))
+    if not ours.stamp.exists():  # removed since
+        return None
+    wanted = os.environ.get("ROS_WHEELS") or ours.distro
+    if not ours.sourced and wanted != ours.distro:
+        raise SetupError(f"ROS_WHEELS={wanted} is not allowed in a shell with {ours.distro}")
+    return ours
 
 
 def wheels() -> Environment:
@@ -208,7 +227,7 @@ def make_venv(environment: Environment, python: Python | None) -> None:
             write_stamp(environment, wanted, present)
         raise
     if not environment.sourced:
-        installer.call([environment.python, MEND])
+        installer.call([environment.python, "-I", MEND])  # not with modules of PYTHONPATH
     write_stamp(environment, wanted, contents(environment))
 
 
@@ -258,6 +277,9 @@ def build(environment: Environment) -> None:
             shutil.rmtree(environment.folder / name, ignore_errors=True)
         if not colcon_succeeds(environment):
             raise SetupError("the package does not build; see above")
+    for path in environment.install.rglob("*"):
+        if path.is_symlink() and not path.exists():  # to a file that is gone since
+            path.unlink()
 
 
 def colcon_succeeds(environment: Environment) -> bool:
@@ -315,7 +337,7 @@ def run_variables(environment: Environment) -> dict[str, str]:
     variables["ROS_LOG_DIR"] = str(environment.folder / "log" / "ros")
     variables["ROS_DOMAIN_ID"] = str(free_domain())
     variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    for name in ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_SUPER_CLIENT"):
+    for name in NETWORK_VARIABLES:
         variables.pop(name, None)
     if environment.distro == "humble":  # knows only this older name
         variables["ROS_LOCALHOST_ONLY"] = "1"
@@ -332,8 +354,14 @@ def prefixed(path: str, folder: Path) -> str:
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the set-up lock: `make demo` and `make test` may be started together."""
-    HOME.mkdir(exist_ok=True)
-    with (HOME / "lock").open("w") as lock:
+    try:
+        HOME.mkdir(exist_ok=True)
+        file = (HOME / "lock").open("w")
+    except OSError as error:
+        raise SetupError(
+            f"{HOME} cannot be written ({error}); if it is another user's, delete it"
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

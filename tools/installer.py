@@ -37,7 +37,8 @@ class Pip:
         call([python.path, "-m", "venv", *options, venv])
 
     def install(self, venv: Path, requirements: Sequence[Path], constraints: Path) -> None:
-        call([venv / "bin" / "python", "-m", "pip", "install", *_files(requirements, constraints)])
+        files = _files(requirements, constraints)
+        call([venv / "bin" / "python", "-m", "pip", "install", *files], _without_places())
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def find(home: Path, say: Callable[[str], None]) -> Uv | Pip:
     if pip is not None and not _runs(uv):
         say("getting uv, which installs faster than pip")
         command = [*pip, "install", "-qq", "--target", str(folder), "uv"]
-        if subprocess.run(command, check=False).returncode != 0:
+        if subprocess.run(command, check=False, env=_without_places()).returncode != 0:
             say("uv could not be installed: using pip instead")
     return Uv(uv, settings_of_pip(pip)) if pip is not None and _runs(uv) else Pip()
 
@@ -140,6 +141,12 @@ def call(command: Sequence[str | Path], variables: Mapping[str, str] | None = No
         raise SetupError(
             f"this command failed with status {result.returncode}; see above:\n    {words}"
         )
+
+
+def _without_places() -> dict[str, str]:
+    """Environment variables without pip's settings of where to install."""
+    places = ("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_PREFIX", "PIP_TARGET", "PIP_ROOT")
+    return {name: value for name, value in os.environ.items() if name not in places}
 
 
 def _runs(uv: str | Path) -> bool:

@@ -43,9 +43,9 @@ class Python:
     """`python -m venv` makes an environment with pip in it (on Debian a package of its own)."""
     pip: bool
 
-    def run(self, code: str) -> str | None:
+    def run(self, code: str, *options: str) -> str | None:
         """What `code` prints, or None when it fails."""
-        command = [str(self.path), "-c", code]
+        command = [str(self.path), *options, "-c", code]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         return result.stdout.strip() if result.returncode == 0 else None
 
@@ -57,7 +57,9 @@ class Python:
         return self.run(code) == "True"
 
     def version_of(self, distribution: str) -> str | None:
-        return self.run(f"from importlib.metadata import version; print(version({distribution!r}))")
+        """The version that is installed for all users, or None."""
+        code = f"from importlib.metadata import version; print(version({distribution!r}))"
+        return self.run(code, "-s")
 
 
 def probe(path: str | Path) -> Python | None:

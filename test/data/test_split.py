@@ -68,7 +68,7 @@ def test_the_command_writes_what_train_and_eval_take(tmp_path, capsys):
     assert first == f"{tmp_path}/all-train.json:{tmp_path}/frames  7 images, 21 objects"
     assert second == f"{tmp_path}/all-val.json:{tmp_path}/frames  3 images, 24 objects"
     for line in (first, second):
-        assert check(DataSource.parse(line.split()[0]), masks=False).problems == ()
+        assert check(DataSource.parse(line.rsplit("  ", 1)[0]), masks=False).problems == ()
     assert main([*command[:3], "--share", "2"]) == 1
     assert "share=2.0 is not allowed" in capsys.readouterr().err
     assert ids(read_json(tmp_path / "all-val.json")) == [7, 8, 9]

@@ -184,7 +184,16 @@ def test_make_in_a_shell_of_its_own_takes_the_environment_of_the_shell(
     for sourced in (False, True):
         ours = environment.Environment("humble", sourced)
         monkeypatch.setenv("VIRTUAL_ENV", str(ours.venv))
+        assert environment.of_shell() is None, "it has been removed"
+        ours.folder.mkdir()
+        ours.stamp.touch()
         assert environment.of_shell() == ours
+    monkeypatch.setenv("ROS_WHEELS", "jazzy")  # does not matter to a sourced one
+    assert environment.of_shell() == ours
+    wheels = environment.Environment("humble", sourced=False)
+    monkeypatch.setenv("VIRTUAL_ENV", str(wheels.venv))
+    with pytest.raises(pythons.SetupError, match="ROS_WHEELS=jazzy is not allowed"):
+        environment.of_shell()
     for other in ("/home/user/venv", str(tmp_path / "venv")):
         monkeypatch.setenv("VIRTUAL_ENV", other)
         assert environment.of_shell() is None
@@ -232,14 +241,61 @@ def test_what_runs_is_confined_to_this_machine(
 ) -> None:
     monkeypatch.setattr(environment, "HOME", tmp_path)
     abroad = {"ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "ROS_SUPER_CLIENT"}
-    for name in abroad:
+    profiles = {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    for name in abroad | profiles:
         monkeypatch.setenv(name, "192.0.2.1:11811")
     ours = environment.Environment("humble", sourced)
     (ours.install / "lib" / "python3.10" / "site-packages").mkdir(parents=True)
     variables = environment.run_variables(ours)
     assert variables["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     assert variables["ROS_LOCALHOST_ONLY"] == "1" and 1 <= int(variables["ROS_DOMAIN_ID"]) <= 101
-    assert not abroad & set(variables)
+    assert not (abroad | profiles) & set(variables)
+
+
+def test_ros_is_found_behind_an_environment_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose NumPy may be another than ROS was built with."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    active = pythons.probe(tmp_path / "bin" / "python")
+    assert active is not None
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    monkeypatch.setattr(pythons, "candidates", lambda: [active])
+    monkeypatch.setattr(pythons.Python, "imports", lambda *_: True)
+    found = environment.sourced_ros()
+    assert found is not None and found[1].path == found[1].base == active.base
+
+
+def test_links_to_files_that_are_gone_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    monkeypatch.setattr(environment, "colcon_succeeds", lambda _: True)
+    ours = environment.Environment("kilted", sourced=False)
+    ours.install.mkdir(parents=True)
+    (ours.install / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (ours.install / "there.jpg").symlink_to(__file__)
+    environment.build(ours)
+    assert [path.name for path in ours.install.iterdir()] == ["there.jpg"]
+
+
+def test_a_folder_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "HOME", tmp_path)
+    (tmp_path / "lock").mkdir()  # cannot be opened, even by root
+    with (
+        pytest.raises(pythons.SetupError, match=r"cannot be written .*; if it is another user's"),
+        environment.locked(),
+    ):
+        pass
+
+
+def test_where_pip_installs_is_not_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_USER", "1")
+    monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://packages.example")
+    variables = installer._without_places()
+    assert not {"PIP_USER", "PIP_REQUIRE_VIRTUALENV"} & set(variables)
+    assert variables["PIP_INDEX_URL"] == "https://packages.example"
 
 
 def test_a_domain_in_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
