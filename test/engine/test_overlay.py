@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from yolact_ros.detection import Instances, SmallMasks
-from yolact_ros.engine import draw_overlay
+from yolact_ros.engine import draw_overlay, overlay
 from yolact_ros.engine.overlay import class_colours, instance_colours
 
 
@@ -80,6 +80,13 @@ def test_boxes_and_labels(grey):
     assert changed[20:40, 20:60].sum() > 200 and not changed[60:].any()
     assert (labels == class_colours(1)[0]).all(axis=2).sum() > 200, "a patch of its colour"
     assert (labels < 60).all(axis=2).sum() > 20, "dark text"
+
+
+def test_names_that_opencv_cannot_draw(monkeypatch):
+    names = ["person", "Ampelmännchen", "行人"]
+    monkeypatch.setattr(overlay, "DRAWS_UNICODE", False)
+    drawn = [overlay._drawable(name, i) for i, name in enumerate(names)]
+    assert drawn == ["person", "Ampelmannchen", "class 2"]
 
 
 def test_neighbours_of_a_class_differ_and_keep_their_colours():

@@ -142,6 +142,8 @@ def test_growth_and_drift_break_the_limits():
         ["soak", "--interval", "-1"],
         ["cameras", "--cameras", "0"],
         ["stages", "--json", "/no/such/folder/x.json"],
+        ["soak", "--json", "/tmp"],
+        ["cameras", "--plot", "x.foo"],
     ],
 )
 def test_bad_options_are_told_before_anything_is_measured(arguments, capsys):

@@ -69,6 +69,18 @@ def test_ros_tools_are_told_type_range_and_description(graph, weights):
         assert [(r.from_value, r.to_value) for r in ranges] == expected
 
 
+def test_names_that_are_nearly_right_are_told(graph, weights, capfd):
+    """rclpy ignores what the node does not have: other nodes may have it."""
+    values = {"mask_encoding": "bits", "score_treshold": 0.9, "overlay.alfa": 0.1, "exposure": 3}
+    named = {name.replace(".", "__"): value for name, value in values.items()}
+    graph.start(active=False, weights=weights, autostart=False, **named)
+    told = [line for line in capfd.readouterr().err.splitlines() if "Ignored" in line]
+    pairs = (("mask_encoding", "mask.encoding"), ("score_treshold", "score_threshold"))
+    for wrong, right in (*pairs, ("overlay.alfa", "overlay.alpha")):
+        assert any(f"no parameter '{wrong}'; did you mean '{right}'" in line for line in told)
+    assert len(told) == 3
+
+
 def test_every_parameter_says_what_is_allowed():
     for info in PARAMETERS.values():
         default = info.default
@@ -119,7 +131,7 @@ def test_topics_of_images_and_depth():
     assert topics(image_topic="a/b/compressed", compressed=True) == ["a/b/compressed"]
     assert topics(image_topic="a, b") == topics(image_topic=("a", "b")) == ["a", "b"]
     assert topics(image_topic=("a", "b"), compressed=True) == ["a/compressed", "b/compressed"]
-    for wrong in (5, 1.5, True, (), ("a", ""), "a,,b", "a,a", ("a", "b c"), [1, 2]):
+    for wrong in (5, 1.5, True, (), ("a", ""), "a,,b", "a,a", ("a", "b c"), "/a//b", [1, 2]):
         with pytest.raises(ValueError, match=r"image_topic|no topic name"):
             Parameters(image_topic=wrong)
     with pytest.raises(ValueError, match="a node of its own for each camera"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from yolact_ros.image_files import Image
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN_RATIO = 0.618034
+DRAWS_UNICODE = int(cv2.__version__.partition(".")[0]) >= 5
+"""Whether OpenCV draws more than ASCII."""
 
 
 _SHADES = ((0.0, 0.75, 1.0), (0.15, 0.75, 1.0), (-0.15, 0.75, 1.0), (0.05, 0.5, 0.7))
@@ -85,12 +88,21 @@ def draw_overlay(
             x1, y1, x2, y2 = corners[i]
             cv2.rectangle(result, (x1, y1), (x2 - 1, y2 - 1), colours[i].tolist(), thickness)
     if labels:
-        texts = [f"{names[i]} {instances.scores[i]:.2f}" for i in shown]
+        ids = instances.class_ids.tolist()
+        texts = [f"{_drawable(names[i], ids[i])} {instances.scores[i]:.2f}" for i in shown]
         placed = _place_labels(texts, [corners[i] for i in shown], (height, width), thickness)
         for i, label in reversed(list(zip(shown, placed, strict=True))):
             if label is not None:
                 _draw_label(result, label, colours[i].tolist())
     return result
+
+
+def _drawable(name: str, class_id: int) -> str:
+    """Return a class name, without what this release of OpenCV would draw as question marks."""
+    if DRAWS_UNICODE or name.isascii():
+        return name
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return plain.strip() or f"class {class_id}"
 
 
 def _draw_masks(

@@ -333,12 +333,20 @@ PARAMETERS = infos(Parameters)
 def declare(node: Node) -> Parameters:
     """Declare all parameters on a node and return their initial values.
 
+    Values for parameters that the node does not have are ignored, as rclpy does, but those whose
+    names are nearly right are named in a warning.
     Raises ValueError or rclpy's ParameterException, naming the value and what is allowed.
     """
     declared = {
         info.field: node.declare_parameter(info.name, info.default, info.descriptor())
         for info in PARAMETERS.values()
     }
+    for name in node._parameter_overrides:
+        close = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.8)
+        if close and name not in PARAMETERS:  # others may be of another node
+            node.get_logger().warning(
+                f"Ignored: there is no parameter {name!r}; did you mean {close[0]!r}?"
+            )
     return Parameters(**{field: each.value for field, each in declared.items()})
 
 
@@ -351,6 +359,8 @@ def _check_topic(name: str) -> None:
         validate_topic_name(name)
     except InvalidTopicNameException as error:
         raise ValueError(f"{name!r} is no topic name: {error}") from error
+    if "//" in name:  # which rclpy refuses only when it subscribes
+        raise ValueError(f"{name!r} is no topic name: it has an empty part")
 
 
 def _class_id(name: str, class_names: tuple[str, ...]) -> int:

@@ -18,6 +18,9 @@ from yolact_ros.masks import ENCODINGS as MASK_ENCODINGS
 from yolact_ros.node.measure import camera
 from yolact_ros.openmp import wait_briefly
 
+PLOTS = (".png", ".jpg", ".pdf", ".svg")
+"""Endings of the files that plots are written to."""
+
 if TYPE_CHECKING:  # each command imports its own module, and PyTorch with it
     from yolact_ros.node.measure import scaling, soak
     from yolact_ros.node.statistics import Latency
@@ -109,10 +112,11 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
             f"{each.latency.median:11.1f}{each.latency.percentile_99:10.1f}",
             flush=True,
         )
+    _write(options, loads)
     if options.plot:
         title = f"{settings.width} x {settings.height} {settings.encoding} at {settings.rate:g} Hz"
         scaling.plot(loads, title, options.plot)
-    return _write(options, loads)
+    return 0
 
 
 def _write(options: argparse.Namespace, results: Sequence[object]) -> int:
@@ -144,8 +148,18 @@ def amount(text: str) -> float:
 
 def _new_file(text: str) -> Path:
     path = Path(text)
-    if not path.parent.is_dir():  # fail now, not after the measurement
+    # Fail now, not after the measurement.
+    if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder")
+    return path
+
+
+def _new_plot(text: str) -> Path:
+    path = _new_file(text)
+    if path.suffix not in PLOTS:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with one of {', '.join(PLOTS)}")
     return path
 
 
@@ -193,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     cameras = command("cameras", _cameras, text, 30)
     cameras.add_argument("--cameras", type=count, default=4, help="measure 1 to this many")
     cameras.add_argument("--seconds", type=amount, default=15, help="for each number of cameras")
-    cameras.add_argument("--plot", type=_new_file, help="file for a plot; needs matplotlib")
+    cameras.add_argument("--plot", type=_new_plot, help="file for a plot; needs matplotlib")
     for each in (soak, cameras):
         each.add_argument(
             "--ros-args",
