@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -89,41 +89,41 @@ def compute_losses(
     predictions: Predictions,
     targets: Sequence[Target],
     settings: LossSettings = LossSettings(),
-    mean_over_processes: Callable[[Tensor], Tensor] | None = None,
-    processes: int = 1,
+    normaliser: Callable[[Tensor], Tensor] = lambda positives: positives.clamp(min=1),
 ) -> Losses:
     """Compute the losses of one batch, in float32 whatever the precision of the predictions.
 
-    `predictions` are those of `net` in training mode for the images of `targets`.
-    `mean_over_processes` averages a scalar over the `processes` of a distributed run: with it, the
-    mean of all processes' losses is the loss of the global batch.
+    `predictions` are those of `net` in training mode for the images of `targets`. `normaliser` maps
+    the number of positive anchors, a scalar, to what the sums are divided by: in a distributed run
+    their mean over the processes, so that the mean of the losses is the loss of the global batch.
     """
-    matchings = [match(net.anchors, target, settings.matching) for target in targets]
-    count = torch.stack([matching.positive.sum() for matching in matchings]).sum().float()
-    if mean_over_processes is not None:
-        count = mean_over_processes(count)
-    count = count.clamp(min=1 / processes)  # a global batch without objects
+    anchors = net.anchors
+    matchings = [match(anchors, target, settings.matching) for target in targets]
+    positives = torch.stack([matching.positive.sum() for matching in matchings]).sum()
+    count = normaliser(positives.float())
 
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         exact = _in_float32(predictions)
-        masks, mask_iou, mask_weight = None, None, settings.mask_weight
+        losses = {
+            "classes": settings.class_weight * class_loss(exact.class_logits, matchings, settings),
+            "boxes": settings.box_weight * box_loss(anchors, exact.box_offsets, targets, matchings),
+        }
         if exact.prototypes is not None:
-            masks, mask_iou = _prototype_mask_losses(net, exact, targets, matchings, settings)
+            limit = settings.masks_at(net.config.image_size)
+            samples = _assemble_masks(exact, targets, matchings, limit)
+            losses["masks"] = settings.mask_weight * _prototype_mask_loss(exact, samples)
+            if net.mask_iou is not None:
+                smallest = settings.smallest_rescored_mask
+                mask_iou = _mask_iou_loss(net.mask_iou, samples, smallest)
+                losses["mask_iou"] = settings.mask_iou_weight * mask_iou
         elif exact.coefficients is not None:
-            masks = _fc_mask_loss(net.anchors, exact, targets, matchings)
-            mask_weight = settings.fc_mask_weight
-        semantic = None
+            masks = _fc_mask_loss(anchors, exact, targets, matchings)
+            losses["masks"] = settings.fc_mask_weight * masks
+        losses = {name: loss / count for name, loss in losses.items()}
         if exact.semantic_logits is not None:
-            semantic = semantic_segmentation_loss(exact.semantic_logits, targets)
-        class_loss = class_loss_sum(exact.class_logits, matchings, settings)
-        box_loss = box_loss_sum(net.anchors, exact.box_offsets, targets, matchings)
-        return Losses(
-            classes=settings.class_weight * class_loss / count,
-            boxes=settings.box_weight * box_loss / count,
-            masks=None if masks is None else mask_weight * masks / count,
-            semantic=None if semantic is None else settings.semantic_weight * semantic,
-            mask_iou=None if mask_iou is None else settings.mask_iou_weight * mask_iou / count,
-        )
+            semantic = semantic_loss(exact.semantic_logits, targets)
+            losses["semantic"] = settings.semantic_weight * semantic
+        return Losses(**losses)
 
 
 def _in_float32(predictions: Predictions) -> Predictions:
@@ -131,7 +131,7 @@ def _in_float32(predictions: Predictions) -> Predictions:
     return dataclasses.replace(predictions, **{name: v.float() for name, v in values.items()})
 
 
-def class_loss_sum(
+def class_loss(
     logits: Tensor, matchings: Sequence[Matching], settings: LossSettings = LossSettings()
 ) -> Tensor:
     """Softmax cross entropy with hard negative mining (OHEM), summed; logits [B, P, C + 1].
@@ -154,11 +154,11 @@ def class_loss_sum(
     return F.cross_entropy(logits[chosen], labels[chosen], reduction="sum")
 
 
-def box_loss_sum(
+def box_loss(
     anchors: Tensor, offsets: Tensor, targets: Sequence[Target], matchings: Sequence[Matching]
 ) -> Tensor:
     """Smooth L1 between predicted offsets [B, P, 4] and targets of positive anchors, summed."""
-    loss = offsets.sum() * 0
+    loss = _zero([offsets])
     for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
         positive = matching.positive
         truth = target.boxes[matching.objects[positive]]
@@ -167,7 +167,7 @@ def box_loss_sum(
     return loss
 
 
-def semantic_segmentation_loss(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+def semantic_loss(logits: Tensor, targets: Sequence[Target]) -> Tensor:
     """Binary cross entropy per class, mean over pixels and images, sum over classes.
 
     `logits` [B, C, H, W]; a pixel belongs to each class that has an object there.
@@ -182,38 +182,66 @@ def semantic_segmentation_loss(logits: Tensor, targets: Sequence[Target]) -> Ten
     return loss / pixels / len(targets)
 
 
-def _prototype_mask_losses(
-    net: Yolact,
-    predictions: Predictions,
-    targets: Sequence[Target],
-    matchings: Sequence[Matching],
-    settings: LossSettings,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the mask loss and, for YOLACT++, the mask IoU loss, summed over positive anchors."""
+@dataclass(frozen=True)
+class _MaskSamples:
+    """Masks assembled for n positive anchors of one image, and the objects they should show."""
+
+    masks: Tensor
+    """[n, Hp, Wp]: 0 to 1, cropped to the boxes of the objects."""
+    truth: Tensor
+    """[n, Hp, Wp]: 0 or 1."""
+    boxes: Tensor
+    """[n, 4]: relative corners of the objects."""
+    labels: Tensor
+    """int64 [n]: class ids of the objects."""
+    scale: float
+    """Positive anchors of the image for each of these."""
+
+
+def _assemble_masks(
+    predictions: Predictions, targets: Sequence[Target], matchings: Sequence[Matching], limit: int
+) -> list[_MaskSamples]:
+    """Assemble masks for the positive anchors of each image, at most `limit`, drawn at random.
+
+    Images without positive anchors are left out.
+    """
     prototypes, coefficients = predictions.prototypes, predictions.coefficients
     assert prototypes is not None and coefficients is not None
-    limit = settings.masks_at(net.config.image_size)
-    loss = prototypes.sum() * 0 + coefficients.sum() * 0
-    mask_iou_samples: list[tuple[Tensor, Tensor, Tensor]] = []
+    size, samples = prototypes.shape[-2:], []
     for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
         positives = matching.positive.nonzero()[:, 0]
-        if len(positives) == 0:
-            continue
         total = len(positives)
+        if total == 0:
+            continue
         if total > limit:
             positives = positives[torch.randperm(total, device=positives.device)[:limit]]
         objects = matching.objects[positives]
-        truth = downsample_masks(target.masks, prototypes.shape[-2:])[objects]
-        weights = coefficients[image, positives]
-        masks = assemble(weights, prototypes[image])
-        masks = crop(masks, crop_rectangles(target.boxes[objects], *prototypes.shape[-2:]))
-        # Scaled as if all positive anchors had been used.
-        costs = mask_loss(masks, truth, target.boxes[objects])
-        loss = loss + costs.sum() * (total / len(positives))
-        if net.mask_iou is not None:
-            big = truth.sum(dim=(1, 2)) > settings.smallest_rescored_mask
-            mask_iou_samples.append((masks[big], truth[big], target.labels[objects[big]]))
-    return loss, None if net.mask_iou is None else _mask_iou_loss(net.mask_iou, mask_iou_samples)
+        masks = assemble(coefficients[image, positives], prototypes[image])
+        samples.append(
+            _MaskSamples(
+                masks=crop(masks, crop_rectangles(target.boxes[objects], *size)),
+                truth=downsample_masks(target.masks, size)[objects],
+                boxes=target.boxes[objects],
+                labels=target.labels[objects],
+                scale=total / len(positives),
+            )
+        )
+    return samples
+
+
+def _prototype_mask_loss(predictions: Predictions, samples: Sequence[_MaskSamples]) -> Tensor:
+    """`mask_loss`, summed as if all positive anchors had been drawn."""
+    assert predictions.prototypes is not None and predictions.coefficients is not None
+    loss = _zero((predictions.prototypes, predictions.coefficients))
+    for each in samples:
+        loss = loss + mask_loss(each.masks, each.truth, each.boxes).sum() * each.scale
+    return loss
+
+
+def _zero(tensors: Iterable[Tensor]) -> Tensor:
+    """Return 0, computed from all tensors: distributed training requires every parameter to take
+    part in the loss, even of a batch without objects."""
+    return torch.stack([tensor.sum() for tensor in tensors]).sum() * 0
 
 
 def mask_loss(masks: Tensor, truth: Tensor, object_boxes: Tensor) -> Tensor:
@@ -237,12 +265,15 @@ def downsample_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
     return (small[0] > 0.5).float()
 
 
-def _mask_iou_loss(mask_iou: nn.Module, samples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Smooth L1 between predicted and true IoU of the masks (predicted, truth, label), summed."""
-    if not any(len(masks) for masks, _, _ in samples):
-        # Distributed training requires every parameter to take part in the loss.
-        return torch.stack([parameter.sum() for parameter in mask_iou.parameters()]).sum() * 0
-    masks, truth, labels = (torch.cat(parts) for parts in zip(*samples, strict=True))
+def _mask_iou_loss(mask_iou: nn.Module, samples: Sequence[_MaskSamples], smallest: int) -> Tensor:
+    """Smooth L1 between predicted and true IoU of masks of more than `smallest` pixels, summed."""
+    large = []
+    for each in samples:
+        chosen = each.truth.sum(dim=(1, 2)) > smallest
+        large.append((each.masks[chosen], each.truth[chosen], each.labels[chosen]))
+    if not any(len(masks) for masks, _, _ in large):
+        return _zero(mask_iou.parameters())
+    masks, truth, labels = (torch.cat(parts) for parts in zip(*large, strict=True))
     with torch.no_grad():
         binary = (masks > 0.5).float()
         overlap = (binary * truth).sum(dim=(1, 2))
@@ -261,7 +292,7 @@ def _fc_mask_loss(
     positive anchors, with the object's mask inside the predicted box, pooled to 16 x 16 pixels."""
     assert predictions.coefficients is not None
     side = round(predictions.coefficients.shape[2] ** 0.5)
-    loss = predictions.coefficients.sum() * 0
+    loss = _zero([predictions.coefficients])
     for image, (target, matching) in enumerate(zip(targets, matchings, strict=True)):
         positive = matching.positive
         if not positive.any():

@@ -100,10 +100,8 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(self.settings.seed + self.global_step)
         predictions = self.net(preprocess(list(images), self.net.config))
         self._require_finite(_tensors(predictions), paths)
-        processes = self.trainer.world_size
-        average = self._mean_over_processes if processes > 1 else None
         losses = compute_losses(
-            self.net, predictions, targets, self.settings.losses, average, processes
+            self.net, predictions, targets, self.settings.losses, self._loss_normaliser
         )
         values = {name: loss.detach() for name, loss in losses.items().items()}
         self._require_finite(values, paths)
@@ -122,8 +120,10 @@ class TrainingModule(pl.LightningModule):
                 f"the images were {', '.join(map(str, paths))}"
             )
 
-    def _mean_over_processes(self, value: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(value, reduce_op="mean")
+    def _loss_normaliser(self, positives: Tensor) -> Tensor:
+        """Return the mean positive anchors of a process, at least one in the whole batch."""
+        mean = self.trainer.strategy.reduce(positives, reduce_op="mean")
+        return mean.clamp(min=1 / self.trainer.world_size)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its schedule, stepped each iteration."""
