@@ -260,11 +260,11 @@ def test_the_last_images_are_plain(shapes):
 def test_the_order_resumes_and_is_shared_out():
     whole = list(TrainingOrder(10, 4, steps=9, seed=3))
     assert list(TrainingOrder(10, 4, steps=9, seed=3, start=5)) == whole[5:]
-    shares = [list(TrainingOrder(10, 4, 9, seed=3, process=i, processes=2)) for i in range(2)]
+    shares = [list(TrainingOrder(10, 4, 9, seed=3, rank=i, world_size=2)) for i in range(2)]
     for batch, *parts in zip(whole, *shares, strict=True):
         assert sorted(parts[0] + parts[1]) == sorted(batch)
     with pytest.raises(ValueError, match="batch_size=5"):
-        TrainingOrder(10, 5, 9, processes=2)
+        TrainingOrder(10, 5, 9, world_size=2)
 
 
 def one_object(side, height=240, width=320):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,33 +144,29 @@ def collate(items: Sequence[Item]) -> Batch:
     return torch.stack(images), list(targets), list(paths)
 
 
+@dataclass(frozen=True, eq=False)
 class TrainingOrder(Sampler[list[Draw]]):
     """Batches for iterations `start` to `steps`; plain ones from iteration `plain_from` on.
 
-    Images are shuffled each epoch. The order depends only on `seed`; each of `processes` gets its
-    share of every global batch.
+    Images are shuffled each epoch. The order depends only on `seed`; the process `rank`, of
+    `world_size`, gets its share of every global batch.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        steps: int,
-        seed: int = 0,
-        start: int = 0,
-        plain_from: int | None = None,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        if batch_size % processes:
+    num_images: int
+    batch_size: int
+    steps: int
+    seed: int = 0
+    start: int = 0
+    plain_from: float = math.inf
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
             raise ValueError(
-                f"batch_size={batch_size} is not allowed: it must be a multiple of the "
-                f"{processes} processes"
+                f"batch_size={self.batch_size} is not allowed: it must be a multiple of the "
+                f"{self.world_size} processes"
             )
-        self.num_images, self.batch_size, self.steps = num_images, batch_size, steps
-        self.seed, self.start = seed, start
-        self.plain_from = steps if plain_from is None else plain_from
-        self.process, self.processes = process, processes
 
     def __len__(self) -> int:
         """Return the iterations of the whole run, not only from `start`, as Lightning expects."""
@@ -179,7 +176,7 @@ class TrainingOrder(Sampler[list[Draw]]):
         epoch, order = -1, np.empty(0, np.int64)
         for step in range(self.start, self.steps):
             batch = []
-            for i in range(self.process, self.batch_size, self.processes):
+            for i in range(self.rank, self.batch_size, self.world_size):
                 position = step * self.batch_size + i
                 if position // self.num_images != epoch:
                     epoch = position // self.num_images
