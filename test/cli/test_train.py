@@ -11,7 +11,7 @@ from yolact_ros.cli import main
 from yolact_ros.cli.train import read_settings
 from yolact_ros.network import NetworkConfig
 from yolact_ros.training.settings import TrainingSettings
-from yolact_ros.training.train import make_network
+from yolact_ros.training.start import make_network
 
 
 def test_options_win_over_the_file(tmp_path):

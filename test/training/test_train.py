@@ -19,18 +19,11 @@ from yolact_ros.network import WeightsError, build, config_of, load_network, off
 from yolact_ros.training import callbacks
 from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
 from yolact_ros.training.callbacks import Checkpoints, Validation
+from yolact_ros.training.data import anchor_recall, training_data
 from yolact_ros.training.module import TrainingModule, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
-from yolact_ros.training.train import (
-    LAST_CHECKPOINT,
-    make_module,
-    make_network,
-    remarks,
-    share_with_anchors,
-    start_from,
-    train,
-    training_data,
-)
+from yolact_ros.training.start import make_network, start_from
+from yolact_ros.training.train import LAST_CHECKPOINT, make_module, remarks, train
 
 
 def test_the_loss_falls_and_the_weights_load(settings, losses):
@@ -82,8 +75,8 @@ def test_what_to_know_of_a_run_is_said_before_it(settings, capsys, change_schedu
         for i, (box, is_crowd) in enumerate(objects * 3)
     ]
     anchors = torch.tensor([[0.125, 0.25, 0.25, 0.5], [0.5, 0.5, 1, 1]])  # (cx, cy, w, h)
-    assert share_with_anchors(anchors, records, 0.5) == 0.5
-    assert share_with_anchors(anchors, records, 0.5, most=3) == 1, "every second one"
+    assert anchor_recall(anchors, records, 0.5) == 0.5
+    assert anchor_recall(anchors, records, 0.5, most=3) == 1, "every second one"
     settings = change_schedule(settings, iterations=1, warmup_iterations=1)
     train(settings)
     out = capsys.readouterr().out

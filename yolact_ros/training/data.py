@@ -1,0 +1,103 @@
+"""The images that a run learns from, checked before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from yolact_ros.data import (
+    DataError,
+    DataSource,
+    ImageRecord,
+    check,
+    class_names,
+    crowd_remark,
+    read_records,
+)
+from yolact_ros.detection import boxes
+from yolact_ros.training.console import is_first_process, say
+from yolact_ros.training.settings import TrainingSettings
+from yolact_ros.training.start import network_config
+
+
+def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[str, ...]]:
+    """Return all images to train on and the class names.
+
+    Raises DataError if there are none or bad ones, or if `val` has bad ones or none of the classes.
+    """
+    masks = network_config(settings).mask_branch != "none"
+    records: list[ImageRecord] = []
+    classes, known = settings.classes, set[str]()
+    for text in settings.train:
+        source = DataSource.parse(text)
+        # Damage in the middle of an image would end the run whenever it is drawn.
+        report = check(source, settings.skip_bad, progress=is_first_process(), masks=masks)
+        if settings.skip_bad:
+            left_out = len(report.problems)
+            if left_out:
+                say(f"{source.annotations}: {left_out} wrong entries are left out")
+        else:
+            report.raise_if_bad()
+        classes = classes or class_names(report.content)
+        records += read_records(source, classes, report.content)
+        known.update(category["name"] for category in report.content["categories"])
+        remarks = [crowd_remark(report.content)]
+        if not settings.classes:
+            remarks.append(_left_out(report.content, classes))
+        for remark in filter(None, remarks):
+            say(f"{source.annotations}: {remark}")
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
+    for text in settings.val:
+        _check_validation(DataSource.parse(text), classes, masks)
+    if not settings.negatives:
+        records = [record for record in records if _has_object([record])]
+    if not _has_object(records):
+        raise DataError(f"no image in {', '.join(settings.train)} has an object to learn")
+    return records, classes
+
+
+def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
+    """Raise DataError for a bad entry, or if no object has one of the classes."""
+    # Bad entries are not skipped here, since accuracy counts all entries.
+    report = check(source, True, is_first_process(), masks, measure=True)
+    report.raise_if_bad()
+    if not _has_object(read_records(source, classes, report.content)):
+        raise DataError(f"{source.annotations} has no object of the classes to measure")
+
+
+def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
+    """Return a remark on objects whose class the first file does not have; empty if none."""
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    labels = (names[annotation["category_id"]] for annotation in content["annotations"])
+    counts = Counter(name for name in labels if name not in classes)
+    found = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    return found and f"left out are {found}: the first file has no such class (`classes` names all)"
+
+
+def anchor_recall(
+    anchors: Tensor, records: Iterable[ImageRecord], iou: float, most: int = 1000
+) -> float:
+    """Return the fraction of objects that an anchor [P, 4] overlaps by `iou` or more, unaugmented.
+
+    At most `most` of the images with objects are used; there must be some.
+    """
+    corners, best = box_convert(anchors, "cxcywh", "xyxy"), []
+    useful = [record for record in records if _has_object([record])]
+    for record in useful[:: math.ceil(len(useful) / most)]:
+        objects = torch.tensor([a.box for a in record.annotations if not a.is_crowd]).float()
+        objects[:, 2:] += objects[:, :2]
+        objects /= torch.tensor([record.width, record.height]).repeat(2)
+        best.append(boxes.iou(objects, corners).amax(dim=1))
+    return float((torch.cat(best) >= iou).float().mean())
+
+
+def _has_object(records: Sequence[ImageRecord]) -> bool:
+    return any(not each.is_crowd for record in records for each in record.annotations)

@@ -1,0 +1,83 @@
+"""The network of a run and the weights that it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from yolact_ros.engine.download import weights_file
+from yolact_ros.network import (
+    EMBEDDED,
+    PUBLISHED,
+    NetworkConfig,
+    WeightsError,
+    Yolact,
+    build,
+    config_of,
+    config_of_file,
+    load_weights,
+)
+from yolact_ros.network.pretrained import is_of_backbone, load_backbone, load_imagenet
+from yolact_ros.network.weights import read_state
+from yolact_ros.training.console import say
+from yolact_ros.training.settings import TrainingSettings
+
+
+def network_config(settings: TrainingSettings) -> NetworkConfig:
+    """Return the configuration of the network to train; its classes come from the data.
+
+    Raises ValueError for an invalid network setting.
+    """
+    if "class_names" in settings.network:
+        raise ValueError("network has class_names: name the classes in `classes`")
+    return NetworkConfig.from_dict(config_of(settings.model).to_dict() | settings.network)
+
+
+def make_network(settings: TrainingSettings, classes: tuple[str, ...]) -> Yolact:
+    """Build the network for `classes`, with random weights."""
+    net = build(network_config(settings).replace(class_names=classes))
+    return net.to(memory_format=torch.channels_last)
+
+
+def start_file(settings: TrainingSettings) -> Path | None:
+    """Return the weights file to start from, if any. Raises WeightsError if it does not exist."""
+    if settings.start in ("imagenet", "nothing"):
+        return None
+    path = weights_file(settings.start)
+    if not path.is_file():
+        raise WeightsError(
+            f"start={settings.start!r} is not allowed: it must be imagenet, nothing, a weights "
+            f"file, or one of {', '.join((EMBEDDED.name, *PUBLISHED))}"
+        )
+    return path
+
+
+def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> None:
+    """Load the initial weights of `net`: those of the file `path`, if any, or ImageNet's.
+
+    Raises WeightsError for a weights file that cannot be used.
+    """
+    if path is not None:
+        start_from(net, path, config_of(settings.model))
+    elif settings.start == "imagenet":
+        load_imagenet(net)
+
+
+def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
+    """Load the weights of a network of the same kind, or of its backbone alone, into `net`.
+
+    `config` is used if the file does not say which model it is for. Layers of another shape, those
+    that depend on the number of classes, stay as they are.
+    """
+    found = read_state(path)
+    if is_of_backbone(found):
+        return load_backbone(net, found, str(path))
+    donor = build(config_of_file(path) or config)
+    load_weights(donor, found, str(path))
+    state, own = donor.state_dict(), net.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    left_out = [name for name in own if name not in fitting]
+    if left_out:
+        say(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")
+    net.load_state_dict(fitting, strict=False)
