@@ -16,14 +16,15 @@ from torch import nn
 
 from yolact_ros.data import Annotation, DataError, DataSource, ImageRecord
 from yolact_ros.network import WeightsError, build, config_of, load_network, official_name
-from yolact_ros.training import callbacks
+from yolact_ros.training import validation
 from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
-from yolact_ros.training.callbacks import Checkpoints, Validation
+from yolact_ros.training.callbacks import Checkpoints
 from yolact_ros.training.data import anchor_recall, training_data
 from yolact_ros.training.module import TrainingModule, learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.start import make_network, start_from
 from yolact_ros.training.train import LAST_CHECKPOINT, make_module, remarks, train
+from yolact_ros.training.validation import Validation
 
 
 def test_the_loss_falls_and_the_weights_load(settings, losses):
@@ -401,20 +402,20 @@ def test_the_best_weights_are_kept_and_progress_is_seen(tmp_path, monkeypatch):
     def evaluated(*_):
         return SimpleNamespace(masks=SimpleNamespace(overall=SimpleNamespace(ap=next(accuracies))))
 
-    monkeypatch.setattr(callbacks, "Segmenter", lambda **_: None)
-    monkeypatch.setattr(callbacks, "table", lambda _: "")
-    monkeypatch.setattr(callbacks, "evaluate", evaluated)
-    validation = Validation([DataSource(Path("a.json"))], weights, 1, 2)
+    monkeypatch.setattr(validation, "Segmenter", lambda **_: None)
+    monkeypatch.setattr(validation, "table", lambda _: "")
+    monkeypatch.setattr(validation, "evaluate", evaluated)
+    callback = Validation([DataSource(Path("a.json"))], weights, 1, 2)
     for i in (1, 2, 3):
         weights.write_bytes(bytes([i]))
-        validation.measure(i, torch.device("cpu"))
-        assert not validation._is_stuck()
+        callback.measure(i, torch.device("cpu"))
+        assert not callback._is_stuck()
     assert (tmp_path / "best.safetensors").read_bytes() == b"\2"
-    validation.patience = 1
-    assert validation._is_stuck()
+    callback.patience = 1
+    assert callback._is_stuck()
     entries = [{"iteration": i, "accuracy": i / 10, "val": ["a.json"]} for i in (1, 2, 3)]
-    validation.history_file.write_text("".join(json.dumps(each) + "\n" for each in entries))
-    assert not validation._is_stuck(), "it rises"
-    with validation.history_file.open("a") as file:
+    callback.history_file.write_text("".join(json.dumps(each) + "\n" for each in entries))
+    assert not callback._is_stuck(), "it rises"
+    with callback.history_file.open("a") as file:
         file.write('{"iteration": 4, "accu')  # the process was killed
-    assert len(validation._history()) == 3
+    assert len(callback._history()) == 3

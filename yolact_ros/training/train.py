@@ -19,7 +19,6 @@ from yolact_ros.training.callbacks import (
     Checkpoints,
     ProgressBar,
     Throughput,
-    Validation,
     average_from,
 )
 from yolact_ros.training.convolution import use_matrix_gradients
@@ -28,6 +27,7 @@ from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.resources import freed_memory_kept, opencv_on_one_core
 from yolact_ros.training.settings import TrainingSettings
 from yolact_ros.training.start import load_start, make_network, start_file
+from yolact_ros.training.validation import Validation
 
 LAST_CHECKPOINT = "last.ckpt"
 WEIGHTS_FILE = "weights.safetensors"
