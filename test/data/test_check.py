@@ -16,12 +16,10 @@ from yolact_ros.data import (
     DataError,
     DataSource,
     check,
-    class_names,
     decode_mask,
     read_json,
-    read_records,
 )
-from yolact_ros.data.check import _runs
+from yolact_ros.data.masks import run_lengths
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
@@ -72,8 +70,8 @@ def test_a_good_set_has_no_problems(folder):
     source = write(folder, content())
     report = check(source, decode=True)
     assert report.problems == ()
-    assert class_names(report.content) == ("dog", "cat")
-    records = read_records(source, ["cat"], report.content)
+    assert report.dataset.class_names == ("dog", "cat")
+    records = report.dataset.records(["cat"])
     assert [len(r.annotations) for r in records] == [1, 0]
     assert records[0].annotations[0].label == 0
 
@@ -205,7 +203,7 @@ def test_what_is_wrong_is_named(folder, case):
     assert reason in found.reason
     with pytest.raises(DataError, match=re.escape(where)):
         report.raise_if_bad()
-    assert len(report.content[kind]) == 1, "the bad entry is left out, the good one stays"
+    assert len(report.dataset.content[kind]) == 1, "the bad entry is left out, the good one stays"
 
 
 def test_boxes_need_not_be_exact(folder):
@@ -230,7 +228,7 @@ def test_boxes_are_enough_where_no_masks_are_wanted(folder, nothing):
     assert check(source).problems[0].where == "annotation 11"
     report = check(source, masks=False)
     assert not report.problems
-    (annotation,) = read_records(source, ["cat"], report.content)[0].annotations
+    (annotation,) = report.dataset.records(["cat"])[0].annotations
     mask = decode_mask(annotation.segmentation, 48, 64)
     assert mask.sum() == 400 and mask[10:30, 10:30].all(), "the box stands for it"
     data["annotations"][0]["segmentation"] = [[1, 2, 3]]
@@ -266,7 +264,7 @@ def test_folders_whose_names_are_not_utf8(folder):
     (folder / "images").rename(folder / os.fsdecode(b"b\xe4ume"))
     source = DataSource(write(folder, content()).annotations, folder / os.fsdecode(b"b\xe4ume"))
     assert not check(source, decode=True).problems
-    assert read_records(source, ["cat"])[0].read().shape == (48, 64, 3)
+    assert source.read().records(["cat"])[0].read().shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "tif"])
@@ -280,7 +278,7 @@ def test_an_image_is_never_read_on_its_side(folder, kind):
     source = write(folder, data)
     problems = [problem.reason for problem in check(source, decode=True).problems]
     try:
-        assert read_records(source, ["cat"])[0].read().shape == (64, 48, 3)
+        assert source.read().records(["cat"])[0].read().shape == (64, 48, 3)
         assert not problems
     except DataError as error:
         assert problems == [str(error)]
@@ -320,7 +318,7 @@ def test_true_and_false_tell_crowds_too(folder):
         annotation["iscrowd"] = bool(annotation["iscrowd"])
     report = check(write(folder, data))
     assert not report.problems
-    records = read_records(write(folder, data), ["cat", "dog"], report.content)
+    records = report.dataset.records(["cat", "dog"])
     assert [a.is_crowd for r in records for a in r.annotations] == [False, True]
 
 
@@ -337,11 +335,11 @@ def test_images_cut_short_are_found(folder, kind, decode):
     source = write(folder, data)
     for share in (0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * share)])
-        problems = check(source, decode).problems
+        problems = check(source, decode=decode).problems
         assert problems[0].where == "image 1" and f"c.{kind} cannot be read" in problems[0].reason
     for good in (whole, whole + b"\xff\xda and a film behind it"):
         path.write_bytes(good)
-        assert not check(source, decode).problems
+        assert not check(source, decode=decode).problems
 
 
 def test_damage_within_an_image_is_found_when_decoded(folder):
@@ -363,18 +361,18 @@ def test_annotations_say_which_way_up_an_image_is(folder, decode):
     data = content()
     (annotation,) = data["annotations"] = data["annotations"][:1]
     source = write(folder, data)
-    assert not check(source, decode).problems
-    assert (read_records(source, ["cat"])[0].read() == stored).all()
+    assert not check(source, decode=decode).problems
+    assert (source.read().records(["cat"])[0].read() == stored).all()
 
     annotation["bbox"], annotation["segmentation"] = [10, 40, 20, 20], [[10, 40, 30, 40, 30, 60]]
     data["images"][0] |= {"height": 64, "width": 48}
     source = write(folder, data)
-    assert not check(source, decode).problems
+    assert not check(source, decode=decode).problems
     shown = cv2.rotate(stored, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    assert (read_records(source, ["cat"])[0].read() == shown).all()
+    assert (source.read().records(["cat"])[0].read() == shown).all()
 
     data["images"][1] |= {"height": 64, "width": 48}  # this one lies on no side
-    (problem,) = check(write(folder, data), decode).problems
+    (problem,) = check(write(folder, data), decode=decode).problems
     assert problem.reason.endswith("b.png has 64 x 48 pixels, its entry says 48 x 64")
 
 
@@ -409,7 +407,7 @@ def test_nothing_to_learn_is_refused(folder, kind):
 
 def test_classes_that_are_not_there_are_refused(folder):
     with pytest.raises(DataError, match="none of the classes bird; it has cat, dog"):
-        read_records(write(folder, content()), ["bird"])
+        write(folder, content()).read().records(["bird"])
 
 
 def test_all_three_forms_of_a_mask_are_the_same():
@@ -419,7 +417,7 @@ def test_all_three_forms_of_a_mask_are_the_same():
     counts = packed["counts"]
     text = counts.decode() if isinstance(counts, bytes) else counts
     assert (decode_mask({"size": [48, 64], "counts": text}, 48, 64) == mask).all()
-    assert (decode_mask({"size": [48, 64], "counts": _runs(text)}, 48, 64) == mask).all()
+    assert (decode_mask({"size": [48, 64], "counts": run_lengths(text)}, 48, 64) == mask).all()
     square = decode_mask(SQUARE, 48, 64)
     assert square.sum() == 400 and square[10:30, 10:30].all()
 

@@ -11,10 +11,7 @@ from yolact_ros.data import (
     DataError,
     DataSource,
     check,
-    class_names,
     read_countable,
-    read_json,
-    read_records,
 )
 
 NAMES = ("a.png", "b.png")
@@ -58,7 +55,7 @@ def export(root, file, folder, data=None):
 def test_images_are_found_where_tools_put_them(tmp_path, monkeypatch, file, folder):
     source = export(tmp_path, file, folder)
     assert check(source, decode=True).problems == ()
-    records = read_records(source, ["fig", "date"])
+    records = source.read().records(["fig", "date"])
     assert [record.path for record in records] == [tmp_path / folder / name for name in NAMES]
     monkeypatch.chdir(source.annotations.parent)
     assert check(DataSource.parse(source.annotations.name)).problems == ()
@@ -91,8 +88,8 @@ def test_a_heading_above_the_classes_is_none(tmp_path, heading):
         category["supercategory"] = heading
     data["categories"].insert(0, {"id": 0, "name": heading, "supercategory": "none"})
     source = export(tmp_path, "data.json", "images", data)
-    assert class_names(check(source).content) == ("fig", "date")
-    (first, second) = read_records(source, ["fig", "date"])
+    assert check(source).dataset.class_names == ("fig", "date")
+    (first, second) = source.read().records(["fig", "date"])
     assert (first.annotations[0].label, second.annotations[0].label) == (1, 0)
 
 
@@ -100,13 +97,13 @@ def test_a_category_above_others_is_a_class_if_an_object_is_of_it(tmp_path):
     data = content()
     data["categories"][1]["supercategory"] = "fig"
     source = export(tmp_path, "data.json", "images", data)
-    assert class_names(read_json(source.annotations)) == ("fig", "date")
+    assert source.read().class_names == ("fig", "date")
     data["annotations"].pop()  # the fig
     source = export(tmp_path, "data.json", "images", data)
-    assert class_names(read_json(source.annotations)) == ("date",)
+    assert source.read().class_names == ("date",)
     data["annotations"].clear()
     source = export(tmp_path, "data.json", "images", data)
-    assert class_names(read_json(source.annotations)) == ("fig", "date"), "nothing tells"
+    assert source.read().class_names == ("fig", "date"), "nothing tells"
 
 
 def test_boxes_may_be_numbers_in_quotes(tmp_path):
@@ -114,7 +111,7 @@ def test_boxes_may_be_numbers_in_quotes(tmp_path):
     data["annotations"][0]["bbox"] = [10, 10, "20.25", "20"]
     source = export(tmp_path, "data.json", "images", data)
     assert check(source).problems == ()
-    assert read_records(source, ["date"])[0].annotations[0].box == (10, 10, 20.25, 20)
+    assert source.read().records(["date"])[0].annotations[0].box == (10, 10, 20.25, 20)
     for text in ("wide", "nan", "1e999"):
         data["annotations"][0]["bbox"][2] = text
         (problem,) = check(export(tmp_path, "data.json", "images", data)).problems
@@ -146,7 +143,7 @@ def test_a_heading_may_have_the_name_of_the_only_class(tmp_path):
         annotation["category_id"] = 1
     source = export(tmp_path, "data.json", "images", data)
     found = check(source)
-    assert found.problems == () and [c["id"] for c in found.content["categories"]] == [1]
+    assert found.problems == () and [c["id"] for c in found.dataset.content["categories"]] == [1]
 
 
 def test_folders_may_have_colons_in_their_names(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from yolact_ros.cli import main
-from yolact_ros.data import DataSource, check, decode_mask, read_records
+from yolact_ros.data import DataSource, check, decode_mask
 from yolact_ros.network.classes import PASCAL_CLASSES
 
 PHOTOS = {"2008_000001": "riders", "2008_000002": "elephant", "2008_000003": "kitchen"}
@@ -61,7 +61,7 @@ def test_masks_and_classes_stay(release, capsys):
     )
     source = DataSource(dataset / "train.json", dataset / "img")
     assert not check(source, decode=True).problems
-    riders, kitchen = read_records(source, PASCAL_CLASSES)
+    riders, kitchen = source.read().records(PASCAL_CLASSES)
     assert riders.path.stem == "2008_000001" and kitchen.annotations == ()
     assert [PASCAL_CLASSES[a.label] for a in riders.annotations] == ["person", "bicycle"]
     for i, annotation in enumerate(riders.annotations, start=1):

@@ -16,10 +16,8 @@ from yolact_ros.cli import main
 from yolact_ros.data import (
     DataError,
     DataSource,
-    category_ids,
     read_countable,
     read_json,
-    read_records,
 )
 from yolact_ros.evaluation.coco import ground_truth, score
 from yolact_ros.evaluation.confusion import match
@@ -133,7 +131,7 @@ def test_average_precision_is_that_of_pycocotools(annotated, tmp_path, kind, cla
     """With small, medium and large objects, and crowds with detections in them."""
     source = annotated
     results = detections(source, kind)
-    categories = category_ids(source, classes)
+    categories = source.read().category_ids(classes)
     ours = scored(source, results, kind, categories)
 
     path = tmp_path / "results.json"
@@ -170,7 +168,7 @@ def test_average_precision_is_that_of_pycocotools(annotated, tmp_path, kind, cla
 def test_files_without_areas(annotated, tmp_path, kind):
     source = annotated
     results = detections(source, kind)
-    categories = category_ids(source, ["person", "book"])
+    categories = source.read().category_ids(["person", "book"])
     expected = scored(source, results, kind, categories).overall
     content = read_json(source.annotations)
     for annotation in content["annotations"]:
@@ -276,14 +274,14 @@ def test_without_masks_objects_are_as_large_as_their_boxes(tmp_path, mask):
 
 
 def test_nothing_found_scores_nothing(annotated):
-    scores = scored(annotated, [], "segm", category_ids(annotated, ["person"]))
+    scores = scored(annotated, [], "segm", annotated.read().category_ids(["person"]))
     assert scores.overall.ap == scores.of_class["person"].ap50 == 0
 
 
 def test_images_without_mistakes_are_not_drawn(tmp_path):
     source, results = some_objects(tmp_path)
     person = SimpleNamespace(class_names=("person",))  # it is not asked
-    images = [match(record, results) for record in read_records(source, ["person"])]
+    images = [match(record, results) for record in source.read().records(["person"])]
     draw_worst(person, images, (0,), tmp_path / "worst", count=5, score=0.3)
     assert not (tmp_path / "worst").exists()
 
@@ -300,7 +298,7 @@ def test_the_command_writes_all_files(source, tmp_path, capsys):
     few.write_text(json.dumps(content))
     output = tmp_path / "out"
     arguments = [
-        f"{few}:{source.folder(content)}",
+        f"{few}:{source.read().folder}",
         "--weights",
         str(weights),
         "--output",
@@ -385,4 +383,4 @@ def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, c
 
 
 def _with_people(source):
-    return {r.id for r in read_records(source, ["person"]) if r.annotations}
+    return {r.id for r in source.read().records(["person"]) if r.annotations}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolact_ros.data import Annotation, DataSource, ImageRecord, read_json, read_records
+from yolact_ros.data import Annotation, DataSource, ImageRecord
 from yolact_ros.evaluation.confusion import confusion_matrix, match, plot_confusion
 
 ANNOTATIONS = (
@@ -42,9 +42,9 @@ def test_the_truth_is_found_as_itself(shared):
     path = shared / "data" / "coco-mini" / "val.json"
     if not path.exists():
         pytest.skip(f"needs {path}")
-    content = read_json(path)
-    names = [c["name"] for c in content["categories"]]
-    records = read_records(DataSource.parse(str(path)), names)
+    dataset = DataSource.parse(str(path)).read()
+    content, names = dataset.content, dataset.class_names
+    records = dataset.records(names)
     results = {
         record.id: [
             {"bbox": list(a.box), "score": 1 - i / 1000, "category_id": a.label}

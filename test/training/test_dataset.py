@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from yolact_ros.data import DataError, DataSource, read_records
+from yolact_ros.data import DataError, DataSource
 from yolact_ros.training import augmentation
 from yolact_ros.training.augmentation import (
     NO_AUGMENTATION,
@@ -184,13 +184,13 @@ def test_bad_settings_are_named():
 
 
 def test_an_image_of_another_size_is_refused(shapes):
-    record = read_records(DataSource.parse(str(shapes)), ["disc"])[0]
+    record = DataSource.parse(str(shapes)).read().records(["disc"])[0]
     with pytest.raises(DataError, match="its entry says 97 x 96"):
         load_sample(dataclasses.replace(record, width=97))
 
 
 def test_images_much_larger_than_the_input_are_shrunk_with_their_objects(shapes):
-    record = read_records(DataSource.parse(str(shapes)), ["disc", "square"])[0]
+    record = DataSource.parse(str(shapes)).read().records(["disc", "square"])[0]
     whole, same, small = (load_sample(record, largest) for largest in (None, 96, 36))
     assert all(torch.equal(value, vars(same)[name]) for name, value in vars(whole).items())
     assert small.image.shape == (3, 36, 36) and small.masks.shape == (2, 36, 36)
@@ -203,7 +203,7 @@ def test_images_much_larger_than_the_input_are_shrunk_with_their_objects(shapes)
 
 
 def test_the_seed_alone_decides(shapes):
-    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    records = DataSource.parse(str(shapes)).read().records(["disc", "square"])
     data = InstanceDataset(records, 64, AugmentationSettings(copy_paste=0.5))
     torch.manual_seed(0)
     first, target, path = data[Draw(2, 11)]
@@ -216,7 +216,7 @@ def test_the_seed_alone_decides(shapes):
 
 
 def test_packed_records_are_the_records(shapes):
-    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    records = DataSource.parse(str(shapes)).read().records(["disc", "square"])
     packed = PackedRecords(records)
     assert len(packed) == len(records) and list(packed) == records
     assert packed[len(records) - 1] == records[-1]
@@ -249,7 +249,7 @@ def test_every_image_comes_once_an_epoch():
 def test_the_last_images_are_plain(shapes):
     batches = list(TrainingOrder(10, 2, steps=5, plain_from=3))
     assert [draw.plain for batch in batches for draw in batch] == [False] * 6 + [True] * 4
-    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    records = DataSource.parse(str(shapes)).read().records(["disc", "square"])
     settings = dataclasses.replace(NO_AUGMENTATION, expand=4, copy_paste=1)
     data = InstanceDataset(records, 96, settings)
     for seed in range(5):
@@ -338,7 +338,7 @@ def test_hue_and_saturation_change():
 
 
 def test_objects_are_pasted_into_the_share_of_images_that_was_asked_for(shapes):
-    records = read_records(DataSource.parse(str(shapes)), ["disc", "square"])
+    records = DataSource.parse(str(shapes)).read().records(["disc", "square"])
 
     def share(probability):
         settings = dataclasses.replace(NO_AUGMENTATION, copy_paste=probability)

@@ -7,10 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from yolact_ros.cli.files import short_names
-from yolact_ros.data import DataError, DataSource, Report, check, crowd_remark, read_json
+from yolact_ros.data import CocoFile, DataError, DataSource, Report, check, crowd_remark
 from yolact_ros.data.entries import gather
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
@@ -73,7 +72,7 @@ def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:
     names = short_names([source.annotations for source in sources])
     for source, name in zip(sources, names, strict=True):
         report = check(source, decode=True, progress=True, masks=masks)
-        print(_summary(source, report))
+        print(_summary(report))
         for problem in gather(report.problems):
             print(f"  {problem.where}: {problem.reason}")
         wrong += len(report.problems)
@@ -81,22 +80,21 @@ def _check(files: Sequence[str], masks: bool, samples: Path | None) -> None:
             page = samples
             if len(files) > 1:
                 page = page.with_name(f"{page.stem}-{name}{page.suffix}")
-            draw_samples(source, report.content, page)
+            draw_samples(report.dataset, page)
             print(f"  samples: {page}")
     if wrong:
         raise DataError(f"{wrong} entries are wrong")
 
 
 def _split(file: str, share: float, seed: int | None) -> None:
-    source = DataSource.parse(file)
-    content = read_json(source.annotations)
-    folder = source.folder(content)
-    for name, part in zip(("train", "val"), split(content, share, seed), strict=True):
-        path = source.annotations.with_name(f"{source.annotations.stem}-{name}.json")
+    dataset = DataSource.parse(file).read()
+    whole, folder = dataset.source.annotations, dataset.folder
+    for name, part in zip(("train", "val"), split(dataset.content, share, seed), strict=True):
+        path = whole.with_name(f"{whole.stem}-{name}.json")
         _write(DataSource(path, folder), part)
 
 
-def _write(source: DataSource, content: dict[str, Any]) -> None:
+def _write(source: DataSource, content: CocoFile) -> None:
     source.annotations.write_text(json.dumps(content) + "\n")
     counts = f"{len(content['images'])} images, {len(content['annotations'])} objects"
     print(f"{source.annotations}:{source.images}  {counts}")
@@ -111,8 +109,8 @@ def _convert_sbd(folder: Path, splits: Sequence[str], output: Path | None) -> No
         _write(DataSource(output / f"{name}.json", dataset / "img"), content)
 
 
-def _summary(source: DataSource, report: Report) -> str:
-    content = report.content
+def _summary(report: Report) -> str:
+    source, content = report.dataset.source, report.dataset.content
     names = {c["id"]: c["name"] for c in content["categories"]}
     counts = Counter(names[a["category_id"]] for a in content["annotations"])
     crowds = sum(bool(a.get("iscrowd")) for a in content["annotations"])

@@ -13,7 +13,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.evaluation.coco import accuracy_of
-from yolact_ros.evaluation.findings import find, find_parallel, read_source
+from yolact_ros.evaluation.findings import find, find_parallel, read_dataset
 from yolact_ros.evaluation.report import (
     draw_mistakes,
     found_above,
@@ -38,12 +38,13 @@ def run(arguments: Sequence[str]) -> None:
     segmenter = make_segmenter(options, score_threshold=0)
     print(segmenter.description)
     # Report problems of any file before measuring the first.
-    contents = [read_source(segmenter, source) for source in sources]
-    for source, content, folder in zip(sources, contents, folders, strict=True):
+    datasets = [read_dataset(segmenter, source) for source in sources]
+    for dataset, folder in zip(datasets, folders, strict=True):
+        source, content = dataset.source, dataset.content
         if options.devices > 1:
-            findings = find_parallel(_makers(options, segmenter), source, content, progress=True)
+            findings = find_parallel(_makers(options, segmenter), source, progress=True)
         else:
-            findings = find(segmenter, source, content, progress=True)
+            findings = find(segmenter, dataset, progress=True)
         if folder is not None:
             write_results(findings, folder)
         result, images = accuracy_of(findings, content), len(findings.image_ids)
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
         if content["annotations"]:
             plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
             found = found_above(findings, options.score)
-            draw_mistakes(segmenter, source, content, found, folder, options.worst, options.score)
+            draw_mistakes(segmenter, dataset, found, folder, options.worst, options.score)
         print(f"results: {folder}")
 
 

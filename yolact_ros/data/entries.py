@@ -7,12 +7,65 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 # Larger numbers in a file cannot be pixels or ids.
 _LARGEST = 2**53
 # Maximum number of problems, and of entries with the same problem, in a message.
 _SHOWN, _NAMED = 20, 5
+
+
+class CategoryEntry(TypedDict):
+    """A class."""
+
+    id: int
+    name: str
+
+
+class ImageEntry(TypedDict):
+    """An image; `file_name` is relative to the folder of the images, the size is in pixels."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class Rle(TypedDict):
+    """A mask as run lengths, column by column: compressed to text, or as they are."""
+
+    size: list[int]
+    """Height and width."""
+    counts: str | list[int]
+
+
+Segmentation = list[list[float]] | Rle
+"""A mask: polygons x1 y1 x2 y2 ... in pixels, or an RLE."""
+
+
+class AnnotationEntry(TypedDict):
+    """An object or a crowd region in an image."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    """x, y, width, height in pixels."""
+    segmentation: NotRequired[Segmentation | None]
+    area: NotRequired[float]
+    """Of the mask, in pixels."""
+    iscrowd: NotRequired[int]
+
+
+class CocoFile(TypedDict):
+    """The content of a COCO-format file, as far as it is used; other fields are kept."""
+
+    categories: list[CategoryEntry]
+    images: list[ImageEntry]
+    annotations: list[AnnotationEntry]
 
 
 class DataError(ValueError):
@@ -212,7 +265,7 @@ def _without_headings(lists: dict[str, Any]) -> list[Any]:
     return [c for c in lists["categories"] if not (objects and is_heading(c))]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> CocoFile:
     """Load the content of a COCO-format file and check all fields.
 
     Raises DataError for bad fields. Boxes, masks and images are checked by `check`.
@@ -220,4 +273,4 @@ def read_json(path: Path) -> dict[str, Any]:
     content = load(path)
     for kind in FIELDS:
         refuse(sift(path, kind, content[kind], map(FieldCheck(kind), content[kind]))[1])
-    return content
+    return cast(CocoFile, content)

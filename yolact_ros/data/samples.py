@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolact_ros.data.coco import DataSource, ImageRecord, decode_mask, read_records
+from yolact_ros.data.coco import Dataset, ImageRecord
+from yolact_ros.data.masks import decode_mask
 from yolact_ros.image_files import write_image
 
 _ROWS, _COLUMNS, _TILE = 4, 6, 320
 _FONT, _TEXT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 
-def draw_samples(source: DataSource, content: dict[str, Any], path: Path) -> None:
+def draw_samples(dataset: Dataset, path: Path) -> None:
     """Write a PNG with 24 random images that have annotations: masks, boxes and class names."""
-    names = [c["name"] for c in content["categories"]]
-    records = [r for r in read_records(source, names, content) if r.annotations]
+    names = [c["name"] for c in dataset.content["categories"]]
+    records = [r for r in dataset.records(names) if r.annotations]
     generator = np.random.default_rng(0)
     chosen = generator.permutation(len(records))[: _ROWS * _COLUMNS]
     page = np.zeros((_ROWS * _TILE, _COLUMNS * _TILE, 3), np.uint8)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from yolact_ros.data.coco import encode_mask, read_annotated_image
-from yolact_ros.data.entries import DataError
+from yolact_ros.data.entries import AnnotationEntry, CocoFile, DataError, ImageEntry
+from yolact_ros.data.images import read_annotated_image
+from yolact_ros.data.masks import encode_mask
 from yolact_ros.extras import how_to_install
 
 
@@ -27,9 +27,7 @@ def find_dataset(folder: Path) -> Path:
     raise DataError(f"{folder} is not SBD's benchmark_RELEASE: it has no folders img and inst")
 
 
-def read_sbd(
-    dataset: Path, split: str, classes: Sequence[str], progress: bool = False
-) -> dict[str, Any]:
+def read_sbd(dataset: Path, split: str, classes: Sequence[str], progress: bool = False) -> CocoFile:
     """Make the content of a COCO-format file for the images listed in SPLIT.txt.
 
     `classes` are Pascal's, in order. Masks become RLEs, file names are relative to `img`. Raises
@@ -40,8 +38,8 @@ def read_sbd(
         names = listed.read_text().split()
     except OSError as error:
         raise DataError(f"{listed} cannot be read: {error}") from error
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[ImageEntry] = []
+    annotations: list[AnnotationEntry] = []
     for number, name in enumerate(tqdm(names, split, disable=not progress), start=1):
         file = dataset / "img" / f"{name}.jpg"
         height, width = read_annotated_image(file).shape[:2]
@@ -58,8 +56,18 @@ def read_sbd(
         for instance, category in enumerate(categories, start=1):
             mask = labels == instance
             if mask.any():
-                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
-                annotations.append(entry | _annotate(mask))
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": encode_mask(mask),
+                        # It covers all pixels; the published conversion omits the last ones.
+                        "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                    }
+                )
     return {
         "images": images,
         "annotations": annotations,
@@ -79,13 +87,3 @@ def _read_instances(path: Path) -> tuple[npt.NDArray[np.uint8], list[int]]:
         return labels, np.atleast_1d(content.Categories).astype(int).tolist()
     except Exception as error:  # damaged files raise many kinds of errors
         raise DataError(f"{path} has no instances in SBD's form: {error!r}") from error
-
-
-def _annotate(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Annotate a mask. Its box covers all pixels; the published conversion omits the last ones."""
-    return {
-        "segmentation": encode_mask(mask),
-        "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
-        "area": int(mask.sum()),
-        "iscrowd": 0,
-    }

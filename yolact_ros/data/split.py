@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from yolact_ros.data.entries import CocoFile
 
-def split(
-    content: dict[str, Any], share: float, seed: int | None = 0
-) -> tuple[dict[str, Any], dict[str, Any]]:
+
+def split(content: CocoFile, share: float, seed: int | None = 0) -> tuple[CocoFile, CocoFile]:
     """Split the content of a COCO-format file in two: for training and for validation.
 
     The second gets the fraction `share` of the images, at least one, drawn with the `seed`; with
@@ -28,7 +26,7 @@ def split(
         order = np.random.default_rng(seed).permutation(order)
     kept_back = {images[i]["id"] for i in order[-count:]}
 
-    def part(is_kept_back: bool) -> dict[str, Any]:
+    def part(is_kept_back: bool) -> CocoFile:
         def belongs(image_id: int) -> bool:
             return (image_id in kept_back) == is_kept_back
 

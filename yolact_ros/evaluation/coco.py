@@ -11,9 +11,9 @@ import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
-from yolact_ros.data import DataSource, as_rle
+from yolact_ros.data import CocoFile, DataSource, as_rle
 from yolact_ros.engine import Segmenter, StageTimes
-from yolact_ros.evaluation.findings import Findings, Result, find, read_source
+from yolact_ros.evaluation.findings import Findings, Result, find, read_dataset
 
 _IOU_50, _IOU_70, _IOU_75 = 0, 4, 5
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
@@ -60,13 +60,13 @@ class Evaluation:
 def evaluate(segmenter: Segmenter, source: DataSource, progress: bool = False) -> Evaluation:
     """Measure `segmenter`, with its settings, on the classes that it shares with a data set.
 
-    Raises DataError as `read_source` does, and for an image that cannot be read.
+    Raises DataError as `read_dataset` does, and for an image that cannot be read.
     """
-    content = read_source(segmenter, source)
-    return accuracy_of(find(segmenter, source, content, progress), content)
+    dataset = read_dataset(segmenter, source)
+    return accuracy_of(find(segmenter, dataset, progress), dataset.content)
 
 
-def accuracy_of(findings: Findings, content: dict[str, Any]) -> Evaluation:
+def accuracy_of(findings: Findings, content: CocoFile) -> Evaluation:
     """Evaluate findings in all images of a data set whose file has the `content`."""
     categories, truth = findings.categories, ground_truth(content, findings.has_masks)
     return Evaluation(
@@ -82,7 +82,7 @@ def _median(times: list[StageTimes]) -> StageTimes:
     return StageTimes(**{name: float(np.median(value)) for name, value in values.items()})
 
 
-def ground_truth(content: dict[str, Any], masks: bool = True) -> COCO:
+def ground_truth(content: CocoFile, masks: bool = True) -> COCO:
     """Load the content of a COCO-format file, adding fields that the library needs.
 
     Without `masks`, which are then unchecked, the area of an object is that of its box.
@@ -91,7 +91,7 @@ def ground_truth(content: dict[str, Any], masks: bool = True) -> COCO:
     annotations = []
     for number, given in enumerate(content["annotations"], start=1):
         # Renumbered from 1, since an id of 0, used by some files, means unmatched.
-        annotation = {"iscrowd": 0, **given, "id": number}
+        annotation: dict[str, Any] = {"iscrowd": 0, **given, "id": number}
         if "area" not in annotation:
             _, _, width, height = annotation["bbox"]
             annotation["area"] = width * height

@@ -19,7 +19,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.runtimes import EXPORTED
 from yolact_ros.evaluation.coco import evaluate
-from yolact_ros.evaluation.findings import read_source
+from yolact_ros.evaluation.findings import read_dataset
 from yolact_ros.evaluation.papers import Comparison, Row
 from yolact_ros.network import NetworkConfig, WeightsError, config_of
 
@@ -101,7 +101,7 @@ def compare(
     _check_used(setup, {run.weights for run in runs.values()}, comparison)
     for run in runs.values():
         if source is not None and run.weights != RANDOM:
-            read_source(run.segmenter, source)
+            read_dataset(run.segmenter, source)
     device = next(iter(runs.values())).segmenter.device
     timings = measure(runs, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
     results = []

@@ -64,7 +64,7 @@ def _overlaps(
     if "segmentation" in results[0]:
         size = record.height, record.width
         truth: list[Any] = [as_rle(a.segmentation, *size) for a in record.annotations]
-        found = [result["segmentation"] for result in results]
+        found: list[Any] = [result["segmentation"] for result in results]
     else:
         truth = [list(a.box) for a in record.annotations]
         found = [result["bbox"] for result in results]

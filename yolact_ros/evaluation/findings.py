@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from tqdm import tqdm
 
 from yolact_ros.data import (
     DataError,
+    Dataset,
     DataSource,
-    category_ids,
+    Rle,
     encode_mask,
     read_annotated_image,
     read_countable,
@@ -23,8 +24,20 @@ from yolact_ros.data import (
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Segmenter, StageTimes
 
-Result = dict[str, Any]
-"""One detection in the COCO server's format."""
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+
+class Result(TypedDict):
+    """One detection in the COCO server's format: with a mask or with a box."""
+
+    image_id: int
+    category_id: int
+    score: float
+    """0 to 1; that of a mask may be re-scored."""
+    segmentation: NotRequired[Rle]
+    bbox: NotRequired[list[float]]
+    """x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +59,26 @@ class Findings:
         return self.masks if self.has_masks else self.boxes
 
 
-def read_source(segmenter: Segmenter, source: DataSource) -> dict[str, Any]:
-    """Read the file of a data set that `segmenter` can be evaluated on.
+def read_dataset(segmenter: Segmenter, source: DataSource) -> Dataset:
+    """Read a data set that `segmenter` can be evaluated on.
 
     Raises DataError for annotations that cannot be counted, for missing images, or if the file
     has no images or none of the model's classes.
     """
-    content = read_countable(source, _has_masks(segmenter))
-    category_ids(source, segmenter.class_names, content)
-    if not content["images"]:
+    dataset = read_countable(source, _has_masks(segmenter))
+    dataset.category_ids(segmenter.class_names)
+    if not dataset.content["images"]:
         raise DataError(f"{source.annotations} has no images")
-    return content
+    return dataset
 
 
-def find(
-    segmenter: Segmenter, source: DataSource, content: dict[str, Any], progress: bool = False
-) -> Findings:
-    """Segment the images in `content`, which is that of the data set's file or a part of it."""
-    categories = category_ids(source, segmenter.class_names, content)
-    folder = source.folder(content)
+def find(segmenter: Segmenter, dataset: Dataset, progress: bool = False) -> Findings:
+    """Segment all images of a data set."""
+    categories = dataset.category_ids(segmenter.class_names)
     findings = Findings([], categories, _has_masks(segmenter), [], [], [])
-    for entry in tqdm(content["images"], "images", disable=not progress):
+    for entry in tqdm(dataset.content["images"], "images", disable=not progress):
         size = entry["height"], entry["width"]
-        image = read_annotated_image(folder / entry["file_name"], size)
+        image = read_annotated_image(dataset.folder / entry["file_name"], size)
         (instances,), stages = segmenter.submit([image]).result()
         masks, boxes = to_results(entry["id"], instances, categories)
         findings.masks.extend(masks)
@@ -79,10 +89,7 @@ def find(
 
 
 def find_parallel(
-    makers: Sequence[Callable[[], Segmenter]],
-    source: DataSource,
-    content: dict[str, Any],
-    progress: bool = False,
+    makers: Sequence[Callable[[], Segmenter]], source: DataSource, progress: bool = False
 ) -> Findings:
     """`find` with a process for each of `makers`, functions that create its segmenter.
 
@@ -103,10 +110,11 @@ def _find_share(
 ) -> Findings:
     torch.set_num_threads(max(1, torch.get_num_threads() // shares))
     segmenter = maker()
-    content = read_source(segmenter, source)
-    first, end = (i * len(content["images"]) // shares for i in (share, share + 1))
-    content["images"] = content["images"][first:end]
-    return find(segmenter, source, content, progress and share == 0)
+    dataset = read_dataset(segmenter, source)
+    content, images = dataset.content, dataset.content["images"]
+    first, end = (i * len(images) // shares for i in (share, share + 1))
+    part = dataclasses.replace(dataset, content=content | {"images": images[first:end]})
+    return find(segmenter, part, progress and share == 0)
 
 
 def _has_masks(segmenter: Segmenter) -> bool:
@@ -141,17 +149,28 @@ def to_results(
     for i, name in enumerate(instances.names):
         if name not in categories:
             continue
-        common = {"image_id": image_id, "category_id": categories[name]}
-        x1, y1, x2, y2 = instances.boxes[i].tolist()
-        box = [x1, y1, x2 - x1, y2 - y1]
-        boxes.append(common | {"bbox": box, "score": float(instances.scores[i])})
+        category, (x1, y1, x2, y2) = categories[name], instances.boxes[i].tolist()
+        boxes.append(
+            {
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(instances.scores[i]),
+            }
+        )
         if rles:
-            result = {"segmentation": rles[i], "score": float(instances.mask_scores[i])}
-            masks.append(common | result)
+            masks.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category,
+                    "segmentation": rles[i],
+                    "score": float(instances.mask_scores[i]),
+                }
+            )
     return masks, boxes
 
 
-def _encode(instances: Instances) -> list[dict[str, Any]]:
+def _encode(instances: Instances) -> list[Rle]:
     """Return compressed RLEs of the masks; empty without masks."""
     if not instances.has_masks or not len(instances):
         return []

@@ -13,13 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from yolact_ros.data import (
-    DataSource,
-    ImageRecord,
-    category_ids,
-    decode_mask,
-    read_records,
-)
+from yolact_ros.data import Dataset, ImageRecord, decode_mask
 from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Scores
 from yolact_ros.evaluation.confusion import Matches, confusion_matrix, match, plot_confusion
@@ -109,8 +103,7 @@ def found_above(findings: Findings, score: float) -> dict[int, list[Result]]:
 
 def draw_mistakes(
     segmenter: Segmenter,
-    source: DataSource,
-    content: dict[str, Any],
+    dataset: Dataset,
     found: Mapping[int, Sequence[Result]],
     folder: Path,
     worst: int,
@@ -118,11 +111,11 @@ def draw_mistakes(
 ) -> None:
     """Write confusion.png (the confusion matrix at IoU 0.5) and the `worst` images.
 
-    `content` is that of the file of `source`, `found` are the results above `score` by image id.
+    `found` are the results above `score` by image id.
     """
     names = segmenter.class_names
-    labels = {id_: names.index(n) for n, id_ in category_ids(source, names, content).items()}
-    records = read_records(source, names, content, segmenter.config.mask_branch != "none")
+    labels = {id_: names.index(n) for n, id_ in dataset.category_ids(names).items()}
+    records = dataset.records(names, segmenter.config.mask_branch != "none")
     images = [match(record, found[record.id]) for record in records]
     counts = confusion_matrix(images, labels, len(names))
     plot_confusion(counts, names, folder / "confusion.png")

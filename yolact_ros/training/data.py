@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
 from yolact_ros.data import (
+    CocoFile,
     DataError,
     DataSource,
     ImageRecord,
     check,
-    class_names,
     crowd_remark,
-    read_records,
 )
 from yolact_ros.detection import boxes
 from yolact_ros.training.console import is_first_process, say
@@ -37,19 +35,20 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     for text in settings.train:
         source = DataSource.parse(text)
         # Damage in the middle of an image would end the run whenever it is drawn.
-        report = check(source, settings.skip_bad, progress=is_first_process(), masks=masks)
+        report = check(source, masks=masks, decode=settings.skip_bad, progress=is_first_process())
         if settings.skip_bad:
             left_out = len(report.problems)
             if left_out:
                 say(f"{source.annotations}: {left_out} wrong entries are left out")
         else:
             report.raise_if_bad()
-        classes = classes or class_names(report.content)
-        records += read_records(source, classes, report.content)
-        known.update(category["name"] for category in report.content["categories"])
-        remarks = [crowd_remark(report.content)]
+        dataset = report.dataset
+        classes = classes or dataset.class_names
+        records += dataset.records(classes)
+        known.update(dataset.class_names)
+        remarks = [crowd_remark(dataset.content)]
         if not settings.classes:
-            remarks.append(_left_out(report.content, classes))
+            remarks.append(_left_out(dataset.content, classes))
         for remark in filter(None, remarks):
             say(f"{source.annotations}: {remark}")
     unknown = [name for name in classes if name not in known]
@@ -67,13 +66,13 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
 def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
     """Raise DataError for a bad entry, or if no object has one of the classes."""
     # Bad entries are not skipped here, since accuracy counts all entries.
-    report = check(source, True, is_first_process(), masks, measure=True)
+    report = check(source, "measuring", masks=masks, decode=True, progress=is_first_process())
     report.raise_if_bad()
-    if not _has_object(read_records(source, classes, report.content)):
+    if not _has_object(report.dataset.records(classes)):
         raise DataError(f"{source.annotations} has no object of the classes to measure")
 
 
-def _left_out(content: dict[str, Any], classes: Sequence[str]) -> str:
+def _left_out(content: CocoFile, classes: Sequence[str]) -> str:
     """Return a remark on objects whose class the first file does not have; empty if none."""
     names = {category["id"]: category["name"] for category in content["categories"]}
     labels = (names[annotation["category_id"]] for annotation in content["annotations"])
