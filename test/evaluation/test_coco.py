@@ -21,7 +21,7 @@ from yolact_ros.data import (
 )
 from yolact_ros.evaluation.coco import ground_truth, score
 from yolact_ros.evaluation.confusion import match
-from yolact_ros.evaluation.report import draw_worst
+from yolact_ros.evaluation.mistakes import Mistakes, draw_worst
 from yolact_ros.network import EMBEDDED, build, save_weights
 from yolact_ros.network.classes import COCO_CLASSES
 
@@ -282,7 +282,7 @@ def test_images_without_mistakes_are_not_drawn(tmp_path):
     source, results = some_objects(tmp_path)
     person = SimpleNamespace(class_names=("person",))  # it is not asked
     images = [match(record, results) for record in source.read().records(["person"])]
-    draw_worst(person, images, (0,), tmp_path / "worst", count=5, score=0.3)
+    draw_worst(person, Mistakes(images, {0: 0}, score=0.3), tmp_path / "worst", count=5)
     assert not (tmp_path / "worst").exists()
 
 

@@ -14,9 +14,8 @@ from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.evaluation.coco import accuracy_of
 from yolact_ros.evaluation.findings import find, find_parallel, read_dataset
+from yolact_ros.evaluation.mistakes import draw_mistakes, find_mistakes
 from yolact_ros.evaluation.report import (
-    draw_mistakes,
-    found_above,
     plot_precision_recall,
     table,
     write_results,
@@ -57,8 +56,8 @@ def run(arguments: Sequence[str]) -> None:
         write_summary(result, images, folder / "summary.json")
         if content["annotations"]:
             plot_precision_recall(result.masks or result.boxes, folder / "precision_recall.png")
-            found = found_above(findings, options.score)
-            draw_mistakes(segmenter, dataset, found, folder, options.worst, options.score)
+            mistakes = find_mistakes(segmenter, dataset, findings, options.score)
+            draw_mistakes(segmenter, mistakes, folder, options.worst)
         print(f"results: {folder}")
 
 

@@ -1,24 +1,18 @@
-"""Tables, files, plots and overlays of an evaluation."""
+"""Tables, files and plots of an evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 
-from yolact_ros.data import Dataset, ImageRecord, decode_mask
-from yolact_ros.engine import Segmenter, draw_overlay
 from yolact_ros.evaluation.coco import AveragePrecision, Evaluation, Scores
-from yolact_ros.evaluation.confusion import Matches, confusion_matrix, match, plot_confusion
-from yolact_ros.evaluation.findings import Findings, Result
-from yolact_ros.image_files import write_image
+from yolact_ros.evaluation.findings import Findings
 
 _COLUMNS = ("ap", "ap50", "ap70", "ap75", "small", "medium", "large")
 _CURVES = 12
@@ -90,73 +84,3 @@ def plot_precision_recall(scores: Scores, path: Path) -> None:
     if axes.lines:
         axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def found_above(findings: Findings, score: float) -> dict[int, list[Result]]:
-    """Return the results above a score by image id: masks, or boxes if there are no masks."""
-    found: dict[int, list[Result]] = {image: [] for image in findings.image_ids}
-    for result in findings.results:
-        if result["score"] > score:
-            found[result["image_id"]].append(result)
-    return found
-
-
-def draw_mistakes(
-    segmenter: Segmenter,
-    dataset: Dataset,
-    found: Mapping[int, Sequence[Result]],
-    folder: Path,
-    worst: int,
-    score: float,
-) -> None:
-    """Write confusion.png (the confusion matrix at IoU 0.5) and the `worst` images.
-
-    `found` are the results above `score` by image id.
-    """
-    names = segmenter.class_names
-    labels = {id_: names.index(n) for n, id_ in dataset.category_ids(names).items()}
-    records = dataset.records(names, segmenter.config.mask_branch != "none")
-    images = [match(record, found[record.id]) for record in records]
-    counts = confusion_matrix(images, labels, len(names))
-    plot_confusion(counts, names, folder / "confusion.png")
-    draw_worst(segmenter, images, tuple(labels.values()), folder / "worst", worst, score)
-
-
-def draw_worst(
-    segmenter: Segmenter,
-    images: Sequence[Matches],
-    counted: Sequence[int],
-    folder: Path,
-    count: int,
-    score: float,
-) -> None:
-    """Write a PNG (result, ground truth) for each of the `count` images with the most mistakes.
-
-    A mistake is an object that was not found or a detection that matches no object; the file name
-    has the number of each. Instances of the classes `counted` that score above `score` are shown.
-    Files of an earlier evaluation are deleted.
-    """
-    for old in folder.glob("[0-9]*-missed*-wrong*.png"):
-        old.unlink()
-    bad = [each for each in images if each.missed or each.wrong]
-    bad.sort(key=lambda each: -len(each.missed + each.wrong))
-    for rank, each in enumerate(bad[:count], start=1):
-        image = each.record.read()
-        instances = segmenter(image)
-        # The score that mask results have, which boxes without masks have too.
-        shown = instances.mask_scores > score
-        shown &= torch.isin(instances.class_ids, torch.tensor(counted))  # the others are not wrong
-        overlay = draw_overlay(image, instances[shown])
-        page = np.concatenate([overlay, _draw_truth(image, each.record)], axis=1)
-        mistakes = f"missed{len(each.missed)}-wrong{len(each.wrong)}"
-        write_image(folder / f"{rank:02d}-{mistakes}-{each.record.path.stem}.png", page)
-
-
-def _draw_truth(image: np.ndarray, record: ImageRecord) -> np.ndarray:
-    result = image.copy()
-    for annotation in record.annotations:
-        mask = decode_mask(annotation.segmentation, record.height, record.width)
-        colour = (160, 160, 160) if annotation.is_crowd else (255, 255, 255)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(result, outlines, -1, colour, 2)
-    return result
