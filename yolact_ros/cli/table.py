@@ -13,7 +13,7 @@ from yolact_ros.engine.device import choose_device
 from yolact_ros.engine.runtimes import BACKENDS
 from yolact_ros.evaluation.compare import (
     RANDOM,
-    Measured,
+    MeasuredRow,
     Setup,
     compare,
     compare_stages,
@@ -115,7 +115,7 @@ _COLUMNS = {
 }
 
 
-def _format(rows: Sequence[Measured]) -> str:
+def _format(rows: Sequence[MeasuredRow]) -> str:
     """Format a line for each row; empty columns are left out."""
     values = {title: [getattr(row, name) for row in rows] for title, name in _COLUMNS.items()}
     columns = {t: column for t, column in values.items() if any(v is not None for v in column)}
@@ -130,7 +130,7 @@ def _format(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def _remarks(comparison: Comparison, setup: Setup, rows: Sequence[Measured]) -> list[str]:
+def _remarks(comparison: Comparison, setup: Setup, rows: Sequence[MeasuredRow]) -> list[str]:
     height, width = setup.image.shape[:2]
     if any(row.paper_milliseconds is not None for row in rows):
         remarks = [f"paper: mask AP on {comparison.data}, milliseconds an image on a Titan Xp"]

@@ -7,8 +7,8 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRow:
     """A row as published and as measured here. None: not published or not measured."""
 
     name: str
@@ -91,7 +91,7 @@ class _Run:
 
 def compare(
     comparison: Comparison, setup: Setup, source: DataSource | None = None
-) -> list[Measured]:
+) -> list[MeasuredRow]:
     """Measure all rows of a table that this package can run, interleaved, in one process.
 
     Rows with weights also get their AP on `source`. Before anything is timed, raises ValueError for
@@ -106,7 +106,7 @@ def compare(
     timings = measure(runs, rounds=setup.rounds, warm_up=setup.warm_up, device=device)
     results = []
     for row in comparison.rows:
-        result = Measured(row.name, row.ap, row.milliseconds)
+        result = MeasuredRow(row.name, row.ap, row.milliseconds)
         if row.name in runs:
             run, timing = runs[row.name], timings[row.name]
             result = dataclasses.replace(
@@ -122,7 +122,7 @@ def compare(
     return results
 
 
-def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
+def compare_stages(comparison: Comparison, setup: Setup) -> list[MeasuredRow]:
     """Time the stages of a network, interleaved, and the whole."""
     run = _run(Row("all"), comparison, setup)
     calls: dict[str, Callable[[], object]] = {**stages_of(run.segmenter, [setup.image])}
@@ -136,7 +136,7 @@ def compare_stages(comparison: Comparison, setup: Setup) -> list[Measured]:
         repeats=repeats_on(device),
     )
     return [
-        Measured(
+        MeasuredRow(
             name,
             network=run.segmenter.config.name,
             weights=run.weights,
@@ -154,20 +154,21 @@ def _runnable(comparison: Comparison) -> list[Row]:
 def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
     """Prepare a row with the first weights that fit it, or with random ones."""
     changes = dict(row.changes or {})
-    options: dict[str, Any] = {
-        "device": setup.device,
-        "precision": setup.precision,
-        "backend": setup.backend,
-        "nms_method": row.nms,
-        "score_threshold": 0.0,
-    }
+    make = partial(
+        Segmenter,
+        device=setup.device,
+        precision=setup.precision,
+        backend=setup.backend,
+        nms_method=row.nms,
+        score_threshold=0.0,
+    )
     for text in setup.weights:
         weights = text.removeprefix(f"{row.name}=")
         named = weights != text
         if not named and _names_a_row(text, comparison):
             continue
         base = setup.base and setup.base.replace(**(changes if named else {}))
-        segmenter = _load(weights, base, options)
+        segmenter = _load(make, weights, base)
         wrong = {
             name: getattr(segmenter.config, name)
             for name, value in changes.items()
@@ -178,19 +179,19 @@ def _run(row: Row, comparison: Comparison, setup: Setup) -> _Run:
         if named:
             raise ValueError(f"{weights} does not fit the row {row.name!r}: it has {wrong}")
     config = (setup.base or config_of(comparison.base)).replace(**changes)
-    return _Run(_random(config, setup.image, options), RANDOM, setup.image)
+    return _Run(_random(make, config, setup.image), RANDOM, setup.image)
 
 
-def _load(weights: str, base: NetworkConfig | None, options: dict[str, Any]) -> Segmenter:
+def _load(make: Callable[..., Segmenter], weights: str, base: NetworkConfig | None) -> Segmenter:
     """`base` is for weights that do not say which model they are for."""
     try:
         if Path(weights).suffix in EXPORTED:
-            return Segmenter(weights=weights, **options | {"backend": "auto"})
-        return Segmenter(weights=weights, **options)
+            return make(weights=weights, backend="auto")
+        return make(weights=weights)
     except WeightsError:
         if base is None:
             raise
-        return Segmenter(base, weights, **options)
+        return make(base, weights)
 
 
 def _names_a_row(text: str, comparison: Comparison) -> bool:
@@ -212,8 +213,8 @@ def _mask_ap(run: _Run, source: DataSource | None) -> float | None:
     return None if masks is None or math.isnan(masks.overall.ap) else 100 * masks.overall.ap
 
 
-def _random(config: NetworkConfig, image: Image, options: dict[str, Any]) -> Segmenter:
+def _random(make: Callable[..., Segmenter], config: NetworkConfig, image: Image) -> Segmenter:
     """Make a segmenter with random weights that find the maximum number of instances."""
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(config, image, Path(folder) / "random.safetensors")
-        return Segmenter(weights=weights, **options)
+        return make(weights=weights)
