@@ -23,7 +23,7 @@ from yolact_ros.data import DataSource
 from yolact_ros.engine import Segmenter, preprocess
 from yolact_ros.engine.runtimes import EXPORTED, Header
 from yolact_ros.export import ExportError, check, export
-from yolact_ros.export.check import FLOAT, Checked, ImageCheck
+from yolact_ros.export.check import FLOAT, ExportCheck, ImageCheck
 from yolact_ros.network import NetworkConfig, WeightsError
 from yolact_ros.network.config import Backbone
 
@@ -443,5 +443,5 @@ def test_each_difference_fails_the_check(differs, told):
     same = {"instances": 10, "matched": 10, "score_difference": 0.0, "box_difference": 0.0}
     same |= {"mask_iou": 1.0, "mean_mask_iou": 1.0}
     compared = ImageCheck("a", Agreement(**same | differs), None)
-    problems = Checked((compared,), FLOAT).problems
+    problems = ExportCheck((compared,), FLOAT).problems
     assert len(problems) == bool(told) and (told or "") in "".join(problems)

@@ -55,7 +55,7 @@ class ImageCheck:
 
 
 @dataclass(frozen=True)
-class Checked:
+class ExportCheck:
     """The comparison on all images."""
 
     images: tuple[ImageCheck, ...]
@@ -134,7 +134,7 @@ def check(
     reference: Segmenter,
     images: Mapping[str, Image],
     limits: Limits = FLOAT,
-) -> Checked:
+) -> ExportCheck:
     """Compare an exported network with its original on BGR images [H, W, 3], by name.
 
     Both use the reference's settings, but a low threshold. The exported one gets batches of
@@ -158,7 +158,7 @@ def check(
         results += _compare_all(exported, reference, alone, found, limits.confident)
     finally:
         exported.settings, reference.settings = before
-    return Checked(tuple(results), limits)
+    return ExportCheck(tuple(results), limits)
 
 
 def _compare_all(

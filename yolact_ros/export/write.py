@@ -12,7 +12,7 @@ from yolact_ros.engine import Image, Segmenter
 from yolact_ros.engine.runtimes import EXPORTED, Header, compiled, onnx, openvino
 from yolact_ros.engine.runtimes.files import pytorch_release
 from yolact_ros.engine.runtimes.tracing import trace
-from yolact_ros.export.check import FLOAT, HALF, INT8, Checked, check
+from yolact_ros.export.check import FLOAT, HALF, INT8, ExportCheck, check
 from yolact_ros.export.quantise import import_nncf, quantise
 from yolact_ros.network import Yolact
 
@@ -37,7 +37,7 @@ def export(
     precision: str = "float32",
     calibration: Sequence[Path] = (),
     keep_anyway: bool = False,
-) -> Checked:
+) -> ExportCheck:
     """Write the network of `segmenter`, which runs on PyTorch, to `path`.
 
     The suffix of `path` determines the format: .onnx, .xml (OpenVINO, with a .bin next to it) or
@@ -58,23 +58,11 @@ def export(
         MissingExtraError: If something is not installed; the message says how to install it.
     """
     path = path.expanduser()
-    if path.suffix not in EXPORTED:
-        raise ValueError(f"{path} is not allowed: its name must end in {', '.join(EXPORTED)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent}")
+    _check_path(path, segmenter.device)
     if not images:
         raise ValueError("there is no image to check with")
-    _check_release(path, segmenter.device)
     _check_precision(precision, path, calibration)
-    net, computes = segmenter.runtime.run, segmenter.runtime.precision
-    is_placed = segmenter.device.type == "cpu" or path.suffix == ".pt2"
-    if not isinstance(net, Yolact) or not is_placed:
-        raise ValueError(
-            f"{segmenter.description} is not allowed: it must be PyTorch on the CPU, or for a .pt2 "
-            "on any device"
-        )
-    if computes != ("float32" if precision == "int8" else precision):
-        raise ValueError(f"precision={precision!r} is not allowed: the segmenter has {computes}")
+    net = _network_of(segmenter, path, precision)
     header = Header.of(net, segmenter.settings if detection else None)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
         made = Path(folder) / path.name
@@ -92,8 +80,12 @@ def export(
     return checked
 
 
-def _check_release(path: Path, device: torch.device) -> None:
-    """Raise ValueError if PyTorch is too old for the file format."""
+def _check_path(path: Path, device: torch.device) -> None:
+    """Raise ValueError for a bad suffix, no folder, or if PyTorch is too old for the format."""
+    if path.suffix not in EXPORTED:
+        raise ValueError(f"{path} is not allowed: its name must end in {', '.join(EXPORTED)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}")
     oldest = {".onnx": (2, 6), ".pt2": compiled.oldest_pytorch(device)}.get(path.suffix, (0, 0))
     if pytorch_release() < oldest:
         raise ValueError(
@@ -118,6 +110,20 @@ def _check_precision(precision: str, path: Path, calibration: Sequence[Path]) ->
         raise ValueError(f"images to calibrate with are for int8, not for {precision}")
     if precision == "int8":
         import_nncf()  # before tracing, which takes a while
+
+
+def _network_of(segmenter: Segmenter, path: Path, precision: str) -> Yolact:
+    """Return the network. Raises ValueError if the segmenter does not fit the file."""
+    net, computes = segmenter.runtime.run, segmenter.runtime.precision
+    is_placed = segmenter.device.type == "cpu" or path.suffix == ".pt2"
+    if not isinstance(net, Yolact) or not is_placed:
+        raise ValueError(
+            f"{segmenter.description} is not allowed: it must be PyTorch on the CPU, or for a .pt2 "
+            "on any device"
+        )
+    if computes != ("float32" if precision == "int8" else precision):
+        raise ValueError(f"precision={precision!r} is not allowed: the segmenter has {computes}")
+    return net
 
 
 def _write(net: Yolact, header: Header, path: Path, calibration: Sequence[Path]) -> None:
