@@ -13,6 +13,7 @@ from torchvision.ops import box_convert
 from yolact_ros.data import (
     CocoFile,
     DataError,
+    Dataset,
     DataSource,
     ImageRecord,
     check,
@@ -33,16 +34,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     records: list[ImageRecord] = []
     classes, known = settings.classes, set[str]()
     for text in settings.train:
-        source = DataSource.parse(text)
-        # Damage in the middle of an image would end the run whenever it is drawn.
-        report = check(source, masks=masks, decode=settings.skip_bad, progress=is_first_process())
-        if settings.skip_bad:
-            left_out = len(report.problems)
-            if left_out:
-                say(f"{source.annotations}: {left_out} wrong entries are left out")
-        else:
-            report.raise_if_bad()
-        dataset = report.dataset
+        dataset = _read_learnable(DataSource.parse(text), masks, settings.skip_bad)
         classes = classes or dataset.class_names
         records += dataset.records(classes)
         known.update(dataset.class_names)
@@ -50,7 +42,7 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         if not settings.classes:
             remarks.append(_left_out(dataset.content, classes))
         for remark in filter(None, remarks):
-            say(f"{source.annotations}: {remark}")
+            say(f"{dataset.source.annotations}: {remark}")
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
@@ -61,6 +53,17 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
     if not _has_object(records):
         raise DataError(f"no image in {', '.join(settings.train)} has an object to learn")
     return records, classes
+
+
+def _read_learnable(source: DataSource, masks: bool, skip_bad: bool) -> Dataset:
+    """Read a data set without its bad entries. Raises DataError if they are not to be skipped."""
+    # Damage in the middle of an image would end the run whenever it is drawn.
+    report = check(source, masks=masks, decode=skip_bad, progress=is_first_process())
+    if not skip_bad:
+        report.raise_if_bad()
+    elif report.problems:
+        say(f"{source.annotations}: {len(report.problems)} wrong entries are left out")
+    return report.dataset
 
 
 def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
