@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from yolact_ros.training.ranges import check_ranges
 from yolact_ros.training.targets import Target
 
 # Out of 255, added to all channels.
@@ -43,15 +44,9 @@ class AugmentationSettings:
     (Ghiasi et al., Simple Copy-Paste, 2021); not in the papers."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("expand", 1, 10),
-            ("smallest_crop", 0.1, 1),
-            ("copy_paste", 0, 1),
-            ("smallest_box", 1, 1000),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name}={value} is not allowed: it must be {low} to {high}")
+        check_ranges(
+            self, expand=(1, 10), smallest_crop=(0.1, 1), copy_paste=(0, 1), smallest_box=(1, 1000)
+        )
 
 
 NO_AUGMENTATION = AugmentationSettings(photometric=False, expand=1, crop=False, mirror=False)

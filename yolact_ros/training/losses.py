@@ -19,6 +19,7 @@ from yolact_ros.detection import boxes
 from yolact_ros.detection.masks import assemble, crop, crop_rectangles
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.matching import BACKGROUND, Matching, MatchSettings, match
+from yolact_ros.training.ranges import check_ranges
 from yolact_ros.training.targets import Target
 
 
@@ -51,11 +52,9 @@ class LossSettings:
     """Masks of at most this many prototype pixels are excluded from the mask IoU loss."""
 
     def __post_init__(self) -> None:
-        for field_ in dataclasses.fields(self):
-            value = getattr(self, field_.name)
-            low = 1 if field_.name == "masks_per_image" else 0
-            if isinstance(value, int | float) and not low <= value < math.inf:
-                raise ValueError(f"{field_.name}={value} is not allowed: it must be {low} or more")
+        check_ranges(self, masks_per_image=(1, math.inf))
+        numbers = [each.name for each in dataclasses.fields(self) if each.name != "matching"]
+        check_ranges(self, **dict.fromkeys(numbers, (0, math.inf)))
 
     def masks_at(self, image_size: int) -> int:
         """`masks_per_image` for inputs of `image_size` pixels."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from yolact_ros.detection import boxes
+from yolact_ros.training.ranges import check_ranges
 from yolact_ros.training.targets import Target
 
 IGNORED, BACKGROUND = -1, 0
@@ -31,10 +32,7 @@ class MatchSettings:
                 f"negative_iou={self.negative_iou} and positive_iou={self.positive_iou} are not "
                 "allowed: they must be 0 <= negative_iou <= positive_iou <= 1"
             )
-        if not 0 <= self.crowd_overlap <= 1:
-            raise ValueError(
-                f"crowd_overlap={self.crowd_overlap} is not allowed: it must be 0 to 1"
-            )
+        check_ranges(self, crowd_overlap=(0, 1))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import yaml
 
 from yolact_ros.training.augmentation import AugmentationSettings
 from yolact_ros.training.losses import LossSettings
+from yolact_ros.training.ranges import check_ranges
 
 PUBLISHED_BATCH_SIZE = 8
 
@@ -52,20 +54,18 @@ class ScheduleSettings:
     """Clip the global gradient norm to this value; null: no clipping."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("iterations", 1, 10**9),
-            ("batch_size", 1, 10**5),
-            ("learning_rate", 1e-12, 100),
-            ("warmup_iterations", 0, 10**9),
-            ("warmup_learning_rate", 0, 100),
-            ("momentum", 0, 0.999999),
-            ("weight_decay", 0, 100),
-            ("ema", 0, 0.999999),
-            ("gradient_clip", 1e-12, 1e12),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name}={value} is not allowed: it must be {low} to {high}")
+        check_ranges(
+            self,
+            iterations=(1, 10**9),
+            batch_size=(1, 10**5),
+            learning_rate=(1e-12, 100),
+            warmup_iterations=(0, 10**9),
+            warmup_learning_rate=(0, 100),
+            momentum=(0, 0.999999),
+            weight_decay=(0, 100),
+            ema=(0, 0.999999),
+            gradient_clip=(1e-12, 1e12),
+        )
         if not all(0 < step < 1 for step in self.steps):
             raise ValueError(f"steps={self.steps} is not allowed: they must be between 0 and 1")
 
@@ -152,19 +152,16 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("train is empty: name at least one COCO-format file to learn from")
-        if not 0 <= self.plain_from <= 1:
-            raise ValueError(f"plain_from={self.plain_from} is not allowed: it must be 0 to 1")
-        for name, low in (
-            ("save_every", 1),
-            ("validate_every", 1),
-            ("log_every", 1),
-            ("patience", 1),
-            ("workers", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"{name}={value} is not allowed: it must be {low} or more")
+        check_ranges(
+            self,
+            plain_from=(0, 1),
+            save_every=(1, math.inf),
+            validate_every=(1, math.inf),
+            log_every=(1, math.inf),
+            patience=(1, math.inf),
+            workers=(0, math.inf),
+            seed=(0, math.inf),
+        )
         if self.patience is not None and not (self.val and self.validate_every):
             raise ValueError(
                 f"patience={self.patience} is not allowed without val and validate_every"
