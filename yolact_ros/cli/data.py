@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yolact_ros.cli.files import short_names
 from yolact_ros.data import CocoFile, DataError, DataSource, Report, check, crowd_remark
-from yolact_ros.data.entries import gather
+from yolact_ros.data.problems import gather
 from yolact_ros.data.samples import draw_samples
 from yolact_ros.data.sbd import find_dataset, read_sbd
 from yolact_ros.data.split import split

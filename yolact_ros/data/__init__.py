@@ -2,9 +2,10 @@
 
 from yolact_ros.data.check import Report, check, crowd_remark, read_countable
 from yolact_ros.data.coco import Annotation, Dataset, DataSource, ImageRecord
-from yolact_ros.data.entries import CocoFile, DataError, Rle, read_json
+from yolact_ros.data.entries import CocoFile, Rle, read_json
 from yolact_ros.data.images import read_annotated_image
 from yolact_ros.data.masks import as_rle, decode_mask, encode_mask
+from yolact_ros.data.problems import DataError
 
 __all__ = [
     "Annotation",

@@ -18,15 +18,12 @@ from yolact_ros.data.coco import Dataset, DataSource
 from yolact_ros.data.entries import (
     FIELDS,
     CocoFile,
-    DataError,
     FieldCheck,
     ImageEntry,
-    Problem,
     load,
-    refuse,
-    sift,
 )
 from yolact_ros.data.images import fits_as_stored, is_there, read_annotated_image
+from yolact_ros.data.problems import DataError, Problem, refuse, sift
 from yolact_ros.image_files import is_cut_short
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from yolact_ros.data.entries import AnnotationEntry, CocoFile, DataError, Segmentation, read_json
+from yolact_ros.data.entries import AnnotationEntry, CocoFile, Segmentation, read_json
 from yolact_ros.data.images import is_there, read_annotated_image
+from yolact_ros.data.problems import DataError
 
 
 @dataclass(frozen=True)

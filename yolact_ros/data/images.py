@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from yolact_ros.data.entries import DataError
+from yolact_ros.data.problems import DataError
 from yolact_ros.image_files import ImageFileError, read_image
 
 _EXIF_ORIENTATION = 0x0112

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from yolact_ros.data.entries import AnnotationEntry, CocoFile, DataError, ImageEntry
+from yolact_ros.data.entries import AnnotationEntry, CocoFile, ImageEntry
 from yolact_ros.data.images import read_annotated_image
 from yolact_ros.data.masks import encode_mask
+from yolact_ros.data.problems import DataError
 from yolact_ros.extras import how_to_install
 
 
