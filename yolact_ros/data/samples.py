@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ _FONT, _TEXT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.4
 
 def draw_samples(dataset: Dataset, path: Path) -> None:
     """Write a PNG with 24 random images that have annotations: masks, boxes and class names."""
-    names = [c["name"] for c in dataset.content["categories"]]
+    names = dataset.class_names
     records = [r for r in dataset.records(names) if r.annotations]
     generator = np.random.default_rng(0)
     chosen = generator.permutation(len(records))[: _ROWS * _COLUMNS]
@@ -31,7 +32,7 @@ def draw_samples(dataset: Dataset, path: Path) -> None:
     write_image(path, page)
 
 
-def _tile(record: ImageRecord, names: list[str]) -> npt.NDArray[np.uint8]:
+def _tile(record: ImageRecord, names: Sequence[str]) -> npt.NDArray[np.uint8]:
     image = record.read()
     scale = _TILE / max(image.shape[:2])
     colours = _colours(len(record.annotations))
