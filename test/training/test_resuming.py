@@ -16,7 +16,8 @@ import torch
 from yolact_ros.cli.train import read_settings
 from yolact_ros.network import load_network
 from yolact_ros.training.losses import LossSettings
-from yolact_ros.training.module import NonFiniteError, learning_rate_factor
+from yolact_ros.training.module import NonFiniteError
+from yolact_ros.training.schedule import learning_rate_factor
 from yolact_ros.training.train import (
     LAST_CHECKPOINT,
     WEIGHTS_FILE,

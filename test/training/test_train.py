@@ -20,7 +20,8 @@ from yolact_ros.training import validation
 from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
 from yolact_ros.training.callbacks import Checkpoints
 from yolact_ros.training.data import anchor_recall, training_data
-from yolact_ros.training.module import TrainingModule, learning_rate_factor
+from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.schedule import learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.start import make_network, start_from
 from yolact_ros.training.train import LAST_CHECKPOINT, make_module, remarks, train

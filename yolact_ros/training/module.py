@@ -1,10 +1,9 @@
-"""The training step, the optimiser and the data order, for Lightning's loop."""
+"""The training step and what it needs, for Lightning's loop."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from yolact_ros.engine.preprocess import preprocess
 from yolact_ros.network import Predictions, Yolact
 from yolact_ros.training.dataset import Batch, InstanceDataset, Item, TrainingOrder, collate
 from yolact_ros.training.losses import compute_losses
-from yolact_ros.training.settings import SETTINGS_FILE, ScheduleSettings, TrainingSettings
+from yolact_ros.training.schedule import learning_rate_factor, make_optimizer
+from yolact_ros.training.settings import SETTINGS_FILE, TrainingSettings
 
 # With fewer images per device, batch statistics are too noisy (published code).
 _SMALLEST_NORM_BATCH = 6
@@ -128,18 +128,7 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its schedule, stepped each iteration."""
         schedule = self.settings.schedule
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        rate = schedule.scaled_learning_rate
-        optimizer: torch.optim.Optimizer
-        if schedule.optimizer == "adamw":
-            betas = (schedule.momentum, 0.999)
-            optimizer = torch.optim.AdamW(
-                parameters, rate, betas=betas, weight_decay=schedule.weight_decay
-            )
-        else:
-            optimizer = torch.optim.SGD(
-                parameters, rate, schedule.momentum, weight_decay=schedule.weight_decay
-            )
+        optimizer = make_optimizer([p for p in self.parameters() if p.requires_grad], schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(schedule))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -193,20 +182,3 @@ def _give_way(_: int) -> None:
 
 def _tensors(predictions: Predictions) -> dict[str, Tensor]:
     return {name: value for name, value in vars(predictions).items() if value is not None}
-
-
-def learning_rate_factor(schedule: ScheduleSettings) -> Callable[[int], float]:
-    """Return a function from the iteration to the fraction of the full learning rate."""
-    total, warmup = schedule.total_iterations, schedule.warmup_iterations
-    low = schedule.warmup_learning_rate / schedule.scaled_learning_rate
-    steps = [int(round(step * schedule.iterations) / schedule.scale) for step in schedule.steps]
-
-    def factor(iteration: int) -> float:
-        if iteration < warmup:
-            return low + (1 - low) * iteration / warmup
-        if schedule.shape == "cosine":
-            done = (iteration - warmup) / max(1, total - warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return 0.1 ** sum(iteration >= step for step in steps)
-
-    return factor
