@@ -295,6 +295,27 @@ def test_crops_are_the_published_ones(side):
     assert np.median(enlarged) > 1.4
 
 
+def test_crowds_do_not_keep_images_whole():
+    """Crops without an object are drawn again; whether to crop is not."""
+    sample = one_object(12, height=120, width=160)
+    crowd = torch.tensor([[30.0, 20, 158, 118]])
+    boxes = torch.cat([torch.tensor([[2.0, 2, 14, 14]]), crowd])
+    sample = dataclasses.replace(
+        sample,
+        boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(120, 160)),
+        masks=tv_tensors.Mask(torch.ones(2, 120, 160, dtype=torch.uint8)),
+        labels=torch.tensor([0, 0]),
+        crowd=torch.tensor([False, True]),
+    )
+    settings, whole = dataclasses.replace(NO_AUGMENTATION, crop=True, smallest_box=1), 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        target = augment(sample, 64, settings).target()
+        (x1, _, x2, _) = target.boxes[0].tolist()
+        whole += abs((x2 - x1) * 160 - 12) < 0.01
+    assert 0.08 < whole / 200 < 0.27
+
+
 def test_brightness_and_contrast_change_what_a_camera_would():
     """SSD adds up to 32 and multiplies by 0.5 to 1.5, each for half of the images."""
     settings = dataclasses.replace(NO_AUGMENTATION, photometric=True)

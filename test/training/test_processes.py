@@ -1,7 +1,10 @@
 """What a run learns does not depend on how many processes do it."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,6 +82,26 @@ def test_two_processes_learn_what_one_learns(
         for name, value in ours.items():
             learned = (value.double() - start[name]).norm()
             assert (theirs[name].double() - value).norm() <= 0.02 * learned + 1e-7, name
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_queue_ends_all_processes(settings, arguments, change_schedule, to_all):
+    """Wherever they wait for each other; the checkpoint that there is stays."""
+    settings = change_schedule(settings, iterations=10_000)
+    (command,) = one_machine(arguments(settings))
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while not (Path(settings.output) / "last.ckpt").exists():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert torch.load(Path(settings.output) / "last.ckpt", weights_only=True)["global_step"] > 0
 
 
 def first_weights(settings):

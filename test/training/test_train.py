@@ -15,7 +15,15 @@ import torchvision
 from torch import nn
 
 from yolact_ros.data import Annotation, DataError, DataSource, ImageRecord
-from yolact_ros.network import WeightsError, build, config_of, load_network, official_name
+from yolact_ros.network import (
+    EMBEDDED,
+    WeightsError,
+    build,
+    config_of,
+    load_network,
+    official_name,
+    save_weights,
+)
 from yolact_ros.training import validation
 from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
 from yolact_ros.training.callbacks import Checkpoints
@@ -253,6 +261,35 @@ def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
     assert "head.classes.weight" in capsys.readouterr().out
     torch.testing.assert_close(a.head.boxes.weight, b.head.boxes.weight, atol=1e-6, rtol=0)
     torch.testing.assert_close(a.backbone.stem[1].running_var, b.backbone.stem[1].running_var)
+
+
+def test_outputs_that_fit_by_accident_start_afresh(tmp_path, capsys):
+    """Four anchors of two logits have as many channels as two of four."""
+    small = EMBEDDED.replace(image_size=64, fpn_channels=8, mask_rescoring=False)
+    donor = build(small)
+    path = tmp_path / "donor.safetensors"
+    save_weights(donor, path)
+    net = build(small.replace(class_names=("a", "b", "c"), anchor_octaves=1))
+    before = net.head.classes.weight.clone()
+    assert before.shape == donor.head.classes.weight.shape
+    start_from(net, path, small)
+    assert torch.equal(net.head.classes.weight, before)
+    assert torch.equal(next(net.fpn.parameters()), next(donor.fpn.parameters()))
+    assert "head.classes.weight" in capsys.readouterr().out
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path, monkeypatch):
+    found = SimpleNamespace(masks=SimpleNamespace(overall=SimpleNamespace(ap=0.25)))
+    monkeypatch.setattr(validation, "Segmenter", lambda **_: None)
+    monkeypatch.setattr(validation, "evaluate", lambda *_: found)
+    monkeypatch.setattr(validation, "table", lambda _: "")
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    measured = Validation([DataSource.parse("val.json")], weights, every=3, patience=None)
+    measured.history_file.write_text('{"iteration": 3, "accu')
+    for iteration in (6, 9):
+        measured.measure(iteration, torch.device("cpu"))
+    assert [entry["iteration"] for entry in measured._history()] == [6, 9]
 
 
 def test_it_starts_from_weights_by_name(settings, capsys, change_schedule):

@@ -170,6 +170,8 @@ _MIN_OVERLAPS = [1.0, *[0.0] * 5]
 def _crop(scene: _Scene, smallest: float) -> _Scene:
     """Crop to a random part that contains an object, not only crowd regions, as published."""
     crop = v2.RandomIoUCrop(min_scale=smallest, sampler_options=_MIN_OVERLAPS)
+    # Whether to crop is drawn once.
+    another = v2.RandomIoUCrop(min_scale=smallest, sampler_options=[0.0])
     is_flat = min(scene.image.shape[-2:]) * smallest < 1  # crops could be empty
     for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MAX_CROPS):
         cropped = _Scene(**crop(vars(scene)))
@@ -181,6 +183,7 @@ def _crop(scene: _Scene, smallest: float) -> _Scene:
         )
         if not cropped.tags[:, 1].all():
             return cropped
+        crop = another
     return scene
 
 

@@ -64,11 +64,24 @@ def load_start(net: Yolact, settings: TrainingSettings, path: Path | None) -> No
         load_imagenet(net)
 
 
+def _unlike(a: NetworkConfig, b: NetworkConfig) -> tuple[str, ...]:
+    """Return the beginnings of the names of outputs that differ between two networks.
+
+    Shapes alone do not tell: 4 anchors of 2 logits have as many channels as 2 of 4.
+    """
+    names: tuple[str, ...] = ()
+    if a.anchors_per_cell != b.anchors_per_cell:
+        names += ("head.classes.", "head.boxes.", "head.coefficients.")
+    if a.num_classes != b.num_classes:
+        names += ("head.classes.",)
+    return names
+
+
 def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     """Load the weights of a network of the same kind, or of its backbone alone, into `net`.
 
-    `config` is used if the file does not say which model it is for. Layers of another shape, those
-    that depend on the number of classes, stay as they are.
+    `config` is used if the file does not say which model it is for. Layers of another shape, and
+    those for other numbers of classes or anchors, stay as they are.
     """
     found = read_state(path)
     if is_of_backbone(found):
@@ -76,7 +89,13 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     donor = build(config_of_file(path) or config)
     load_weights(donor, found, str(path))
     state, own = donor.state_dict(), net.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own
+        and value.shape == own[name].shape
+        and not name.startswith(_unlike(donor.config, net.config))
+    }
     left_out = [name for name in own if name not in fitting]
     if left_out:
         say(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")

@@ -18,6 +18,7 @@ from yolact_ros.training.callbacks import (
     AveragedWeights,
     Checkpoints,
     ProgressBar,
+    Termination,
     Throughput,
     average_from,
 )
@@ -108,7 +109,11 @@ def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
 def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
     """Make the callbacks: averaging, checkpoints, weights files, throughput, validation."""
     output, schedule = Path(settings.output), settings.schedule
-    callbacks: list[pl.Callback] = [ProgressBar(settings.log_every), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [
+        Termination(),
+        ProgressBar(settings.log_every),
+        LearningRateMonitor("step"),
+    ]
     weights = output / WEIGHTS_FILE
     validate_every = settings.validate_every or schedule.total_iterations
     if schedule.ema:

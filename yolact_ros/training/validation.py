@@ -85,9 +85,11 @@ class Validation(pl.Callback):
             best = self.weights.with_name(BEST_WEIGHTS_FILE)
             with atomic_write(best) as part:
                 shutil.copy(self.weights, part)
-        with self.history_file.open("a") as file:
-            entry = _Entry(iteration=iteration, accuracy=mean, val=self._measured())
-            file.write(json.dumps(entry) + "\n")
+        entry = _Entry(iteration=iteration, accuracy=mean, val=self._measured())
+        # One that was cut off, by a full disk, must not take this one with it.
+        lines = self.history_file.read_text().splitlines() if self.history_file.exists() else []
+        with atomic_write(self.history_file) as part:
+            part.write_text("".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))
 
     def _measured(self) -> list[str]:
         return [str(source.annotations) for source in self.sources]
