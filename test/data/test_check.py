@@ -19,7 +19,7 @@ from yolact_ros.data import (
     decode_mask,
     read_json,
 )
-from yolact_ros.data.masks import run_lengths
+from yolact_ros.data.masks import encode_mask, run_lengths
 
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
@@ -30,6 +30,9 @@ def folder(tmp_path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / "images" / name), np.zeros((48, 64, 3), np.uint8))
     return tmp_path
+
+
+RLE = encode_mask(np.ones((48, 64), np.uint8))
 
 
 def content():
@@ -112,6 +115,11 @@ CASES = {
         ("annotations", 1, "segmentation", {"size": [48, 64], "counts": [-5, 48 * 64 + 5]}),
         "annotation 12",
         "does not fill",
+    ),
+    "RLE cut off": (
+        ("annotations", 1, "segmentation", {"size": [48, 64], "counts": RLE["counts"] + "P"}),
+        "annotation 12",
+        "in the middle of a number",
     ),
     "RLE of nonsense": (
         ("annotations", 1, "segmentation", {"size": [48, 64], "counts": "\u00e9"}),

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from yolact_ros.detection import (
+    Detections,
     DetectionSettings,
     Instances,
     SmallMasks,
@@ -20,7 +21,7 @@ from yolact_ros.detection import (
     regions,
 )
 from yolact_ros.detection.boxes import decode, encode
-from yolact_ros.detection.masks import crop, crop_rectangles
+from yolact_ros.detection.masks import FC_MASK_SIZE, crop, crop_rectangles, make_masks
 from yolact_ros.network.yolact import MaskIoUNet
 
 NAMES = ("cat", "dog", "person")
@@ -144,6 +145,20 @@ def test_fc_masks_cover_their_boxes():
         whole = torch.zeros(100, 100)
         whole[y1:y2, x1:x2] = inside
         assert_masks(mask, whole)
+
+
+def test_fc_masks_have_all_their_cells():
+    logits = torch.linspace(-3, 3, FC_MASK_SIZE**2)
+    detections = Detections(
+        boxes=torch.tensor([[[0.1, 0.1, 0.5, 0.5]]]),
+        scores=torch.ones(1, 1),
+        class_ids=torch.zeros(1, 1, dtype=torch.int64),
+        coefficients=logits.view(1, 1, -1),
+        valid=torch.ones(1, 1, dtype=torch.bool),
+    )
+    grids = make_masks(detections, None, None)
+    assert grids.cells.flatten().tolist() == [0, 0, FC_MASK_SIZE, FC_MASK_SIZE]
+    assert torch.equal(grids.values.flatten(), logits.sigmoid())
 
 
 def test_fc_masks_of_boxes_outside_and_of_no_size():

@@ -245,6 +245,25 @@ def test_mixed_precision(settings, losses):
     assert mixed == pytest.approx(wanted, rel=0.05) and mixed != wanted
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+def test_training_on_cuda(settings, change_schedule, losses, precision):
+    settings = dataclasses.replace(
+        change_schedule(settings, iterations=2, learning_rate=1e-4),
+        accelerator="gpu",
+        precision=precision,
+        val=settings.train,
+        network=settings.network | {"image_size": 160},
+        workers=1,
+    )
+    train(settings)
+    weights = train(change_schedule(settings, iterations=3), resume=True)
+    assert len(losses(settings.output)) == 6, "of half as many images as published"
+    state = torch.load(Path(settings.output) / LAST_CHECKPOINT, weights_only=True)
+    assert ("MixedPrecision" in state) == (precision == "16-mixed")
+    assert all(value.isfinite().all() for value in load_network(weights).state_dict().values())
+
+
 def test_it_starts_from_weights_for_other_classes(settings, tmp_path, capsys):
     schedule = dataclasses.replace(settings.schedule, iterations=2)
     first = train(dataclasses.replace(settings, schedule=schedule))

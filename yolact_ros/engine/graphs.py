@@ -58,6 +58,9 @@ class Slot:
         self.uploaded, self.taken = torch.cuda.Event(), torch.cuda.Event()
         self.begun, self.done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.pending: PendingBatch | None = None
+        self.sources: list[Tensor] = []
+        """Images on the device that are being copied. They are kept meanwhile, not marked with
+        `record_stream`: freeing memory so marked aborts the process once the device is lost."""
 
     def make_room(self, size: int) -> None:
         """Grow the buffers to `size` bytes, on the current stream; the slot must be idle."""
@@ -105,6 +108,7 @@ class PendingBatch:
         if self._outcome is None:
             slot = self._slot
             slot.done.synchronize()
+            slot.sources = []
             self.milliseconds = slot.begun.elapsed_time(slot.done)
             self._outcome = self._read()
             slot.pending = None
@@ -201,7 +205,7 @@ class GraphedPath:
             for pinned, staged, image in places:
                 if image.is_cuda:
                     self._upload.wait_stream(maker)
-                    image.record_stream(self._upload)
+                    slot.sources.append(image)
                     staged.copy_(image, non_blocking=True)
                 else:
                     pinned.copy_(image)
