@@ -134,6 +134,34 @@ def test_coroutines_go_on_when_what_they_await_is_done(graph, executor, node, ki
     spin_until(executor, lambda: finished)
 
 
+def test_shutdown_does_not_wait_for_what_nobody_continues(executor, node):
+    """A coroutine that still awaits something."""
+    begun = threading.Event()
+
+    async def ask():
+        begun.set()
+        await Future()
+
+    node.create_timer(0.01, ask)
+    spin_until(executor, begun.is_set)
+    ended = threading.Thread(target=executor.shutdown, daemon=True)
+    ended.start()
+    ended.join(10)
+    assert not ended.is_alive()
+
+
+def test_a_message_may_shut_it_down(graph, executor, node):
+    ended = []
+    node.create_subscription(Int32, "/numbers", lambda _: ended.append(executor.shutdown()), 10)
+    publisher = graph.client.create_publisher(Int32, "/numbers", 10)
+    graph.wait_until(lambda: publisher.get_subscription_count(), "the subscription")
+    publisher.publish(Int32())
+    spinning = threading.Thread(target=executor.spin_once, args=(20,), daemon=True)
+    spinning.start()
+    spinning.join(30)
+    assert ended == [True] and not spinning.is_alive()
+
+
 def test_shutdown_does_not_wait_longer_than_it_is_told(executor, node):
     begun, release = threading.Event(), threading.Event()
 

@@ -6,7 +6,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future as Call
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from rclpy.context import Context
@@ -49,8 +50,8 @@ class NodeExecutor(SingleThreadedExecutor):
     def __init__(self, *, context: Context | None = None) -> None:
         super().__init__(context=context)
         self._threads = ThreadPoolExecutor(THREADS, "callbacks")
-        self._submitted: list[Task[Any]] = []  # and not known to be done
-        self._in_threads: set[Task[Any]] = set()  # running there, or waiting for a free thread
+        self._calls: dict[Task[Any], Call[None]] = {}
+        """The newest call, in a thread, of each callback that is not known to be done."""
 
     def _spin_once_impl(
         self,
@@ -69,27 +70,25 @@ class NodeExecutor(SingleThreadedExecutor):
             task()
             _raise_error_of(task)
         elif not task.done():
-            if task in self._submitted:  # not begun yet, or a coroutine that awaits something
+            call = self._calls.get(task)
+            if call is not None:
                 time.sleep(_POLL_PERIOD)
-            else:
-                self._submitted.append(task)
-            if task not in self._in_threads:
-                self._in_threads.add(task)
-                self._threads.submit(self._run, task)
-        for done in [each for each in self._submitted if each.done()]:
-            self._submitted.remove(done)
+            if call is None or call.done():  # new, or a coroutine that awaits something
+                self._calls[task] = self._threads.submit(task)
+        for done in [each for each in self._calls if each.done()]:
+            del self._calls[done]
             _raise_error_of(done)
 
-    def _run(self, task: Task[Any]) -> None:
-        """Run a callback, in a thread: to its end or, a coroutine, until it awaits something."""
-        task()
-        self._in_threads.discard(task)
-
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        """Stop running callbacks and wait for running ones; return False after `timeout_sec`."""
+        """Stop running callbacks and wait for those in threads; return False after `timeout_sec`.
+
+        None or a negative number mean no limit. Coroutines that await something are left.
+        """
+        if timeout_sec is not None and timeout_sec < 0:
+            timeout_sec = None
         super().shutdown(timeout_sec)  # which does not wait
-        self._threads.shutdown(wait=timeout_sec is None, cancel_futures=True)
-        return bool(self._work_tracker.wait(timeout_sec))
+        self._threads.shutdown(wait=timeout_sec is None)
+        return timeout_sec is None or not wait(self._calls.values(), timeout_sec).not_done
 
 
 def _raise_error_of(task: Task[Any]) -> None:
