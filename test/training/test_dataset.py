@@ -316,6 +316,18 @@ def test_crowds_do_not_keep_images_whole():
     assert 0.08 < whole / 200 < 0.27
 
 
+@pytest.mark.parametrize("width", [640, 3000])
+def test_objects_of_less_than_a_pixel_are_no_reason_to_search_for_a_crop(width):
+    sample = one_object(1, height=240, width=width)
+    boxes = sample.boxes.as_subclass(torch.Tensor) - torch.tensor([0, 0, 0.5, 0])
+    canvas = {"format": "XYXY", "canvas_size": (240, width)}
+    sample = dataclasses.replace(sample, boxes=tv_tensors.BoundingBoxes(boxes, **canvas))
+    settings = dataclasses.replace(NO_AUGMENTATION, crop=True)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        assert len(augment(sample, 64, settings).target()) == 0
+
+
 def test_brightness_and_contrast_change_what_a_camera_would():
     """SSD adds up to 32 and multiplies by 0.5 to 1.5, each for half of the images."""
     settings = dataclasses.replace(NO_AUGMENTATION, photometric=True)

@@ -173,7 +173,9 @@ def _crop(scene: _Scene, smallest: float) -> _Scene:
     # Whether to crop is drawn once.
     another = v2.RandomIoUCrop(min_scale=smallest, sampler_options=[0.0])
     is_flat = min(scene.image.shape[-2:]) * smallest < 1  # crops could be empty
-    for _ in range(0 if is_flat or scene.tags[:, 1].all() else _MAX_CROPS):
+    # Where the whole image has no object to learn, no crop has, and it would be searched for ever.
+    _, large = _cut(scene.boxes, smallest=1)
+    for _ in range(0 if is_flat or scene.tags[large, 1].all() else _MAX_CROPS):
         cropped = _Scene(**crop(vars(scene)))
         boxes, inside = _cut(cropped.boxes, smallest=1)
         cropped = dataclasses.replace(

@@ -82,7 +82,8 @@ def _fit(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None) -
         except DataError as error:
             reason = str(error).strip().rpartition("DataError: ")[2]  # after a worker's traceback
             raise DataError(
-                f"{reason}; `yolact data check` finds all such images, --skip-bad leaves them out"
+                f"{reason}; `yolact data check` finds all such images, and --skip-bad leaves out "
+                "those of `train`"
             ) from error
 
 
