@@ -101,9 +101,10 @@ def sourced_ros() -> tuple[Environment, Python] | None:
     if not distro:
         return None
     for python in pythons.candidates():
-        if python.version >= (3, 10) and python.imports("rclpy"):
-            # An active environment of the user's may have another NumPy than ROS was built with.
-            return Environment(distro, sourced=True), pythons.probe(python.base) or python
+        # An active environment of the user's may have another NumPy than ROS was built with.
+        base = pythons.probe(python.base) or python
+        if base.version >= (3, 10) and base.imports("rclpy"):
+            return Environment(distro, sourced=True), base
     say(
         f"ROS_DISTRO={distro} is set, but no Python 3.10 or newer here can import rclpy "
         "(python3 -c 'import rclpy' shows why): using ROS 2 from wheels instead."
@@ -373,8 +374,8 @@ def locked() -> Iterator[None]:
 def setup() -> Environment:
     """Create, repair or just check the environment, and build the package in it."""
     check_build_tools()
-    environment = of_shell()
     with locked():
+        environment = of_shell()  # not before: another set-up may be writing its stamp
         if environment is None:
             environment, python = sourced_ros() or (wheels(), None)
             make_venv(environment, python)

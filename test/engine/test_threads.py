@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from yolact_ros.engine import Segmenter, loading
 from yolact_ros.engine.threads import run_apart
 
 
@@ -21,17 +22,23 @@ def test_result_and_thread():
     assert run_apart(lambda: threading.current_thread()) not in {*threads, *threading.enumerate()}
 
 
-def test_one_at_a_time():
+def test_networks_are_built_one_at_a_time(small_config, monkeypatch):
     """torch.export changes what other threads of the process build meanwhile."""
-    at_work, most = [0], []
+    run, at_work, most = loading.runtimes.run, [0], []
 
-    def work() -> None:
+    def note(*arguments):
         at_work[0] += 1
         most.append(at_work[0])
         time.sleep(0.05)
         at_work[0] -= 1
+        return run(*arguments)
 
-    threads = [threading.Thread(target=run_apart, args=(work,)) for _ in range(3)]
+    monkeypatch.setattr(loading.runtimes, "run", note)
+    options = {"device": "cpu", "backend": "torch"}
+    threads = [
+        threading.Thread(target=Segmenter, args=(small_config, "random"), kwargs=options)
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ from pathlib import Path
 from yolact_ros.engine import runtimes
 from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import EXPORTED, Runtime
-from yolact_ros.engine.threads import run_apart
+from yolact_ros.engine.threads import TRACING, run_apart
 from yolact_ros.network import (
     CONFIGS,
     EMBEDDED,
@@ -41,7 +41,9 @@ def load_runtime(
     if Path(weights).suffix in EXPORTED:
         path = Path(weights).expanduser()
         _check_exported(path, {"model": model, **changes, "backend": backend})
-        return run_apart(lambda: runtimes.read(path, precision, device)), f"exported as {path.name}"
+        with TRACING:
+            runtime = run_apart(lambda: runtimes.read(path, precision, device))
+        return runtime, f"exported as {path.name}"
     runtimes.choose(backend, device, precision)  # reject bad values before any download
     config, file, origin = _resolve(model, weights)
     config = config.replace(**changes)
@@ -51,7 +53,8 @@ def load_runtime(
         net = build(config) if file is None else load_network(file, config)
         return runtimes.run(net, backend, where, precision)
 
-    return run_apart(make), origin
+    with TRACING:
+        return run_apart(make), origin
 
 
 def _check_exported(path: Path, options: dict[str, object]) -> None:

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_working = threading.Lock()
+TRACING = threading.Lock()
+"""Held while a network is built, traced or compiled: torch.export changes state of the whole
+process, with which no other network can be built."""
 
 
 def run_apart(work: Callable[[], Result]) -> Result:
     """Call `work` in a temporary thread; return what it returns, raise what it raises.
-
-    One at a time: while torch.export traces a network, no other may be built in the process.
 
     On a CPU, PyTorch computes with OpenMP. GNU's libgomp keeps a team of threads for each live
     thread that has computed. With more threads than cores, every team sleeps between operators: a
@@ -26,8 +26,7 @@ def run_apart(work: Callable[[], Result]) -> Result:
 
     def run() -> None:
         try:
-            with _working:
-                results.append(work())
+            results.append(work())
         except BaseException as error:
             errors.append(error)
         finally:

@@ -15,6 +15,7 @@ from yolact_ros.engine.runtimes.files import check_compiler
 from yolact_ros.engine.runtimes.header import Detected
 from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.engine.runtimes.tracing import trace
+from yolact_ros.engine.threads import TRACING
 from yolact_ros.network import Predictions, Yolact
 
 
@@ -32,9 +33,10 @@ def compile_network(plain: Runtime) -> Runtime:
     def run(images: Tensor) -> Predictions | Detected:
         # A separate module for each size: PyTorch stops recompiling a module after some times.
         size = len(images)
-        if size not in by_batch_size:
-            module = program.module()
-            by_batch_size[size] = torch.compile(module, dynamic=False)
-        return header.read_outputs(by_batch_size[size](images))
+        if size in by_batch_size:
+            return header.read_outputs(by_batch_size[size](images))
+        with TRACING:
+            by_batch_size[size] = torch.compile(program.module(), dynamic=False)
+            return header.read_outputs(by_batch_size[size](images))
 
     return replace(plain, name="inductor", run=run)
