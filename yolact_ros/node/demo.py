@@ -7,6 +7,7 @@ prints what it receives on `yolact/instances` and writes images from `yolact/ove
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rclpy
+from ament_index_python.packages import get_package_share_directory
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -30,8 +32,7 @@ from yolact_ros.node.images import bgr_of
 from yolact_ros.node.processes import Health, started
 
 RELIABLE = QoSProfile(depth=10)
-"""Reliable, the default: on a busy machine most best-effort images are lost, because an image is
-larger than Fast DDS's shared memory segment."""
+"""Reliable, the default: on a busy machine best-effort images may be lost."""
 
 
 class DemoError(Exception):
@@ -152,6 +153,18 @@ def show(
         raise DemoError("no instance was found in any image")
 
 
+def give_room_for_images() -> None:
+    """Have Fast DDS use the package's profile, unless the user has one.
+
+    By default an image does not fit its shared memory, and with overlays on their way some answers
+    come only with the next ones, late.
+    """
+    before_kilted = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
+    variable = f"{'FASTRTPS' if before_kilted else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+    profile = Path(get_package_share_directory("yolact_ros"), "config", "fastdds.xml")
+    os.environ.setdefault(variable, str(profile))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Segment the shipped photographs on a ROS graph.")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="overlay folder")
@@ -170,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the rest goes to the node, for example: --ros-args -p weights:=yolact_plus_resnet50",
     )
     options = parser.parse_args(arguments)
+    give_room_for_images()
     rclpy.init(args=[])
     try:
         show(PHOTOS, options.output, options.timeout, options.namespace, options.ros_args)
