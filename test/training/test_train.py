@@ -70,6 +70,12 @@ def test_waiting_for_data_is_not_what_callbacks_do(settings, monkeypatch, change
     assert max(float(wait) for wait in waits if wait) < 0.5
 
 
+def test_a_short_run_is_logged_too(settings, losses, change_schedule):
+    settings = change_schedule(settings, iterations=1)
+    train(dataclasses.replace(settings, log_every=20))
+    assert losses(settings.output)
+
+
 def test_names_that_stand_for_nothing_are_refused(settings):
     with pytest.raises(DataError, match=r"shapes\.json has a class dics$"):
         train(dataclasses.replace(settings, classes=("disc", "dics")))

@@ -14,7 +14,7 @@ _COMMANDS = {
     "predict": "segment images, folders and videos",
     "train": "train a network on COCO-format data",
     "eval": "measure accuracy on COCO-format data",
-    "data": "check COCO-format data, convert Pascal SBD",
+    "data": "check and split COCO-format data, convert Pascal SBD",
     "download": "download published weights",
     "explain": "show how the masks of one image come about",
     "stability": "measure how steady masks are in a video",

@@ -49,7 +49,8 @@ def fetch_weights(
     """
     if name not in DOWNLOADABLE:
         raise DownloadError(
-            f"there are no weights of {name!r} to download; there are for {', '.join(DOWNLOADABLE)}"
+            f"there are no weights of {name!r} to download: pass your own file as weights; there "
+            f"are some of {', '.join(DOWNLOADABLE)}"
         )
     file = f"{name}_54_800000.pth"
     endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")

@@ -79,7 +79,8 @@ def _steps(segmenter: Segmenter, frames: Iterable[Image]) -> Iterator[tuple[Fram
     for number, image in enumerate(frames):
         if previous is not None and image.shape != previous[0].shape:
             raise ValueError(
-                f"frame {number} has the shape {image.shape}, the one before {previous[0].shape}"
+                f"frame {number} has the shape {image.shape}, the one before {previous[0].shape}: "
+                "all frames need the same size"
             )
         if max(image.shape[:2]) < _SMALLEST_SIDE:
             raise ValueError(

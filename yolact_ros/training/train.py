@@ -132,8 +132,9 @@ def make_callbacks(settings: TrainingSettings) -> list[pl.Callback]:
 
 def make_trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Make Lightning's trainer for a run. Raises ValueError for a device that is missing."""
-    output = Path(settings.output)
-    loggers: list[Any] = [CSVLogger(output, name=None, flush_logs_every_n_steps=settings.log_every)]
+    output, iterations = Path(settings.output), settings.schedule.total_iterations
+    log_every = min(settings.log_every, iterations)  # else a short run would log nothing
+    loggers: list[Any] = [CSVLogger(output, name=None, flush_logs_every_n_steps=log_every)]
     if settings.tensorboard:
         loggers.append(TensorBoardLogger(output, name=None, version=loggers[0].version))
     try:
@@ -142,13 +143,13 @@ def make_trainer(settings: TrainingSettings, callbacks: list[pl.Callback]) -> pl
             devices=settings.devices,
             num_nodes=settings.num_nodes,
             precision=settings.precision,
-            max_steps=settings.schedule.total_iterations,
+            max_steps=iterations,
             max_epochs=-1,
             gradient_clip_val=settings.schedule.gradient_clip,
             callbacks=callbacks,
             logger=loggers,
             plugins=[AtomicCheckpoints()],
-            log_every_n_steps=settings.log_every,
+            log_every_n_steps=log_every,
             use_distributed_sampler=False,
             default_root_dir=output,
             enable_checkpointing=False,  # `Checkpoints` writes them

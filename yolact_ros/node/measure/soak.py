@@ -59,7 +59,10 @@ class Limits:
 
 def _check_count(intervals: int) -> None:
     if intervals < MIN_INTERVALS:
-        raise ValueError(f"{intervals} intervals say nothing: at least {MIN_INTERVALS} are needed")
+        raise ValueError(
+            f"{intervals} intervals say nothing: at least {MIN_INTERVALS} are needed, so a longer "
+            "time or shorter intervals"
+        )
 
 
 def _rise(values: Sequence[float]) -> float:
