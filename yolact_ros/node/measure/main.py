@@ -59,20 +59,22 @@ def _stages(settings: camera.CameraSettings, options: argparse.Namespace) -> int
     found = stages.measure(
         settings, segmenter, options.instances, options.mask_encoding, options.frames
     )
-    return _report(options, found)
+    _report(options, found)
+    return 0
 
 
 def _transport(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
     from yolact_ros.node.measure import transport
 
-    return _report(options, {"transport": transport.transport(settings, options.frames)})
+    _report(options, {"transport": transport.transport(settings, options.frames)})
+    return 0
 
 
-def _report(options: argparse.Namespace, found: Mapping[str, Latency]) -> int:
+def _report(options: argparse.Namespace, found: Mapping[str, Latency]) -> None:
     print(f"{'stage':22}{'median ms':>11}{'99 % ms':>11}")
     for stage, latency in found.items():
         print(f"{stage:22}{latency.median:11.2f}{latency.percentile_99:11.2f}")
-    return _write(options, [{"name": name, **vars(each)} for name, each in found.items()])
+    _write(options, [{"name": name, **vars(each)} for name, each in found.items()])
 
 
 def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
@@ -92,7 +94,8 @@ def _soak(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
         )
     broken = limits.broken(intervals)
     print("\n".join(broken) or "steady: memory and latency stayed within the limits")
-    return _write(options, intervals) or bool(broken)
+    _write(options, intervals)
+    return int(bool(broken))
 
 
 def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> int:
@@ -119,7 +122,7 @@ def _cameras(settings: camera.CameraSettings, options: argparse.Namespace) -> in
     return 0
 
 
-def _write(options: argparse.Namespace, results: Sequence[object]) -> int:
+def _write(options: argparse.Namespace, results: Sequence[object]) -> None:
     """Write the results with the options and the machine, if requested."""
     if options.json:
         kept = {k: v for k, v in vars(options).items() if k not in ("command", "json", "plot")}
@@ -127,7 +130,6 @@ def _write(options: argparse.Namespace, results: Sequence[object]) -> int:
         content = {"options": kept, "machine": machine, "results": results}
         text = json.dumps(content, indent=2, default=vars)  # data classes become objects
         options.json.write_text(text + "\n")
-    return 0
 
 
 def count(text: str) -> int:
