@@ -175,7 +175,7 @@ def agreement(models: Models, config: NetworkConfig) -> dict[str, Any]:
     assert setup.reference is not None
     net, path = filled_network(config), setup.folder / f"filled-{config.name}.safetensors"
     save_weights(net, path)
-    image, score = setup.image.numpy(), few_pass(net, setup.image)
+    image, score = setup.image.numpy(), candidate_threshold(net, setup.image)
     segmenter = Segmenter(weights=path, device=str(setup.device), score_threshold=score)
     segmenter.warm_up(setup.image_size)  # the first image would take the plain path, not the graph
     found = segmenter(image)
@@ -197,10 +197,11 @@ def filled_network(config: NetworkConfig) -> Yolact:
 
 
 @torch.no_grad()
-def few_pass(net: Yolact, image: Tensor) -> float:
-    """Return a score that fewer anchors exceed than a graph considers.
+def candidate_threshold(net: Yolact, image: Tensor) -> float:
+    """Return the score that half as many anchors exceed as a graph considers.
 
-    With the weights of the tests nearly all anchors exceed any usual threshold.
+    `image` is uint8 [H, W, 3], BGR. With the weights of the tests nearly all anchors exceed any
+    usual threshold.
     """
     best = best_scores(net(preprocess([image], net.config)).class_logits)[0]
     return float(best.topk(min(CANDIDATES // 2, len(best))).values[-1])
@@ -290,7 +291,7 @@ def precision(setup: Setup, config: NetworkConfig) -> dict[str, Any]:
     """
     shipped = config == EMBEDDED
     net = load_network(weights_file(config.name)) if shipped else filled_network(config)
-    score = SCORE if shipped else few_pass(net, setup.image)
+    score = SCORE if shipped else candidate_threshold(net, setup.image)
     settings = DetectionSettings(score_threshold=score)
     found = compare_precisions(net, [setup.image], settings, torch.float16, setup.device)
     return {**dataclasses.asdict(found[0]), "harmless": is_harmless(found)}
