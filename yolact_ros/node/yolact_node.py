@@ -261,8 +261,12 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._loggers[camera] = whole.get_child(camera.name) if camera.name else whole
         return self._loggers[camera]
 
+    def _given_topic(self, camera: Camera) -> str:
+        """The topic as rclpy is given it, which remaps it."""
+        return self._configured.subscription_topic(camera, self._resolved)
+
     def _full_topic(self, camera: Camera) -> str:
-        return self._resolved(self._configured.subscription_topic(camera, self._resolved))
+        return self._resolved(self._given_topic(camera))
 
     def _resolved(self, topic: str) -> str:
         return resolved(self, topic)
@@ -379,12 +383,11 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._diagnostics.publish(diagnostic_array(self.get_clock().now(), state, cameras))
 
     def _camera_state(self, camera: Camera, frames: Summary) -> CameraState:
-        given = self._configured.subscription_topic(camera, self._resolved)
-        topic = self._resolved(given)
+        topic = self._full_topic(camera)
         if self._state != "active" or frames.silence <= self._wanted.image_timeout:
             return CameraState(camera.name, topic, frames)
-        # The name as it was given: rclpy remaps it here, too.
-        published = [each.topic_type for each in self.get_publishers_info_by_topic(given)]
+        publishers = self.get_publishers_info_by_topic(self._given_topic(camera))
+        published = [each.topic_type for each in publishers]
         kind = "CompressedImage" if self._configured.compressed else "Image"
         silence = why_silent(published, f"sensor_msgs/msg/{kind}")
         self._logger_of(camera).warning(
