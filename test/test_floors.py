@@ -11,7 +11,7 @@ import pytest
 # Each floor, and the floors that it may import.
 ALLOWED = {
     "kernels": set(),
-    "network": {"kernels", "files"},
+    "network": {"kernels", "files", "image_files"},
     "masks": set(),
     "image_files": set(),
     "extras": set(),

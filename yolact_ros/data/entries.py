@@ -10,6 +10,7 @@ from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from yolact_ros.data.problems import DataError, refuse, sift
+from yolact_ros.image_files import is_drawable
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
@@ -89,17 +90,12 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
-def is_text(value: str) -> bool:
-    """Whether a string is valid Unicode: OpenCV crashes when it draws half an emoji."""
-    return value == value.encode("utf-8", "replace").decode()
-
-
 _ID = Field(is_integer, "an integer", unique=True)
 # The evaluation library accepts no others.
 _IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 on", unique=True)
 _REFERENCE = Field(is_integer, "an integer")
 _FILE_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
-_CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_text(v), "a name", unique=True)
+_CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_drawable(v), "a name", unique=True)
 _SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
 FIELDS = {
     "categories": {"id": _ID, "name": _CLASS_NAME},

@@ -11,6 +11,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yolact_ros.image_files import is_drawable
 from yolact_ros.network.classes import COCO_CLASSES, PASCAL_CLASSES
 
 Backbone = Literal["resnet50", "resnet101", "darknet53", "efficientnet_lite0"]
@@ -75,7 +76,9 @@ class NetworkConfig:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         names, scales, ratios = self.class_names, self.anchor_scales, self.anchor_ratios
         _check(
-            isinstance(names, tuple) and len(names) > 0 and all(map(_is_text, names)),
+            isinstance(names, tuple)
+            and len(names) > 0
+            and all(isinstance(n, str) and is_drawable(n) for n in names),
             "class_names",
             names,
             "a tuple of one name or more, of valid Unicode",
@@ -164,11 +167,6 @@ def _check(good: bool, field: str, value: object, allowed: str) -> None:
 def _check_whole(field: str, value: object, low: int, high: int, unit: str = "") -> None:
     good = isinstance(value, int) and low <= value <= high
     _check(good, field, value, f"a whole number, {low} to {high} {unit}".rstrip())
-
-
-def _is_text(value: object) -> bool:
-    """Whether a value is a string of valid Unicode: OpenCV crashes when it draws half an emoji."""
-    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()
 
 
 def _are_sizes(values: object) -> bool:
