@@ -95,9 +95,15 @@ def test_what_to_know_of_a_run_is_said_before_it(settings, capsys, change_schedu
     assert anchor_recall(anchors, records, 0.5, most=3) == 1, "every second one"
     settings = change_schedule(settings, iterations=1, warmup_iterations=1)
     train(settings)
+    alike = change_schedule(settings, batch_size=8, warmup_iterations=0)
     out = capsys.readouterr().out
     assert re.search(r"^\d+% of the objects have an anchor of IoU 0\.5", out)
     assert "warmup_iterations" not in out
+    scaled = (
+        "schedule.batch_size=4: 2 iterations at a learning rate of 0.001, in place of 1 at 0.002"
+    )
+    assert f"{scaled} with batches of 8\n" in out
+    assert len(remarks(alike, make_module(alike))) == 1
     longer = change_schedule(settings, warmup_iterations=settings.schedule.total_iterations)
     assert "the learning rate never reaches its value" in remarks(longer, make_module(longer))[-1]
 

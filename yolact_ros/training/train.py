@@ -26,7 +26,7 @@ from yolact_ros.training.convolution import use_matrix_gradients
 from yolact_ros.training.data import anchor_recall, training_data
 from yolact_ros.training.module import TrainingModule
 from yolact_ros.training.resources import freed_memory_kept, opencv_on_one_core
-from yolact_ros.training.settings import TrainingSettings
+from yolact_ros.training.settings import PUBLISHED_BATCH_SIZE, TrainingSettings
 from yolact_ros.training.start import load_start, make_network, start_file
 from yolact_ros.training.validation import Validation
 
@@ -98,6 +98,13 @@ def remarks(settings: TrainingSettings, module: TrainingModule) -> list[str]:
     iou, schedule = settings.losses.matching.positive_iou, settings.schedule
     recall = anchor_recall(module.net.anchors, module.data.records, iou)
     found = [f"{recall:.0%} of the objects have an anchor of IoU {iou} or more"]
+    if schedule.total_iterations != schedule.iterations:
+        found.append(
+            f"schedule.batch_size={schedule.batch_size}: {schedule.total_iterations} iterations at "
+            f"a learning rate of {schedule.scaled_learning_rate:g}, in place of "
+            f"{schedule.iterations} at {schedule.learning_rate:g} with batches of "
+            f"{PUBLISHED_BATCH_SIZE}"
+        )
     if schedule.warmup_iterations >= schedule.total_iterations:
         found.append(
             f"schedule.warmup_iterations={schedule.warmup_iterations}, of a run of "
