@@ -314,7 +314,9 @@ def base_variables(environment: Environment) -> dict[str, str]:
     libraries = variables.get("LD_LIBRARY_PATH", "").split(":")
     kept = [p for p in libraries if p and not any(s in Path(p).parents for s in stale)]
     for name in list(variables):
-        if name.startswith(("ROS_", "RMW_", "AMENT_", "COLCON_")) or name == "PYTHONPATH":
+        # The wheels' Python finds their libraries once and leaves a mark: _ROS_WHEELS_...
+        leftover = name.startswith(("ROS_", "RMW_", "AMENT_", "COLCON_", "_ROS_WHEELS_"))
+        if leftover or name == "PYTHONPATH":
             del variables[name]
     variables["ROS_DISTRO"] = environment.distro
     variables["AMENT_PREFIX_PATH"] = variables["CMAKE_PREFIX_PATH"] = str(environment.venv)

@@ -201,6 +201,15 @@ def test_make_in_a_shell_of_its_own_takes_the_environment_of_the_shell(
     assert environment.of_shell() is None
 
 
+def test_ros_can_be_imported_from_a_shell_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(sys.prefix).parent
+    monkeypatch.setattr(environment, "HOME", folder.parent)
+    name = folder.name
+    ours = environment.Environment(name.removesuffix("-sourced"), name.endswith("-sourced"))
+    command = [str(ours.python), "-c", "import rclpy"]
+    subprocess.run(command, env=environment.base_variables(ours), check=True, timeout=120)
+
+
 def test_a_sourced_ros_gets_a_numpy_that_its_modules_run_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
