@@ -158,5 +158,7 @@ def test_a_camera_passes_over_what_it_cannot_read(graph, image, tmp_path) -> Non
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=60)
     assert {message.header.frame_id for message in received} == {"a.png", "caf\ufffd.PNG"}
+    said = f"Publishing 3 images from {tmp_path} on /camera/image_raw, 20 per second"
+    assert said in log
     assert "Passed over" in log and "broken.png is cut short" in log
     assert process.returncode == 0 and "Traceback" not in log

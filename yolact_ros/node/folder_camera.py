@@ -42,6 +42,10 @@ class FolderCamera(Node):
         read_image(self._paths[0])
         self._publisher = self.create_publisher(Image, "~/image_raw", 10)
         self.create_timer(1.0 / rate, self._show_next)
+        self.get_logger().info(
+            f"Publishing {len(self._paths)} images from {folder} on {self._publisher.topic_name}, "
+            f"{rate:g} per second"
+        )
 
     def _parameter(self, name: str, default: object, description: str) -> Any:
         descriptor = ParameterDescriptor(description=description)
