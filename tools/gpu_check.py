@@ -24,7 +24,6 @@ TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
 sys.path[:0] = [str(ROOT), str(TOOLS)]  # Python may have been told to leave them out
 
-import cv2  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_steps  # noqa: E402
 import torch  # noqa: E402
@@ -151,13 +150,10 @@ def run_worker(options: argparse.Namespace, device: torch.device, files: Files) 
 
 
 def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) -> Setup:
-    photo = cv2.imread(str(ROOT / "yolact_ros" / "demo" / "photos" / "riders.jpg"))
-    assert photo is not None
     quick = options.quick
     return Setup(
         device=device,
         dtype=torch.float16 if device.type == "cuda" else torch.float32,
-        photo=torch.from_numpy(photo),
         image_size=(120, 160) if quick else (480, 640),
         jpeg_size=(120, 160) if quick else (1080, 1920),
         rounds=1 if quick else 50,

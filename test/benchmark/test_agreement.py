@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from yolact_ros.benchmark.agreement import compare
+from yolact_ros.benchmark.agreement import Agreement, compare
 from yolact_ros.benchmark.contender import Found
 
 
@@ -42,6 +42,19 @@ def test_each_is_paired_once(found):
     twice = Found(*(each[[0, 0, 1, 2]] for each in found))
     result = compare(twice, found)
     assert (result.instances, result.matched) == (4, 3)
+
+
+def test_several_images(found):
+    masks = found.masks.clone()
+    masks[0, :5] = 0
+    half = compare(found, found._replace(masks=masks, scores=found.scores - 0.1))
+    one = compare(*(Found(*(each[1:2] for each in found)),) * 2)
+    nothing = compare(found, Found(*(each[:0] for each in found)))
+    result = Agreement.over([half, one, nothing])
+    assert (result.instances, result.matched) == (7, 4)
+    assert result.mean_mask_iou == pytest.approx(3.5 / 4)  # each pair counts, not each image
+    assert (result.mask_iou, result.box_difference) == (0.5, 0)
+    assert result.score_difference == pytest.approx(0.1)
 
 
 def test_nothing_and_something(found):

@@ -8,6 +8,7 @@ import cv2
 import pytest
 import torch
 
+from yolact_ros.benchmark.agreement import Agreement
 from yolact_ros.benchmark.precision import compare_precisions, is_harmless
 from yolact_ros.detection import DetectionSettings
 from yolact_ros.network import EMBEDDED, build, load_weights
@@ -31,16 +32,20 @@ def agreements(repository: Path):
 
 
 def test_half_precision_changes_nothing_that_matters(agreements):
-    (found,) = agreements[torch.float16]
+    found = agreements[torch.float16]
     assert found.matched == found.instances >= 2
     assert found.mean_mask_iou > 0.99 and found.mask_iou > 0.95
     assert 0 < found.score_difference < 0.02 and 0 < found.box_difference < 0.5
-    assert is_harmless([found])
+    assert is_harmless(found)
 
 
 def test_what_matters_is_seen(agreements):
-    (half,), (coarse,) = agreements[torch.float16], agreements[torch.bfloat16]
+    half, coarse = agreements[torch.float16], agreements[torch.bfloat16]
     assert coarse.score_difference > 2 * half.score_difference
     assert 1 - coarse.mean_mask_iou > 3 * (1 - half.mean_mask_iou)
-    assert not is_harmless([coarse], mask_iou=1.0)
-    assert not is_harmless([])
+    assert not is_harmless(coarse, mask_iou=1.0)
+
+
+def test_nothing_found_proves_nothing():
+    nothing = Agreement.over([])
+    assert nothing.instances == 0 and not is_harmless(nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolact_ros.benchmark.contender import Found
@@ -25,6 +26,20 @@ class Agreement:
     mean_mask_iou: float
     box_difference: float
     """Largest difference of a box edge of a pair, in pixels."""
+
+    @classmethod
+    def over(cls, images: Sequence[Agreement]) -> Agreement:
+        """Return the agreement over all of several images; of none, no instances."""
+        matched = sum(each.matched for each in images)
+        total_iou = sum(each.mean_mask_iou * each.matched for each in images)
+        return cls(
+            instances=sum(each.instances for each in images),
+            matched=matched,
+            score_difference=max((each.score_difference for each in images), default=0.0),
+            mask_iou=min((each.mask_iou for each in images), default=1.0),
+            mean_mask_iou=total_iou / matched if matched else 1.0,
+            box_difference=max((each.box_difference for each in images), default=0.0),
+        )
 
 
 def compare(a: Found, b: Found, least: float = 0.0) -> Agreement:

@@ -26,8 +26,8 @@ def compare_precisions(
     settings: DetectionSettings,
     dtype: torch.dtype,
     device: torch.device,
-) -> list[Agreement]:
-    """Compare what `net` finds in float32 and in `dtype`, per image, on the fixed-shape path.
+) -> Agreement:
+    """Compare what `net` finds in float32 and in `dtype`, on the fixed-shape path.
 
     `images` are uint8 [H, W, 3], BGR. TensorFloat-32 is off in float32. On a CPU, tensor cores are
     simulated, see `rounded`.
@@ -51,7 +51,7 @@ def compare_precisions(
                 raise RuntimeError("more anchors exceed the score threshold than are considered")
             instances = results.instances(batch.image_sizes, net.config.class_names)
             found.append([Found(i.boxes, i.scores, i.class_ids, i.masks) for i in instances])
-    return [compare(full, reduced) for full, reduced in zip(*found, strict=True)]
+    return Agreement.over([compare(*pair) for pair in zip(*found, strict=True)])
 
 
 def rounded(runtime: Runtime, dtype: torch.dtype) -> Runtime:
@@ -78,7 +78,9 @@ class _Rounded(nn.Module):
             parameter.copy_(parameter.to(dtype))
 
     def forward(self, x: Tensor) -> Any:
-        with _RoundResults(self.dtype):
+        # With gradients enabled (nothing needs any), deformable convolution is a single operator:
+        # on tensor cores, too, its positions and sums are float32.
+        with _RoundResults(self.dtype), torch.enable_grad():
             return self.function(x.to(self.dtype).float())
 
 
@@ -94,13 +96,11 @@ class _RoundResults(TorchDispatchMode):
         return result
 
 
-def is_harmless(agreements: Sequence[Agreement], mask_iou: float = 0.99) -> bool:
+def is_harmless(agreement: Agreement, mask_iou: float = 0.99) -> bool:
     """Whether matched masks have at least this mean IoU, and 95 % of instances are matched.
 
     Unmatched instances come from close decisions: a score next to a threshold or a rank, or which
     of two boxes suppresses the other.
     """
-    instances = sum(each.instances for each in agreements)
-    matched = sum(each.matched for each in agreements)
-    total = sum(each.mean_mask_iou * each.matched for each in agreements)
-    return instances > 0 and matched >= 0.95 * instances and total >= mask_iou * matched
+    enough = agreement.matched >= 0.95 * agreement.instances > 0
+    return enough and agreement.mean_mask_iou >= mask_iou
