@@ -50,6 +50,9 @@ def export(root, file, folder, data=None):
         ("annotations/instances_val2017.json", "val2017"),
         ("annotations/instances_default.json", "images"),
         ("annotations/instances_train.json", "images/train"),
+        ("annotations/instances_train_night.json", "images/train_night"),
+        ("annotations/instances_night-val.json", "images/night"),
+        ("annotations/instances_night-train.json", "night"),
     ],
 )
 def test_images_are_found_where_tools_put_them(tmp_path, monkeypatch, file, folder):
@@ -116,6 +119,44 @@ def test_boxes_may_be_numbers_in_quotes(tmp_path):
         data["annotations"][0]["bbox"][2] = text
         (problem,) = check(export(tmp_path, "data.json", "images", data)).problems
         assert problem.reason.endswith("is not four finite numbers")
+
+
+def test_stray_points_of_a_brush_mask_have_no_pixel(tmp_path):
+    """cv2.findContours makes parts of one and of two points."""
+    data, alone = content(), content()
+    data["annotations"][0]["segmentation"][:0] = [[5, 5], [5, 5, 6, 5]]
+    data["annotations"][0]["segmentation"].append([1, 2])
+    source = export(tmp_path, "data.json", "images", data)
+    assert check(source).problems == check(source, "measuring").problems == ()
+    found = source.read().content["annotations"]
+    assert found[0]["segmentation"] == alone["annotations"][0]["segmentation"]
+    for parts in ([[5, 5]], [[5, 5], [5, 5, 6, 5]]):  # no mask beside them
+        data["annotations"][0]["segmentation"] = parts
+        (problem,) = check(export(tmp_path, "data.json", "images", data)).problems
+        assert problem.where == "annotation 0" and "three or more x and y" in problem.reason
+
+
+def test_file_names_of_windows(tmp_path):
+    data = content()
+    for image in data["images"]:
+        image["file_name"] = f"images\\{image['file_name']}"
+    source = export(tmp_path, "result.json", "images", data)
+    assert check(source, decode=True).problems == ()
+    assert source.read().records(["fig"])[0].path == tmp_path / "images" / NAMES[0]
+
+
+def test_values_of_tables(tmp_path):
+    """Whole numbers with a point, empty fields, and a mark at the start of the file."""
+    data, plain = content(), content()["annotations"]
+    for entry in (*data["categories"], *data["images"], *data["annotations"]):
+        entry |= {name: float(v) for name, v in entry.items() if isinstance(v, int)}
+    for annotation in data["annotations"]:
+        annotation |= {"iscrowd": None, "area": None}
+    source = export(tmp_path, "data.json", "images", data)
+    source.annotations.write_bytes(b"\xef\xbb\xbf" + source.annotations.read_bytes())
+    assert check(source).problems == check(source, "measuring").problems == ()
+    assert source.read().content["annotations"] == plain
+    assert type(source.read().content["images"][0]["height"]) is int
 
 
 def test_what_is_wrong_with_many_is_said_once(tmp_path, capsys):

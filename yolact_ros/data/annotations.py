@@ -147,6 +147,9 @@ def _wrong_rle(rle: Rle, height: int, width: int) -> str | None:
         runs = counts if isinstance(counts, list) else run_lengths(counts)
     except (TypeError, ValueError) as error:
         return f"segmentation is a broken RLE: {error}"
-    if not all(is_integer(run) and run >= 0 for run in runs) or sum(runs) != height * width:
+    for run in runs:
+        if not is_integer(run) or run < 0:
+            return f"segmentation has the run {short(run)}, which is not an integer from 0 on"
+    if sum(runs) != height * width:
         return f"segmentation is an RLE that does not fill {height} x {width} pixels"
     return None

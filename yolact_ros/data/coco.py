@@ -96,9 +96,10 @@ class Dataset:
         file = self.source.annotations
         beside = file.parent
         above = beside.resolve().parent  # of `.`, too
-        name = file.stem.rpartition("_")[2]
-        folders = beside / "images", beside, above / name, above / "images", above / "images" / name
-        return list(dict.fromkeys(folders))
+        name = file.stem.partition("_")[2] or file.stem
+        whole = name.removesuffix("-train").removesuffix("-val")  # before `yolact data split`
+        folders = [beside / "images", beside, above / name, above / whole, above / "images"]
+        return list(dict.fromkeys([*folders, *(above / "images" / n for n in (name, whole))]))
 
     @property
     def class_names(self) -> tuple[str, ...]:

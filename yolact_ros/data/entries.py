@@ -9,6 +9,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from yolact_ros.data.exports import as_in_coco
 from yolact_ros.data.problems import DataError, refuse, sift
 from yolact_ros.image_files import is_drawable
 
@@ -90,10 +91,11 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
-_ID = Field(is_integer, "an integer", unique=True)
+_INTEGER = "an integer of at most 2^53"
+_ID = Field(is_integer, _INTEGER, unique=True)
 # The evaluation library accepts no others.
-_IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 on", unique=True)
-_REFERENCE = Field(is_integer, "an integer")
+_IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 to 2^53", unique=True)
+_REFERENCE = Field(is_integer, _INTEGER)
 _FILE_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
 _CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_drawable(v), "a name", unique=True)
 _SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
@@ -133,7 +135,9 @@ class FieldCheck:
             return f"it has no {', '.join(missing)}"
         for name, field in self.fields.items():
             if name in entry and not field.is_right(entry[name]):
-                return f"{name} {short(entry[name])} is not {field.allowed}"
+                # Messages name the id: without it, the problems of many entries are one.
+                value = "" if name == "id" else f" {short(entry[name])}"
+                return f"{name}{value} is not {field.allowed}"
         for name, values in self.seen.items():
             if entry[name] in values:
                 return f"an earlier entry has the same {name} {entry[name]!r}"
@@ -143,13 +147,13 @@ class FieldCheck:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load the content of a COCO-format file without checking its entries.
+    """Load the content of a COCO-format file as in COCO, without checking its entries.
 
     If there is no list of annotations, as in COCO's test-dev, whose annotations are secret, it is
     empty. Raises DataError if another list is missing.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     lists = content if isinstance(content, dict) else {}
@@ -158,44 +162,7 @@ def load(path: Path) -> dict[str, Any]:
     missing = [kind for kind in FIELDS if not isinstance(lists.get(kind), list)]
     if missing:
         raise DataError(f"{path} is not a COCO-format file: it has no list {', '.join(missing)}")
-    annotations = [_with_numbers(entry) for entry in lists["annotations"]]
-    return lists | {"annotations": annotations, "categories": _without_headings(lists)}
-
-
-def _with_numbers(annotation: Any) -> Any:
-    """Convert numbers in a box from text, which Roboflow exports for width and height.
-
-    Other text is kept, for `FieldCheck` to find.
-    """
-    box = annotation.get("bbox") if isinstance(annotation, dict) else None
-    if not isinstance(box, list) or not any(isinstance(value, str) for value in box):
-        return annotation
-    try:
-        return annotation | {"bbox": [float(v) if isinstance(v, str) else v for v in box]}
-    except ValueError:
-        return annotation
-
-
-def _without_headings(lists: dict[str, Any]) -> list[Any]:
-    """Return the categories except headings: supercategories of others without objects.
-
-    Roboflow exports one above all classes; its name may also be that of a class. In a file without
-    objects they cannot be recognised, so all categories are kept.
-    """
-    categories, objects = (
-        [entry for entry in lists[kind] if isinstance(entry, dict)]
-        for kind in ("categories", "annotations")
-    )
-
-    def is_heading(category: Any) -> bool:
-        if not isinstance(category, dict) or not isinstance(category.get("name"), str):
-            return False
-        # Not its own: COCO's person is in the supercategory person.
-        below = [c for c in categories if c.get("supercategory") == category["name"]]
-        is_above, id_ = any(c is not category for c in below), category.get("id")
-        return is_above and all(a.get("category_id") != id_ for a in objects)
-
-    return [c for c in lists["categories"] if not (objects and is_heading(c))]
+    return as_in_coco(lists)
 
 
 def read_json(path: Path) -> CocoFile:

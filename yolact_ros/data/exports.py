@@ -1,0 +1,90 @@
+"""What annotation tools write differently from COCO, where it is clear what is meant.
+
+Anything else is kept, for `entries.FieldCheck` and `annotations.AnnotationCheck` to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_INTEGERS = ("id", "image_id", "category_id", "height", "width", "iscrowd")
+
+
+def as_in_coco(lists: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a file with categories, images and annotations as COCO writes them."""
+    read: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "categories": _with_integers,
+        "images": lambda image: _with_slashes(_with_integers(image)),
+        "annotations": lambda annotation: _annotation(_with_integers(annotation)),
+    }
+    converted = {
+        kind: [convert(e) if isinstance(e, dict) else e for e in lists[kind]]
+        for kind, convert in read.items()
+    }
+    return lists | converted | {"categories": _without_headings(converted)}
+
+
+def _with_integers(entry: dict[str, Any]) -> dict[str, Any]:
+    """Convert whole numbers such as 3.0, which tables export, to integers."""
+    values = {name: entry.get(name) for name in _INTEGERS}
+    whole = {n: int(v) for n, v in values.items() if isinstance(v, float) and v.is_integer()}
+    return entry | whole if whole else entry
+
+
+def _with_slashes(image: dict[str, Any]) -> dict[str, Any]:
+    """Replace the backslashes of file names from Windows (Label Studio)."""
+    name = image.get("file_name")
+    if not isinstance(name, str) or "\\" not in name:
+        return image
+    return image | {"file_name": name.replace("\\", "/")}
+
+
+def _annotation(annotation: dict[str, Any]) -> dict[str, Any]:
+    """Convert numbers of a box in quotes (Roboflow); leave out what means nothing: optional fields
+    that are null, and parts of a mask with one or two points (from contours of brush masks)."""
+    changes: dict[str, Any] = {}
+    box, parts = annotation.get("bbox"), annotation.get("segmentation")
+    if isinstance(box, list) and any(isinstance(value, str) for value in box):
+        changes["bbox"] = [_number(value) for value in box]
+    if isinstance(parts, list) and any(_is_stray(part) for part in parts):
+        larger = [part for part in parts if not _is_stray(part)]
+        if larger:
+            changes["segmentation"] = larger
+    empty = [name for name in ("area", "iscrowd") if annotation.get(name, 0) is None]
+    if not changes and not empty:
+        return annotation
+    return {name: v for name, v in (annotation | changes).items() if name not in empty}
+
+
+def _is_stray(part: Any) -> bool:
+    return isinstance(part, list) and len(part) in (2, 4)
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _without_headings(lists: dict[str, list[Any]]) -> list[Any]:
+    """Return the categories except headings: supercategories of others without objects.
+
+    Roboflow exports one above all classes; its name may also be that of a class. In a file without
+    objects they cannot be recognised, so all categories are kept.
+    """
+    categories, objects = (
+        [entry for entry in lists[kind] if isinstance(entry, dict)]
+        for kind in ("categories", "annotations")
+    )
+
+    def is_heading(category: Any) -> bool:
+        if not isinstance(category, dict) or not isinstance(category.get("name"), str):
+            return False
+        # Not its own: COCO's person is in the supercategory person.
+        below = [c for c in categories if c.get("supercategory") == category["name"]]
+        is_above, id_ = any(c is not category for c in below), category.get("id")
+        return is_above and all(a.get("category_id") != id_ for a in objects)
+
+    return [c for c in lists["categories"] if not (objects and is_heading(c))]
