@@ -368,6 +368,17 @@ def test_what_was_found_is_written_before_it_is_counted(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"masks.json", "boxes.json"}
 
 
+def test_what_is_not_measured_is_told(tmp_path, capsys):
+    people, _ = some_objects(tmp_path, category_id=1, iscrowd=1)
+    content = json.loads(people.annotations.read_text())
+    content["categories"].append({"id": 1, "name": "Person"})
+    people.annotations.write_text(json.dumps(content))
+    assert main(["eval", "--backend", "torch", f"{people.annotations}:{people.images}"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nnot measured are Person 1: the model has no such class\n" in printed
+    assert "\n1 of 2 annotations are crowd regions" in printed
+
+
 def test_all_files_are_checked_before_the_first_is_evaluated(source, tmp_path, capsys):
     people, _ = some_objects(tmp_path)
     first = f"{people.annotations}:{people.images}"

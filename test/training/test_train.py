@@ -135,7 +135,7 @@ def test_accuracy_needs_objects_to_be_found(settings, tmp_path):
     path.write_text(json.dumps(content))
     images = Path(settings.train[0]).parent / "images"
     settings = dataclasses.replace(settings, val=(*settings.train, f"{path}:{images}"))
-    with pytest.raises(DataError, match=r"crowds\.json has no object of the classes to measure"):
+    with pytest.raises(DataError, match=r"crowds\.json has no object .* are crowd regions"):
         train(settings)
 
 
@@ -309,11 +309,9 @@ def test_outputs_that_fit_by_accident_start_afresh(tmp_path, capsys):
     assert "head.classes.weight" in capsys.readouterr().out
 
 
-def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path, monkeypatch):
-    found = SimpleNamespace(masks=SimpleNamespace(overall=SimpleNamespace(ap=0.25)))
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path, monkeypatch, fixed_accuracy):
+    fixed_accuracy(0.25)
     monkeypatch.setattr(validation, "Segmenter", lambda **_: None)
-    monkeypatch.setattr(validation, "evaluate", lambda *_: found)
-    monkeypatch.setattr(validation, "table", lambda _: "")
     weights = tmp_path / "weights.safetensors"
     weights.touch()
     measured = Validation([DataSource.parse("val.json")], weights, every=3, patience=None)
@@ -331,7 +329,30 @@ def test_it_starts_from_weights_by_name(settings, capsys, change_schedule):
     assert "nothing that fits" in capsys.readouterr().out  # other sizes and classes
 
 
-def test_accuracy_is_measured_and_training_stops_without_progress(settings, losses):
+@pytest.fixture
+def fixed_accuracy(monkeypatch):
+    """Lets every evaluation have the accuracy that the returned function was called with."""
+    monkeypatch.setattr(validation, "table", lambda _: "")
+
+    def measure(value):
+        found = SimpleNamespace(masks=SimpleNamespace(overall=SimpleNamespace(ap=value)))
+        monkeypatch.setattr(validation, "evaluate", lambda *_: found)
+
+    return measure
+
+
+def test_a_young_network_that_finds_nothing_is_not_stuck(settings, fixed_accuracy, losses):
+    fixed_accuracy(0.0)
+    train(dataclasses.replace(settings, val=settings.train, validate_every=1, patience=1))
+    assert len(losses(settings.output)) == settings.schedule.total_iterations
+    weights = Path(settings.output) / "weights.safetensors"
+    assert weights.with_name("best.safetensors").read_bytes() == weights.read_bytes(), "the newest"
+
+
+def test_accuracy_is_measured_and_training_stops_without_progress(
+    settings, losses, fixed_accuracy, capsys
+):
+    fixed_accuracy(0.25)
     schedule = dataclasses.replace(settings.schedule, iterations=20, learning_rate=1e-9)
     settings = dataclasses.replace(
         settings,
@@ -346,7 +367,10 @@ def test_accuracy_is_measured_and_training_stops_without_progress(settings, loss
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["iteration"] for entry in entries] == [2, 4]
     assert len(losses(settings.output)) == 4
+    said = "stopped: no improvement in the last 1 evaluations (see `patience`)\n"
+    assert said in capsys.readouterr().out
     train(settings, resume=True)  # as a queue does that does not know
+    assert said in capsys.readouterr().out
     assert len(losses(settings.output)) == 4 and len(log.read_text().splitlines()) == 2
     train(dataclasses.replace(settings, patience=2), resume=True)
     assert len(losses(settings.output)) > 4
@@ -409,6 +433,11 @@ def test_objects_of_classes_that_the_first_file_lacks_are_told(settings, tmp_pat
     settings = dataclasses.replace(settings, train=(*settings.train, f"{other}:{images}"))
     training_data(settings)
     assert "left out are bird " in capsys.readouterr().out
+    training_data(dataclasses.replace(settings, train=settings.train[:1], val=(settings.train[1],)))
+    assert re.search(r"not measured are bird \d+: the model", capsys.readouterr().out)
+    named = dataclasses.replace(settings, classes=("square",), val=(settings.train[1],))
+    training_data(named)
+    assert "bird" not in capsys.readouterr().out, "left out on purpose"
 
 
 def test_published_schedule():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolact_ros.cli.files import check_output, short_names
 from yolact_ros.cli.options import add_model_options, make_segmenter
-from yolact_ros.data import DataSource
+from yolact_ros.data import DataSource, crowd_remark, other_classes
 from yolact_ros.engine import Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.evaluation.coco import accuracy_of
@@ -48,6 +48,10 @@ def run(arguments: Sequence[str]) -> None:
             write_results(findings, folder)
         result, images = accuracy_of(findings, content), len(findings.image_ids)
         print(f"\n{source.annotations}, {images} images, in percent")
+        if remark := crowd_remark(content):
+            print(remark)
+        if others := other_classes(content, segmenter.class_names):
+            print(f"not measured are {others}: the model has no such class")
         print(table(result, options.classes))
         if not content["annotations"]:
             print("no accuracy: the file has no annotations; --output writes what was found")

@@ -1,11 +1,12 @@
 """Data sets: reading and checking them."""
 
-from yolact_ros.data.check import Report, check, crowd_remark, read_countable
+from yolact_ros.data.check import Report, check, read_countable
 from yolact_ros.data.coco import Annotation, Dataset, DataSource, ImageRecord
 from yolact_ros.data.entries import CocoFile, Rle, read_json
 from yolact_ros.data.images import read_annotated_image
 from yolact_ros.data.masks import as_rle, decode_mask, encode_mask
 from yolact_ros.data.problems import DataError
+from yolact_ros.data.remarks import crowd_remark, other_classes
 
 __all__ = [
     "Annotation",
@@ -21,6 +22,7 @@ __all__ = [
     "crowd_remark",
     "decode_mask",
     "encode_mask",
+    "other_classes",
     "read_annotated_image",
     "read_countable",
     "read_json",

@@ -109,18 +109,6 @@ def read_countable(source: DataSource, masks: bool) -> Dataset:
     return dataset
 
 
-def crowd_remark(content: CocoFile) -> str:
-    """Return a remark if crowd regions are at least a tenth of a file's annotations, else ""."""
-    total = len(content["annotations"])
-    crowds = sum(bool(a.get("iscrowd")) for a in content["annotations"])
-    if crowds * 10 < max(total, 1):
-        return ""
-    return (
-        f"{crowds} of {total} annotations are crowd regions (iscrowd 1, as CVAT writes what was "
-        "drawn with a brush): of these nothing is learned or measured"
-    )
-
-
 def _wrong_image(folder: Path, decode: bool, entry: ImageEntry) -> str | None:
     path = folder / entry["file_name"]
     size = entry["height"], entry["width"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from yolact_ros.data import (
-    CocoFile,
     DataError,
     Dataset,
     DataSource,
     ImageRecord,
     check,
     crowd_remark,
+    other_classes,
 )
 from yolact_ros.detection import boxes
 from yolact_ros.training.console import is_first_process, say
@@ -38,16 +37,17 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         classes = classes or dataset.class_names
         records += dataset.records(classes)
         known.update(dataset.class_names)
-        remarks = [crowd_remark(dataset.content)]
-        if not settings.classes:
-            remarks.append(_left_out(dataset.content, classes))
-        for remark in filter(None, remarks):
-            say(f"{dataset.source.annotations}: {remark}")
+        if remark := crowd_remark(dataset.content):
+            say(f"{text}: {remark}")
+        if not settings.classes and (others := other_classes(dataset.content, classes)):
+            say(f"{text}: left out are {others}: the first file has no such class (see `classes`)")
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
-        _check_validation(DataSource.parse(text), classes, masks)
+        content = _read_measurable(DataSource.parse(text), classes, masks).content
+        if not settings.classes and (others := other_classes(content, classes)):
+            say(f"{text}: not measured are {others}: the model has no such class")
     if not settings.negatives:
         records = [record for record in records if _has_object([record])]
     if not _has_object(records):
@@ -66,22 +66,16 @@ def _read_learnable(source: DataSource, masks: bool, skip_bad: bool) -> Dataset:
     return report.dataset
 
 
-def _check_validation(source: DataSource, classes: Sequence[str], masks: bool) -> None:
-    """Raise DataError for a bad entry, or if no object has one of the classes."""
+def _read_measurable(source: DataSource, classes: Sequence[str], masks: bool) -> Dataset:
+    """Read a data set. Raises DataError for a bad entry, or if no object has one of `classes`."""
     # Bad entries are not skipped here, since accuracy counts all entries.
     report = check(source, "measuring", masks=masks, decode=True, progress=is_first_process())
     report.raise_if_bad()
     if not _has_object(report.dataset.records(classes)):
-        raise DataError(f"{source.annotations} has no object of the classes to measure")
-
-
-def _left_out(content: CocoFile, classes: Sequence[str]) -> str:
-    """Return a remark on objects whose class the first file does not have; empty if none."""
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    labels = (names[annotation["category_id"]] for annotation in content["annotations"])
-    counts = Counter(name for name in labels if name not in classes)
-    found = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    return found and f"left out are {found}: the first file has no such class (`classes` names all)"
+        reason = f"{source.annotations} has no object of the classes to measure"
+        crowds = crowd_remark(report.dataset.content)
+        raise DataError(f"{reason}: {crowds}" if crowds else reason)
+    return report.dataset
 
 
 def anchor_recall(

@@ -17,6 +17,7 @@ from yolact_ros.engine import Segmenter
 from yolact_ros.evaluation.coco import evaluate
 from yolact_ros.evaluation.report import table
 from yolact_ros.files import atomic_write
+from yolact_ros.training.console import say
 
 HISTORY_FILE = "validation.jsonl"
 BEST_WEIGHTS_FILE = "best.safetensors"
@@ -81,7 +82,8 @@ class Validation(pl.Callback):
             print(f"\niteration {iteration}, {source.annotations}, in percent\n{table(result)}")
             accuracy.append((result.masks or result.boxes).overall.ap)
         mean = sum(accuracy) / len(accuracy)
-        if all(mean > entry["accuracy"] for entry in earlier):
+        highest = max((entry["accuracy"] for entry in earlier), default=0.0)
+        if mean > highest or highest == 0:  # a young network finds nothing for a while
             best = self.weights.with_name(BEST_WEIGHTS_FILE)
             with atomic_write(best) as part:
                 shutil.copy(self.weights, part)
@@ -106,12 +108,13 @@ class Validation(pl.Callback):
 
     def _stop_if_stuck(self, trainer: pl.Trainer) -> None:
         # Only the first process measures.
-        trainer.should_stop = trainer.strategy.broadcast(
-            trainer.is_global_zero and self._is_stuck()
-        )
+        stuck = trainer.strategy.broadcast(trainer.is_global_zero and self._is_stuck())
+        if stuck:
+            say(f"stopped: no improvement in the last {self.patience} evaluations (see `patience`)")
+        trainer.should_stop = stuck
 
     def _is_stuck(self) -> bool:
         values = [entry["accuracy"] for entry in self._history()]
-        if self.patience is None or len(values) <= self.patience:
+        if self.patience is None or len(values) <= self.patience or max(values) == 0:
             return False
         return max(values[-self.patience :]) <= max(values[: -self.patience])
