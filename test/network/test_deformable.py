@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from yolact_ros.network import deformable
 from yolact_ros.network.deformable import DeformableConv2d
 
 
@@ -133,6 +136,23 @@ def test_exports_keep_the_operator_that_runtimes_know(version):
     assert "torchvision.deform_conv2d.default" in operators
     assert "torchvision::deform_conv2d" in str(traced.inlined_graph)
     assert not any("embedding_bag" in name for name in (*operators, str(traced.inlined_graph)))
+
+
+@pytest.mark.parametrize("release", ["0.28.1", "0.9.0a0+8eafa9c", "0.29.0"])
+def test_a_cuda_graph_without_the_operator_is_refused(release, monkeypatch):
+    capturing = [False]
+    monkeypatch.setattr(deformable, "version", lambda _: release)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    deformable.refuse_capture(torch.zeros(1))
+    with FakeTensorMode():
+        x = torch.zeros(1, device="cuda")
+    deformable.refuse_capture(x)
+    capturing[0] = True
+    if release == "0.29.0":
+        deformable.refuse_capture(x)
+    else:
+        with pytest.raises(RuntimeError, match=rf"torchvision {re.escape(release)} runs"):
+            deformable.refuse_capture(x)
 
 
 def test_mixed_precision():

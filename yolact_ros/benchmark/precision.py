@@ -79,7 +79,7 @@ class _Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         # With gradients enabled (nothing needs any), deformable convolution is a single operator:
-        # on tensor cores, too, its positions and sums are float32.
+        # in our kernel for CUDA, too, positions and sums are float32.
         with _RoundResults(self.dtype), torch.enable_grad():
             return self.function(x.to(self.dtype).float())
 

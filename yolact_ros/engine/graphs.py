@@ -5,6 +5,7 @@ A whole batch is launched at once, and the next images are prepared while the GP
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import warnings
@@ -357,4 +358,6 @@ class Graphs:
         """Start a new lane, since a failed capture spoils the pool, and free unused memory."""
         self._lane = Lane(self._runtime.device)
         gc.collect()
-        torch.cuda.empty_cache()
+        # In older PyTorch, a capture that another thread made invalid never ends for the allocator.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

@@ -256,8 +256,8 @@ class Segmenter:
     ) -> SegmentedBatch:
         if self._thread is None:
             return self._segment(images, settings)
-        if any(image.is_cuda for image in images):  # the current stream may still write them
-            torch.cuda.current_stream(self.device).synchronize()
+        for device in {image.device for image in images if image.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()  # it may still write them
         with whole_device(self.device):  # cuDNN may benchmark
             return self._thread.submit(self._segment, images, settings).result()
 

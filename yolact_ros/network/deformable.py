@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import cast
 
 import torch
@@ -50,6 +51,8 @@ class DeformableConv2d(nn.Module):
         mask = None
         if self.modulated:
             offsets, mask = offsets[:, :18], offsets[:, 18:].sigmoid()
+        if not kernels.is_recording():
+            refuse_capture(x)
         # torchvision's kernels do not support bfloat16.
         dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
         return _operator(x)(
@@ -61,6 +64,20 @@ class DeformableConv2d(nn.Module):
             padding=1,
             mask=None if mask is None else mask.to(dtype),
         ).to(x.dtype)
+
+
+def refuse_capture(x: Tensor) -> None:
+    """Raise RuntimeError if a CUDA graph is being captured that would not contain torchvision's
+    operator: before 0.29 it ran on the default stream (pytorch/vision#9522)."""
+    if not x.is_cuda or not torch.cuda.is_current_stream_capturing():
+        return
+    installed = version("torchvision")
+    major, minor = installed.split(".")[:2]
+    if (int(major), int(minor)) < (0, 29):
+        raise RuntimeError(
+            f"torchvision {installed} runs deformable convolutions outside of CUDA graphs; "
+            "0.29 and newer do not"
+        )
 
 
 def _operator(x: Tensor) -> Callable[..., Tensor]:

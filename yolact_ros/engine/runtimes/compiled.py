@@ -34,6 +34,7 @@ from yolact_ros.engine.runtimes.shapes import check_outputs
 from yolact_ros.extras import MissingExtraError
 from yolact_ros.network import Predictions, WeightsError
 from yolact_ros.network.anchors import make_anchors
+from yolact_ros.network.deformable import refuse_capture
 
 _ENTRY = "extra/yolact_ros.json"  # below the package's top-level folder
 _INSTRUCTION_SETS = re.compile(
@@ -102,6 +103,8 @@ def read(path: Path, precision: str = "auto", device: str = "auto") -> Runtime:
         header = replace(header, mask_iou=header.mask_iou.to(where, dtype))
 
     def run(images: Tensor) -> Predictions | Detected:
+        if header.config.dcn_variant != "none":
+            refuse_capture(images)
         outputs = package(images.contiguous(memory_format=torch.channels_last))
         # Only the outputs reveal their shapes, not the package itself.
         shapes = {name: each.shape for name, each in zip(header.outputs, outputs, strict=False)}

@@ -17,6 +17,7 @@ from yolact_ros.engine.runtimes.runtime import Runtime
 from yolact_ros.engine.runtimes.tracing import trace
 from yolact_ros.engine.threads import TRACING
 from yolact_ros.network import Predictions, Yolact
+from yolact_ros.network.deformable import refuse_capture
 
 
 def compile_network(plain: Runtime) -> Runtime:
@@ -33,6 +34,8 @@ def compile_network(plain: Runtime) -> Runtime:
     def run(images: Tensor) -> Predictions | Detected:
         # A separate module for each size: PyTorch stops recompiling a module after some times.
         size = len(images)
+        if header.config.dcn_variant != "none":
+            refuse_capture(images)
         if size in by_batch_size:
             return header.read_outputs(by_batch_size[size](images))
         with TRACING:
