@@ -19,6 +19,8 @@ pytest.importorskip("yolact_ros.msg", reason="needs the messages of this package
 import rclpy
 from ament_index_python.packages import get_package_prefix
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 import yolact_ros
@@ -152,8 +154,13 @@ def test_a_camera_passes_over_what_it_cannot_read(graph, image, tmp_path) -> Non
     process = subprocess.Popen(
         [*program("yolact_camera"), "--ros-args", *words], stderr=subprocess.PIPE, text=True
     )
+    client = graph.client.create_client(SetParameters, "/camera/set_parameters")
     try:
         graph.wait_until(lambda: len(received) >= 6, "the images")
+        change = SetParameters.Request(parameters=[Parameter("rate", value=1.0).to_parameter_msg()])
+        answer = client.call_async(change)
+        graph.wait_until(answer.done, "the answer")
+        assert "read-only" in answer.result().results[0].reason
     finally:
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=60)

@@ -353,9 +353,11 @@ def depth_camera(graph, folder, depth, publish, message):
     """What publishes an image with its depth and calibration, on topics in `folder`."""
     publish_depth = graph.camera(f"{folder}/image")
     publish_info = graph.camera(f"{folder}/camera_info", CameraInfo)
+    info = calibration()
+    info.header.frame_id = depth.header.frame_id
 
     def camera(_):
-        publish_info(calibration())
+        publish_info(info)
         publish_depth(depth)
         publish(message)
 
@@ -387,7 +389,7 @@ def test_depth_of_another_frame_and_remapped_topics(graph, weights, image, image
     message.header.stamp, message.header.frame_id = depth.header.stamp, "colour"
 
     see_positions(graph, depth_camera(graph, "/eye", depth, publish, message), received)
-    warning = "Depth is in the frame 'infrared', images in 'colour': "
+    warning = "Images are in the frame 'colour', depth in 'infrared', calibration in 'infrared': "
     graph.wait_until(lambda: any(each.msg.startswith(warning) for each in log), "a warning")
 
 

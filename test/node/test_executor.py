@@ -79,8 +79,10 @@ def test_messages_come_while_all_threads_are_busy_and_one_more_call_waits(graph,
     publisher = graph.client.create_publisher(Int32, "/numbers", 10)
     graph.wait_until(client.service_is_ready, "the service")
     graph.wait_until(lambda: publisher.get_subscription_count(), "the subscription")
-    answers = [client.call_async(Empty.Request()) for _ in range(THREADS + 1)]
-    spin_until(executor, lambda: len(begun) == THREADS)
+    answers = []
+    for _ in range(THREADS + 1):  # one at a time: a service keeps only some requests
+        answers.append(client.call_async(Empty.Request()))
+        spin_until(executor, lambda: len(begun) == min(len(answers), THREADS))
     for count in range(1, 6):
         publisher.publish(Int32())
         spin_until(executor, lambda: len(received) == count)  # noqa: B023

@@ -388,6 +388,8 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, image, image_me
         ("precision", "int8", "precision='int8' .* float16"),
         ("image_topic", "no topic!", "is no topic name"),
         ("image_topic", "", "is no topic name"),
+        ("image_topic", "{camera}/image", "no topic name: {camera} stands for nothing"),
+        ("depth_topic", "{node}/{eye}", "no topic name: {eye} stands for nothing"),
         ("qos__reliability", "sometimes", "one of auto, best_effort, reliable"),
         ("overlay__alpha", -0.1, "out of range"),
         ("autostart", False, "read-only"),

@@ -190,7 +190,8 @@ PROGRAM_OF_A_USER = """
 import rclpy
 from yolact_ros.node.yolact_node import YolactNode
 rclpy.init()
-node = YolactNode()
+node = YolactNode("front", automatically_declare_parameters_from_overrides=True)
+assert node.get_name() == "front" and node.describe_parameter("weights").description
 assert node.trigger_configure() and node.trigger_activate()
 DESTROYED
 rclpy.shutdown()

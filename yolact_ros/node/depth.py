@@ -146,11 +146,14 @@ class DepthImages:
 
         Raises NoDepthError if it has no depth, ImageError as `metres_of` and `locate` do.
         """
-        if self._info is None:
+        if (info := self._info) is None:
             raise NoDepthError(f"no calibration has come on {self._info_topic}")
         image = self.match(nearest, max_offset, max_wait)
-        positions = locate(instances, metres_of(image), self._info)
-        return dataclasses.replace(positions, frame_id=image.header.frame_id)
+        return dataclasses.replace(
+            locate(instances, metres_of(image), info),
+            depth_frame=image.header.frame_id,
+            calibration_frame=info.header.frame_id,
+        )
 
 
 def nanoseconds(stamp: Time) -> int:

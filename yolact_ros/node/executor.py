@@ -24,8 +24,9 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 from rclpy.task import Future, Task
 
-THREADS = 3
-"""Lifecycle transitions may take long; parameters and diagnostics are served meanwhile."""
+THREADS = 8
+"""At most; they start on demand. Transitions of several nodes may take long, while parameters and
+diagnostics of all are served."""
 
 _POLL_PERIOD = 0.001
 """Seconds until the executor looks again at a callback that rclpy keeps returning: one that has not
@@ -40,7 +41,7 @@ _NOTHING_TO_CALL = (
 
 
 class NodeExecutor(SingleThreadedExecutor):
-    """Runs subscription callbacks in the spinning thread, all others in a small thread pool.
+    """Runs subscription callbacks in the spinning thread, all others in a thread pool.
 
     Subscription callbacks must be short. rclpy's MultiThreadedExecutor hands them to threads too,
     and keeps handing over the same callback until its thread has started: when all cores are busy

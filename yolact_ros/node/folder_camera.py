@@ -48,7 +48,7 @@ class FolderCamera(Node):
         )
 
     def _parameter(self, name: str, default: object, description: str) -> Any:
-        descriptor = ParameterDescriptor(description=description)
+        descriptor = ParameterDescriptor(description=description, read_only=True)
         return self.declare_parameter(name, default, descriptor).value
 
     def _show_next(self) -> None:

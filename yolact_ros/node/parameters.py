@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -337,6 +338,11 @@ def declare(node: Node) -> Parameters:
     names are nearly right are named in a warning.
     Raises ValueError or rclpy's ParameterException, naming the value and what is allowed.
     """
+    for name in PARAMETERS:
+        # rclpy may have declared those with overrides, without descriptors
+        # (automatically_declare_parameters_from_overrides).
+        if node.has_parameter(name):
+            node.undeclare_parameter(name)
     declared = {
         info.field: node.declare_parameter(info.name, info.default, info.descriptor())
         for info in PARAMETERS.values()
@@ -359,8 +365,11 @@ def _check_topic(name: str) -> None:
         validate_topic_name(name)
     except InvalidTopicNameException as error:
         raise ValueError(f"{name!r} is no topic name: {error}") from error
-    if "//" in name:  # which rclpy refuses only when it subscribes
+    # What rclpy refuses only when it subscribes:
+    if "//" in name:
         raise ValueError(f"{name!r} is no topic name: it has an empty part")
+    for unknown in set(re.findall(r"\{.*?\}", name)) - {"{node}", "{ns}", "{namespace}"}:
+        raise ValueError(f"{name!r} is no topic name: {unknown} stands for nothing")
 
 
 def _class_id(name: str, class_names: tuple[str, ...]) -> int:

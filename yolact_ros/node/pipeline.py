@@ -277,10 +277,12 @@ class Pipeline:
         try:
             offset, wait = parameters.depth_max_offset, parameters.depth_max_wait
             positions = self._depth.locate(frame.depth, instances, offset, wait)
-            if positions.frame_id not in ("", header.frame_id):
+            frames = {"depth": positions.depth_frame, "calibration": positions.calibration_frame}
+            others = [f"{n} in {f!r}" for n, f in frames.items() if f not in ("", header.frame_id)]
+            if others:
                 feed.logger.warning(
-                    f"Depth is in the frame {positions.frame_id!r}, images in {header.frame_id!r}: "
-                    "positions are wrong unless the depth is registered to the images",
+                    f"Images are in the frame {header.frame_id!r}, {', '.join(others)}: positions "
+                    "are wrong unless the depth is registered to the images",
                     **at_most_every(DOUBT_LOG_PERIOD),
                 )
             return positions

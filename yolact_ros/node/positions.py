@@ -31,8 +31,10 @@ class Positions:
     """[n, 3]: extent of the surface points along each axis."""
     middles: Array
     """[n, 3]: centre of that extent."""
-    frame_id: str = ""
-    """The depth image's; empty if it has none."""
+    depth_frame: str = ""
+    """The frame id of the depth image; empty if it has none."""
+    calibration_frame: str = ""
+    """The frame id of its calibration; empty if it has none."""
 
 
 def metres_of(image: ImageMessage) -> Array:

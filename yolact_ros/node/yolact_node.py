@@ -22,7 +22,7 @@ from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array, why_silent
-from yolact_ros.node.inputs import Inputs, resolved
+from yolact_ros.node.inputs import Inputs
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
 from yolact_ros.node.pipeline import STEADY, Feed, at_most_every, reason_of, warm_up_decoder
@@ -61,11 +61,11 @@ class YolactNode(LifecycleNodeMixin, Node):
     """Segments the newest image of each camera; see `Parameters` for what can be configured.
 
     The executor's threads handle images, parameters and transitions. The network runs in its own
-    thread, which notifies them only of a lost device (see docs/architecture.md). Raises ValueError
-    or ParameterException for invalid parameters.
+    thread, which notifies them only of a lost device (see docs/architecture.md). `options` are
+    those of `rclpy.node.Node`. Raises ValueError or ParameterException for invalid parameters.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, node_name: str = "yolact", **options: Any) -> None:
         # Set first: rclpy calls `destroy_node`, which releases these, if construction fails.
         self._segmenter: Segmenter | None = None
         self._inputs: Inputs | None = None
@@ -73,7 +73,7 @@ class YolactNode(LifecycleNodeMixin, Node):
         self._lost_devices: set[torch.device] = set()  # only a new process can use them again
         self._kept_from_lost_devices: list[Segmenter] = []
         self._stopping, self._settings_lock = threading.Lock(), threading.Lock()
-        Node.__init__(self, "yolact", **options)
+        Node.__init__(self, node_name, **options)
         # In their own group, so that parameters and diagnostics are served while a model loads.
         transitions = ReentrantCallbackGroup()
         LifecycleNodeMixin.__init__(self, callback_group=transitions)
@@ -145,7 +145,7 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._segmenter = segmenter
         with_markers = bool(parameters.depth_topic)
         for camera in parameters.cameras():
-            self._outputs[camera] = Outputs(self, camera, self._resolved, with_markers)
+            self._outputs[camera] = Outputs(self, camera, self.resolve_topic_name, with_markers)
 
     def _load(self, parameters: Parameters) -> Segmenter:
         asked_for = parameters.weights or parameters.model or "the embedded model"
@@ -263,13 +263,10 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def _given_topic(self, camera: Camera) -> str:
         """The topic as rclpy is given it, which remaps it."""
-        return self._configured.subscription_topic(camera, self._resolved)
+        return self._configured.subscription_topic(camera, self.resolve_topic_name)
 
     def _full_topic(self, camera: Camera) -> str:
-        return self._resolved(self._given_topic(camera))
-
-    def _resolved(self, topic: str) -> str:
-        return resolved(self, topic)
+        return self.resolve_topic_name(self._given_topic(camera))
 
     @_logging_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
