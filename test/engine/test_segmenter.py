@@ -326,6 +326,19 @@ def test_a_file_that_says_nothing_needs_a_model(small_config, tmp_path):
     assert Segmenter(small_config, path, device="cpu", backend="torch").config == small_config
 
 
+def test_a_file_of_another_network_is_none_of_ours(tmp_path):
+    path = tmp_path / "resnet.pth"
+    torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(1)}, path)
+    message = r"no YOLACT network: its tensors are conv1\.weight, fc\.bias$"
+    with pytest.raises(WeightsError, match=message):
+        Segmenter(weights=path, device="cpu", backend="torch")
+
+
+def test_a_change_that_weights_do_not_fit_is_named():
+    with pytest.raises(WeightsError, match=r"^with backbone='resnet50': .*lite.* does not fit"):
+        Segmenter(device="cpu", backend="torch", backbone="resnet50")
+
+
 def test_exported_weights_take_no_other_backend(tmp_path):
     with pytest.raises(ValueError, match=r"net\.onnx is exported already and has its own backend"):
         Segmenter(weights=tmp_path / "net.onnx", backend="torch")
@@ -372,7 +385,7 @@ def test_what_is_not_there(tmp_path):
         Segmenter("yolov8")
     with pytest.raises(WeightsError, match=r"there is no weight file .*nowhere.pth"):
         Segmenter(weights=tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match="there is no weight file yolact_resnet"):
+    with pytest.raises(WeightsError, match=r"there is no weight file /.*/yolact_resnet; "):
         Segmenter(weights="yolact_resnet")
     with pytest.raises(DownloadError, match="no weights of 'yolact_im400' to download"):
         Segmenter("yolact_im400")

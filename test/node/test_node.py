@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -383,6 +384,11 @@ def test_run_time_parameters_take_effect_at_once(graph, weights, image, image_me
         ("classes", "cat, whale", "no class 'whale'; it has cat, dog, person"),
         ("model", "yolact_huge", "model='yolact_huge' .* yolact_base"),
         ("weights", "/no/such/file.pth", "neither a file nor a model"),
+        (
+            "weights",
+            "such/file.pth",
+            f"there is no {re.escape(str(Path.cwd()))}/such/file.pth; the models",
+        ),
         ("backbone", "vgg", "backbone='vgg' .* resnet50"),
         ("device", "cuda:77", "device='cuda:77' .* this machine has auto, cpu"),
         ("precision", "int8", "precision='int8' .* float16"),

@@ -72,13 +72,15 @@ def test_ros_tools_are_told_type_range_and_description(graph, weights):
 def test_names_that_are_nearly_right_are_told(graph, weights, capfd):
     """rclpy ignores what the node does not have: other nodes may have it."""
     values = {"mask_encoding": "bits", "score_treshold": 0.9, "overlay.alfa": 0.1, "exposure": 3}
+    values["overlay"] = False
     named = {name.replace(".", "__"): value for name, value in values.items()}
     graph.start(active=False, weights=weights, autostart=False, **named)
     told = [line for line in capfd.readouterr().err.splitlines() if "Ignored" in line]
     pairs = (("mask_encoding", "mask.encoding"), ("score_treshold", "score_threshold"))
-    for wrong, right in (*pairs, ("overlay.alfa", "overlay.alpha")):
+    pairs += (("overlay.alfa", "overlay.alpha"), ("overlay", "overlay.enabled"))
+    for wrong, right in pairs:
         assert any(f"no parameter '{wrong}'; did you mean '{right}'" in line for line in told)
-    assert len(told) == 3
+    assert len(told) == 4
 
 
 def test_every_parameter_says_what_is_allowed():

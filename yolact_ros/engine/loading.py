@@ -10,14 +10,14 @@ from yolact_ros.engine.download import weights_file
 from yolact_ros.engine.runtimes import EXPORTED, Runtime
 from yolact_ros.engine.threads import TRACING, run_apart
 from yolact_ros.network import (
-    CONFIGS,
     EMBEDDED,
     PUBLISHED,
     NetworkConfig,
     WeightsError,
+    Yolact,
     build,
     config_of,
-    config_of_file,
+    known_config,
     load_network,
 )
 
@@ -50,11 +50,22 @@ def load_runtime(
     backend, where = runtimes.choose(backend, device, precision, config.backbone)
 
     def make() -> Runtime:
-        net = build(config) if file is None else load_network(file, config)
+        net = build(config) if file is None else _load(file, config, changes)
         return runtimes.run(net, backend, where, precision)
 
     with TRACING:
         return run_apart(make), origin
+
+
+def _load(file: Path, config: NetworkConfig, changes: Mapping[str, str]) -> Yolact:
+    """Load a network; name the `changes` of its configuration if the file does not fit."""
+    try:
+        return load_network(file, config)
+    except WeightsError as error:
+        if not changes:
+            raise
+        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        raise WeightsError(f"with {changed}: {error}") from error
 
 
 def _check_exported(path: Path, options: dict[str, object]) -> None:
@@ -90,10 +101,4 @@ def _resolve(
         name = str(weights)
         return config or PUBLISHED[name], weights_file(name), f"published weights of {name}"
     path = weights_file(weights)
-    config = config or config_of_file(path)
-    if config is None:
-        raise WeightsError(
-            f"{path} does not say which model it is for: name the model too, one of "
-            f"{', '.join(CONFIGS)}"
-        )
-    return config, path, f"weights {path.name}"
+    return config or known_config(path), path, f"weights {path.name}"

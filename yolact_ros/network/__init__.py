@@ -12,6 +12,7 @@ from yolact_ros.network.predictions import Predictions
 from yolact_ros.network.weights import (
     WeightsError,
     config_of_file,
+    known_config,
     load_network,
     load_weights,
     official_name,
@@ -32,6 +33,7 @@ __all__ = [
     "config_of",
     "config_of_file",
     "fold_batch_norm",
+    "known_config",
     "load_network",
     "load_weights",
     "official_name",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from yolact_ros.files import atomic_write
-from yolact_ros.network.config import PUBLISHED, NetworkConfig
+from yolact_ros.network.config import CONFIGS, PUBLISHED, NetworkConfig
 from yolact_ros.network.yolact import Yolact
 
 # Prefixes of our parameter names and the corresponding official ones.
@@ -114,9 +114,7 @@ def load_network(path: str | Path, config: NetworkConfig | None = None) -> Yolac
     `config` None: taken from the file, which is one of our own, or from its official name. Raises
     WeightsError.
     """
-    config = config or config_of_file(path)
-    if config is None:
-        raise WeightsError(f"{path} does not say which model it is for")
+    config = config or known_config(path)
     net = Yolact(config).eval()
     load_weights(net, path)
     return net
@@ -174,6 +172,20 @@ def config_of_file(path: str | Path) -> NetworkConfig | None:
     return PUBLISHED.get(match.group(1)) if match else None
 
 
+def known_config(path: str | Path) -> NetworkConfig:
+    """Return a file's configuration. Raises WeightsError as `config_of_file`, and without one."""
+    config = config_of_file(path)
+    if config is not None:
+        return config
+    names = list(_without_quirks(read_state(path)))
+    if not any(name.startswith("head.") for name in names):
+        raise WeightsError(f"{path} holds no YOLACT network: its tensors are {_some(names)}")
+    raise WeightsError(
+        f"{path} does not say which model it is for: name the model too, one of "
+        f"{', '.join(CONFIGS)}"
+    )
+
+
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read all tensors of a .safetensors or torch file by name, without running its code.
 
@@ -207,7 +219,7 @@ def _existing(path: str | Path) -> Path:
         raise WeightsError(f"{path} is not a file")
     if not path.exists():
         names = "" if path.suffix else f"; published models are {', '.join(PUBLISHED)}"
-        raise WeightsError(f"there is no weight file {path}{names}")
+        raise WeightsError(f"there is no weight file {path.absolute()}{names}")
     if path.stat().st_size == 0:
         raise WeightsError(f"{path} is empty")
     try:

@@ -36,12 +36,14 @@ def _check_weights(parameters: Parameters) -> None:
     if not weights or weights in (*CONFIGS, RANDOM_WEIGHTS):
         return
     try:
-        found = Path(weights).expanduser().is_file()
+        path = Path(weights).expanduser().absolute()
+        found = path.is_file()
     except (OSError, RuntimeError) as error:  # no permission for a folder, an unknown user ...
         raise ValueError(f"weights={weights!r} cannot be looked for: {error}") from error
     if not found:
         raise ValueError(
-            f"weights={weights!r} is neither a file nor a model; these are {', '.join(CONFIGS)}"
+            f"weights={weights!r} is neither a file nor a model: there is no {path}; the models "
+            f"are {', '.join(CONFIGS)}"
         )
 
 
