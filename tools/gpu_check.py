@@ -33,7 +33,7 @@ from gpu_report import to_markdown, wrong_kernels  # noqa: E402
 from gpu_steps import Models, Setup  # noqa: E402
 
 from yolact_ros.engine.device import choose_device  # noqa: E402
-from yolact_ros.engine.failures import answers  # noqa: E402
+from yolact_ros.engine.failures import responds  # noqa: E402
 from yolact_ros.network import CONFIGS, EMBEDDED, PUBLISHED, NetworkConfig, config_of  # noqa: E402
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
@@ -146,7 +146,7 @@ def run_worker(options: argparse.Namespace, device: torch.device, files: Files) 
         torch.cuda.set_device(device)
     steps = list(steps_of(make_setup(options, device, options.worker), options))
     with torch.no_grad():
-        return work(files, steps, partial(answers, device))
+        return work(files, steps, partial(responds, device))
 
 
 def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) -> Setup:

@@ -11,9 +11,9 @@ import torch
 from yolact_ros.engine import DeviceLostError, DeviceMemoryError, Segmenter
 from yolact_ros.engine.failures import (
     MemoryNeed,
-    answers,
+    detect_lost_device,
     is_out_of_memory,
-    lost_devices_named,
+    responds,
 )
 
 
@@ -86,9 +86,9 @@ def test_what_pytorch_says_on_a_cpu():
 
 def test_errors_of_a_device_that_answers_stay_what_they_are():
     device = torch.device("cpu")
-    assert answers(device)
+    assert responds(device)
     for error in (RuntimeError("a bug"), torch.cuda.OutOfMemoryError("full")):
-        with pytest.raises(type(error), match=str(error)), lost_devices_named(device):
+        with pytest.raises(type(error), match=str(error)), detect_lost_device(device):
             raise error
 
 
@@ -110,7 +110,7 @@ def test_errors_of_a_device_that_answers_stay_what_they_are():
 def test_too_little_memory_by_any_name(small_segmenter, images, error, is_it):
     assert is_out_of_memory(error) == is_it
     run, device = small_segmenter.runtime.run, torch.device("cuda:7")
-    with pytest.raises(type(error) if is_it else DeviceLostError), lost_devices_named(device):
+    with pytest.raises(type(error) if is_it else DeviceLostError), detect_lost_device(device):
         raise error
 
     def check(batch: torch.Tensor):
@@ -129,9 +129,9 @@ def test_too_little_memory_by_any_name(small_segmenter, images, error, is_it):
 
 def test_a_lost_device(small_segmenter, images):
     device = torch.device("cuda:7")  # no machine of the tests has so many
-    assert not answers(device)
+    assert not responds(device)
     with pytest.raises(DeviceLostError, match="cuda:7 is lost: CUDA error"):  # noqa: SIM117
-        with lost_devices_named(device):
+        with detect_lost_device(device):
             raise RuntimeError("CUDA error: unspecified launch failure\nDevice-side …")
     # As a segmenter finds it: the first thing it wants of the device fails.
     small_segmenter.runtime = replace(small_segmenter.runtime, device=device)

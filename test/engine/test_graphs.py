@@ -17,7 +17,7 @@ from torch import Tensor
 
 from yolact_ros.detection import Instances, PackedMasks, SmallMasks
 from yolact_ros.engine import Segmenter, graphs
-from yolact_ros.engine.device import garbage_kept
+from yolact_ros.engine.device import garbage_collection_disabled
 from yolact_ros.engine.fixed import CANDIDATES, Batch, FixedPath, Plan
 from yolact_ros.engine.graphs import GraphedPath, Lane
 from yolact_ros.network import build, official_name, save_weights
@@ -29,7 +29,7 @@ def test_no_garbage_is_collected_during_a_capture():
     """A graph that is collected meanwhile would break it off."""
     gone = weakref.finalize(garbage := type("Garbage", (), {})(), lambda: None)
     garbage.itself = garbage
-    with garbage_kept():
+    with garbage_collection_disabled():
         del garbage
         blocks = [[[]] for _ in range(200_000)]  # many times as many as start a collection
         assert gone.alive and len(blocks) == 200_000
@@ -38,7 +38,7 @@ def test_no_garbage_is_collected_during_a_capture():
     assert not gone.alive
     gc.disable()
     try:
-        with garbage_kept():
+        with garbage_collection_disabled():
             pass
         assert not gc.isenabled(), "as it was"
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from yolact_ros.detection import Detections, Instances, detect, make_instances
 from yolact_ros.detection.masks import make_masks, rescore
 from yolact_ros.engine import Image, Segmenter, preprocess
-from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
+from yolact_ros.engine.device import cudnn_benchmark, garbage_collection_disabled
 from yolact_ros.engine.fixed import Batch, FixedPath
 from yolact_ros.engine.graphs import MASK_AREA
 from yolact_ros.engine.runtimes import Detected, Runtime
@@ -170,7 +170,7 @@ def as_graph(
         with torch.no_grad(), torch.cuda.stream(stream):
             with cudnn_benchmark():
                 call()
-            with garbage_kept(), torch.cuda.graph(graph, stream=stream):
+            with garbage_collection_disabled(), torch.cuda.graph(graph, stream=stream):
                 return [call() for _ in range(copies)]
 
     # The graph keeps neither the tensors that it uses nor the kernels that cuDNN compiled for the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import threading
 from collections.abc import Iterator
@@ -46,11 +47,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return _PRECISIONS[name]
 
 
+@functools.cache
+def capture_lock(device: torch.device) -> threading.Lock:
+    """Return the lock to hold during a capture and for calls that CUDA forbids while any thread
+    captures: device-wide synchronisation, which cuDNN's benchmarking also does."""
+    return threading.Lock()
+
+
 _searching, _capturing = threading.RLock(), threading.RLock()
 
 
 @contextlib.contextmanager
-def garbage_kept() -> Iterator[None]:
+def garbage_collection_disabled() -> Iterator[None]:
     """Disable garbage collection: freeing a CUDA graph would invalidate a capture.
 
     One thread at a time, since it is disabled in the whole process.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from yolact_ros.engine.device import capture_lock
 from yolact_ros.kernels import is_out_of_memory
 
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -26,30 +25,23 @@ class DeviceMemoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def lost_devices_named(device: torch.device) -> Iterator[None]:
+def detect_lost_device(device: torch.device) -> Iterator[None]:
     """Turn an error after which `device` no longer responds into a DeviceLostError."""
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error) or answers(device):
+        if is_out_of_memory(error) or responds(device):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DeviceLostError(f"{device} is lost: {reason}") from error
 
 
-@functools.cache
-def whole_device(device: torch.device) -> threading.Lock:
-    """Return the lock to hold during a capture and for calls that CUDA forbids while any thread
-    captures: device-wide synchronisation, which cuDNN's benchmarking also does."""
-    return threading.Lock()
-
-
-def answers(device: torch.device) -> bool:
+def responds(device: torch.device) -> bool:
     """Whether a device still responds. After a fault, every CUDA call fails."""
     if device.type != "cuda":
         return True
     try:
-        with whole_device(device):
+        with capture_lock(device):
             torch.cuda.synchronize(device)
     except Exception:  # AssertionError, RuntimeError or AcceleratorError
         return False

@@ -20,13 +20,16 @@ from torch import Tensor
 from yolact_ros.detection import Instances
 from yolact_ros.detection.regions import packs_by_kernel
 from yolact_ros.detection.results import Results
-from yolact_ros.engine.device import cudnn_benchmark, garbage_kept
+from yolact_ros.engine.device import (
+    capture_lock,
+    cudnn_benchmark,
+    garbage_collection_disabled,
+)
 from yolact_ros.engine.failures import (
     MemoryNeed,
     allocated,
-    answers,
     is_out_of_memory,
-    whole_device,
+    responds,
 )
 from yolact_ros.engine.fixed import Batch, FixedPath, Plan
 from yolact_ros.engine.runtimes.runtime import Runtime
@@ -156,7 +159,7 @@ class GraphedPath:
                         self._path.run()
                 self._graph = torch.cuda.CUDAGraph()
                 with (
-                    garbage_kept(),
+                    garbage_collection_disabled(),
                     torch.cuda.graph(
                         self._graph,
                         pool=lane.pool,
@@ -304,7 +307,7 @@ class Graphs:
 
     def clear(self) -> None:
         """Finish submitted batches, then release all graphs and their memory."""
-        with whole_device(self._runtime.device):
+        with capture_lock(self._runtime.device):
             torch.cuda.synchronize(self._runtime.device)
         if self._graphs:  # the freed memory may suffice for others
             self._did_not_fit.clear()
@@ -325,7 +328,7 @@ class Graphs:
             room = room or first_room(plan, self._runtime)
             # Do not name the future: it and its exception's traceback would form a reference cycle
             # that keeps everything allocated.
-            with whole_device(device):
+            with capture_lock(device):
                 graph = self._thread.submit(
                     GraphedPath, self._runtime, plan, self._lane, room
                 ).result()
@@ -334,13 +337,13 @@ class Graphs:
                 self._did_not_fit.add(plan)
                 need = MemoryNeed.of(error, plan.images, device, before)
                 reason = f"{device} has too little memory: {need}"
-            elif answers(device):
+            elif responds(device):
                 self._refused.add(plan)
                 reason = str(error)
             else:
                 raise
         else:
-            with whole_device(device):
+            with capture_lock(device):
                 torch.cuda.synchronize(device)  # evicted graphs must not be in use
             self._graphs[plan] = graph
             while len(self._graphs) > _MAX_GRAPHS:

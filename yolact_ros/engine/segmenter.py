@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from yolact_ros.detection import DetectionSettings, Instances, detect, make_instances
+from yolact_ros.engine.device import capture_lock
 from yolact_ros.engine.failures import (
     DeviceMemoryError,
     MemoryNeed,
     allocated,
+    detect_lost_device,
     is_out_of_memory,
-    lost_devices_named,
-    whole_device,
 )
 from yolact_ros.engine.fixed import Batch, Plan
 from yolact_ros.engine.graphs import Graphs, UnfinishedBatch
@@ -180,12 +180,12 @@ class Segmenter:
 
     def _submit_all(self, images: list[Tensor], settings: DetectionSettings) -> SubmittedBatch:
         """Submit a batch, in parts if the device's memory is known to be too small for it."""
-        with self._lock, lost_devices_named(self.device):
+        with self._lock, detect_lost_device(self.device):
             most = self._largest_batch or max(1, len(images))
             parts = [self._submit(part, settings) for part in _split(images, most)]
 
         def result() -> SegmentedBatch:
-            with self._lock, lost_devices_named(self.device):
+            with self._lock, detect_lost_device(self.device):
                 return SegmentedBatch.joined(part.result() for part in parts)
 
         return SubmittedBatch(lambda: all(part.done() for part in parts), result)
@@ -207,7 +207,7 @@ class Segmenter:
 
         for count in batch_sizes:
             if self._graphs is not None:
-                with self._lock, lost_devices_named(self.device):
+                with self._lock, detect_lost_device(self.device):
                     self._graphs.of(Plan.of(count, settings), capture=True)
             for _ in range(1 if self._graphs is None else 2):  # a graph has two slots
                 run_apart(partial(segment, count))
@@ -258,7 +258,7 @@ class Segmenter:
             return self._segment(images, settings)
         for device in {image.device for image in images if image.is_cuda}:
             torch.cuda.current_stream(device).synchronize()  # it may still write them
-        with whole_device(self.device):  # cuDNN may benchmark
+        with capture_lock(self.device):  # cuDNN may benchmark
             return self._thread.submit(self._segment, images, settings).result()
 
     def _batch_within(self, need: MemoryNeed) -> int:

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from yolact_ros.detection import Instances
 from yolact_ros.engine import DeviceLostError, Segmenter, SubmittedBatch
-from yolact_ros.engine.failures import lost_devices_named
+from yolact_ros.engine.failures import detect_lost_device
 from yolact_ros.image_files import Image
 from yolact_ros.node import images
 from yolact_ros.node.cameras import Camera
@@ -101,7 +101,7 @@ def image_of(
     if not isinstance(message, SerializedCompressedImage):
         return images.bgr_of(message)
     if device.type == "cuda":
-        with lost_devices_named(device):
+        with detect_lost_device(device):
             on_gpu = images.bgr_on_gpu(message, device)
         if on_gpu is not None:
             return on_gpu
@@ -252,7 +252,7 @@ class Pipeline:
                 instances = instances[instances.mask_scores >= parameters.mask_score_threshold]
             positions = self._locate(decoded.frame, instances, parameters)
             located = time.monotonic()
-            with lost_devices_named(self._segmenter.device):  # the image may be on the device
+            with detect_lost_device(self._segmenter.device):  # the image may be on the device
                 feed.outputs.publish(header, decoded.image, instances, positions, parameters)
         except Exception as error:  # one image must not end the node
             self._fail([feed], error)
