@@ -34,7 +34,6 @@ ALLOWED = {
         "detection",
         "network",
         "data",
-        "masks",
         "openmp",
         "image_files",
         "extras",
@@ -86,3 +85,9 @@ def test_only_the_node_imports_ros(path: Path) -> None:
         modules = {name.split(".")[0] for name in imports(path)}
         assert not modules & ROS_MODULES
         assert not any(name.startswith("yolact_ros.msg") for name in imports(path))
+
+
+@pytest.mark.parametrize("floor", ALLOWED)
+def test_what_is_allowed_is_needed(floor: str) -> None:
+    names = [name for path in MODULES if floor_of(path) == floor for name in imports(path)]
+    assert ALLOWED[floor] <= {n.split(".")[1] for n in names if n.startswith("yolact_ros.")}

@@ -181,7 +181,7 @@ def agreement(models: Models, config: NetworkConfig) -> dict[str, Any]:
     found = segmenter(image)
     if setup.device.type == "cuda" and not isinstance(found.stored_masks, PackedMasks):
         raise RuntimeError("not found by a graph: what is timed was not compared")
-    ours = Found(found.integer_boxes(), found.scores, found.class_ids, found.masks)
+    ours = Found.of(found)._replace(boxes=found.integer_boxes())
     theirs = load(setup.reference, net, setup.device, score)(image)
     return dataclasses.asdict(compare(ours, theirs.cpu()))
 

@@ -35,7 +35,7 @@ def test_the_same_weights_find_the_same(model, checkout, image, tmp_path):
     segmenter = Segmenter(weights=tmp_path / "net.safetensors", backend="torch", score_threshold=0)
     ours = segmenter(image)
     theirs = published(checkout, net, CPU, 0.0).segment(image)
-    result = compare(Found(ours.integer_boxes(), ours.scores, ours.class_ids, ours.masks), theirs)
+    result = compare(Found.of(ours)._replace(boxes=ours.integer_boxes()), theirs)
     assert result.instances == 100
     assert result.matched >= 98
     assert result.score_difference < 0.01

@@ -36,9 +36,9 @@ def asked(monkeypatch):
     """Data types whose ceilings were measured, with small products: these take seconds."""
     found = []
 
-    def measure(device, dtype, size=0, clock=time.perf_counter):
+    def measure(device, dtype, clock=time.perf_counter):
         found.append(dtype)
-        return measure_ceilings(device, dtype, size or 128, clock=clock)
+        return measure_ceilings(device, dtype, size=128, clock=clock)
 
     monkeypatch.setattr("yolact_ros.benchmark.run.measure_ceilings", measure)
     return found
@@ -125,7 +125,7 @@ def test_ceilings_are_of_what_each_network_computes_in(tiny_weights, asked):
         Segmenter(weights=tiny_weights, device="cpu", backend="torch", precision=precision)
         for precision in precisions
     ]
-    ceilings = describe_machine([each.runtime for each in segmenters], size=128).ceilings
+    ceilings = describe_machine([each.runtime for each in segmenters]).ceilings
     assert list(ceilings) == ["float32 on cpu", "bfloat16 on cpu"], "each kind once"
     assert asked == [torch.float32, torch.bfloat16]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from yolact_ros.benchmark import side_by_side as module
-from yolact_ros.benchmark.contender import Contender, Found, masks_of
+from yolact_ros.benchmark.contender import Contender, Found
 from yolact_ros.benchmark.models import prepare
 from yolact_ros.benchmark.plot import plot
 from yolact_ros.benchmark.report import Machine, Report, to_markdown, write_json
@@ -44,7 +44,7 @@ def slow(name, weights):
     def segment(image):
         time.sleep(PAUSE)
         found = segmenter(image)
-        return Found(found.integer_boxes(), found.scores, found.class_ids, masks_of(found))
+        return Found.of(found)._replace(boxes=found.integer_boxes())
 
     return Contender(name, segment)
 

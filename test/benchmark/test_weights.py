@@ -44,11 +44,10 @@ def test_rounding_stays_small_through_deformable_layers(small_net, image):
     assert (plain.class_logits - moved.class_logits).abs().max() < 0.05
 
 
-def test_the_seed_decides(image):
+def test_the_weights_are_the_same_each_time(image):
     config = EMBEDDED.replace(image_size=128, mask_rescoring=False)
     batch = preprocess([torch.from_numpy(image)], config)
     state = torch.get_rng_state()
-    a, b, c = (random_network(config, batch, seed).head.boxes.weight for seed in (0, 0, 1))
+    a, b = (random_network(config, batch).head.boxes.weight for _ in range(2))
     assert torch.equal(a, b)
-    assert not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), state)

@@ -32,7 +32,7 @@ def test_it_finds_nearly_the_same(person, photos, tmp_path):
     path = tmp_path / "person.xml"
     images = {each.name: cv2.imread(str(each)) for each in photos}
     checked = export(person, path, images, precision="int8", calibration=photos)
-    assert checked.limits == INT8 and checked.problems == [] and checked.matched >= 4
+    assert checked.limits == INT8 and checked.problems == [] and checked.overall.matched >= 4
     assert sorted(each.name for each in tmp_path.iterdir()) == ["person.bin", "person.xml"]
 
     exported = Segmenter(weights=path)
@@ -56,7 +56,7 @@ def test_the_detection_stage_stays_in_float(person, photos, tmp_path):
         export(person, path, images, **options)
     theirs, ours = Segmenter(weights=plain), Segmenter(weights=whole)
     checked = check(ours, theirs, images, FLOAT)
-    assert checked.problems == [] and checked.matched >= 4
+    assert checked.problems == [] and checked.overall.matched >= 4
 
 
 def test_without_nncf(segmenters, images, photos, tmp_path, monkeypatch):

@@ -184,7 +184,7 @@ def test_other_kernels_compile(capability, tmp_path):
         ),
         compile_kernel(
             nms._suppress,
-            lists | pairs | {"scores": "*fp32", "wanted": "*i1", "threshold": "*fp32"},
+            lists | pairs | {"scores": "*fp32", "wanted": "*i1", "detection_threshold": "*fp32"},
             ("iou_threshold",),
             {"BLOCK": nms._CANDIDATES},
             capability,

@@ -25,16 +25,16 @@ class Found(NamedTuple):
     masks: Tensor
     """[n, H, W]; above one half inside."""
 
+    @classmethod
+    def of(cls, instances: Instances) -> Found:
+        """Convert our instances; those of a model without masks get empty ones, [n, 1, 1]."""
+        empty = torch.zeros(len(instances), 1, 1)
+        masks = instances.masks if instances.has_masks else empty
+        return cls(instances.boxes, instances.scores, instances.class_ids, masks)
+
     def cpu(self) -> Found:
         """Copy to host memory."""
         return Found(*(each.cpu() for each in self))
-
-
-def masks_of(instances: Instances) -> Tensor:
-    """Return masks for `Found`; instances without masks get empty ones, [n, 1, 1]."""
-    if not instances.has_masks:
-        return torch.zeros(len(instances), 1, 1)
-    return instances.masks
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,9 @@ def _or_reason(say: Callable[[str], None], measure_it: Callable[[], T]) -> T | s
 
 
 def describe_machine(
-    runtimes: Sequence[Runtime], clock: Callable[[], float] = time.perf_counter, size: int = 0
+    runtimes: Sequence[Runtime], clock: Callable[[], float] = time.perf_counter
 ) -> Machine:
-    """Describe this machine, with ceilings for each precision and device that `runtimes` use.
-
-    `size` is passed to `measure_ceilings`.
-    """
+    """Describe this machine, with ceilings for each precision and device that `runtimes` use."""
     kinds = {
         ceiling_of(runtime): (runtime.device, runtime.dtype)
         for runtime in runtimes
@@ -105,7 +102,7 @@ def describe_machine(
         ),
         software=f"Python {platform.python_version()}, PyTorch {torch.__version__}",
         ceilings={
-            name: measure_ceilings(device, dtype, size, clock=clock)
+            name: measure_ceilings(device, dtype, clock=clock)
             for name, (device, dtype) in kinds.items()
         },
     )

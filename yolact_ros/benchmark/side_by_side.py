@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from yolact_ros.benchmark.agreement import compare
-from yolact_ros.benchmark.contender import Contender, Found, masks_of
+from yolact_ros.benchmark.contender import Contender, Found
 from yolact_ros.benchmark.models import Model
 from yolact_ros.benchmark.others import mask_rcnn, ultralytics
 from yolact_ros.benchmark.published import published
@@ -79,7 +79,7 @@ def _network_of(model: Model) -> Yolact:
 def _to_masks(segmenter: Segmenter) -> Callable[[Image], Found]:
     def segment(image: Image) -> Found:
         found = segmenter(image)
-        return Found(found.integer_boxes(), found.scores, found.class_ids, masks_of(found))
+        return Found.of(found)._replace(boxes=found.integer_boxes())
 
     return segment
 

@@ -64,8 +64,7 @@ class Thresholds(NamedTuple):
 
     @classmethod
     def of(cls, settings: DetectionSettings) -> Thresholds:
-        least = settings.score_threshold
-        return cls(least, max(least, settings.confidence_threshold))
+        return cls(settings.score_threshold, settings.anchor_threshold)
 
 
 def detect(
@@ -109,8 +108,8 @@ def detect_plain(
     thresholds: Thresholds | None = None,
 ) -> Detections:
     """`detect` in plain PyTorch, for every device."""
-    least, threshold = thresholds or Thresholds.of(settings)
-    found = find_candidates(predictions, anchors, threshold, candidates)
+    limits = thresholds or Thresholds.of(settings)
+    found = find_candidates(predictions, anchors, limits.anchor, candidates)
     if candidates is None:
         settings = _with_shorter_lists(settings, found.scores)
     method = _METHODS[settings.nms_method]
@@ -125,7 +124,7 @@ def detect_plain(
     complete = None
     if found.rest is not None:
         # Anchors that were left out rank below all with a better score, and cannot suppress them.
-        complete = found.rest <= threshold
+        complete = found.rest <= limits.anchor
         if kept.shape[1] == settings.top_k:
             complete |= kept[:, -1] >= found.rest
     return Detections(
@@ -133,7 +132,7 @@ def detect_plain(
         scores=kept,
         class_ids=class_ids,
         coefficients=None if coefficients is None else take(coefficients, anchor),
-        valid=kept > least,
+        valid=kept > limits.detection,
         complete=complete,
     )
 
@@ -149,7 +148,7 @@ def _detect_by_kernels(
 
     logits, coefficients = predictions.class_logits, predictions.coefficients
     # Filled on the device: a host-to-device copy could not be captured.
-    least, threshold = (
+    detection_threshold, anchor_threshold = (
         each
         if isinstance(each, Tensor)
         else torch.full((), each, dtype=torch.float32, device=logits.device)
@@ -161,8 +160,8 @@ def _detect_by_kernels(
         predictions.box_offsets,
         anchors,
         variances=(CENTRE_VARIANCE, SIZE_VARIANCE),
-        anchor_threshold=threshold,
-        threshold=least,
+        anchor_threshold=anchor_threshold,
+        detection_threshold=detection_threshold,
         iou_threshold=settings.nms_iou_threshold,
         class_ids=settings.class_ids,
         capacity=candidates,
@@ -174,7 +173,7 @@ def _detect_by_kernels(
         scores=found.scores,
         class_ids=found.class_ids.long(),
         coefficients=None if coefficients is None else take(coefficients, found.anchors.long()),
-        valid=found.scores > least,
+        valid=found.scores > detection_threshold,
         complete=found.candidates <= candidates,
     )
 

@@ -41,13 +41,12 @@ def standard_nms(boxes: Tensor, scores: Tensor, settings: DetectionSettings) -> 
     """
     from torchvision.ops import batched_nms  # slow to import, and rarely needed
 
-    threshold = max(settings.confidence_threshold, settings.score_threshold)
     # torchvision separates classes by offsetting their boxes: this needs non-negative boxes to
     # avoid overlap, and double precision to avoid rounding.
     boxes = boxes.double().clamp(-100, 100) + 100
     results = []
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
-        class_ids, index = (image_scores > threshold).nonzero(as_tuple=True)
+        class_ids, index = (image_scores > settings.anchor_threshold).nonzero(as_tuple=True)
         pair_scores = image_scores[class_ids, index]
         keep = batched_nms(
             image_boxes[index], pair_scores.double(), class_ids, settings.nms_iou_threshold

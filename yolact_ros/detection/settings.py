@@ -31,6 +31,11 @@ class DetectionSettings:
     class_ids: tuple[int, ...] = ()
     """Only these classes are reported; empty: all."""
 
+    @property
+    def anchor_threshold(self) -> float:
+        """Score that an anchor's best class must exceed; lower ones could not be reported."""
+        return max(self.confidence_threshold, self.score_threshold)
+
     def __post_init__(self) -> None:
         methods = typing.get_args(NmsMethod)
         if self.nms_method not in methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -20,25 +21,9 @@ def run_apart(work: Callable[[], Result]) -> Result:
     thread that has computed. With more threads than cores, every team sleeps between operators: a
     network took twice as long in a thread other than the one that had built it.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=run, name="apart")
-    thread.start()
-    done.wait()  # after Ctrl-C during join(), Python would exit while the thread computes
-    thread.join()
-    if errors:
-        try:
-            raise errors[0]
-        finally:
-            errors.clear()  # breaks a reference cycle that would keep the traceback's frames alive
-    return results[0]
+    pool = ThreadPoolExecutor(1, "apart")
+    # Not `with`, which would hold Ctrl-C back until the work is done.
+    # The future is not named: it and its exception's traceback would form a reference cycle.
+    result = pool.submit(work).result()
+    pool.shutdown()
+    return result

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yolact_ros.benchmark.agreement import Agreement, compare
-from yolact_ros.benchmark.contender import Found, masks_of
+from yolact_ros.benchmark.contender import Found
 from yolact_ros.detection import Instances
 from yolact_ros.engine import Image, Segmenter, preprocess
 from yolact_ros.network import Predictions
@@ -62,33 +62,21 @@ class ExportCheck:
     limits: Limits
 
     @property
-    def instances(self) -> int:
-        """Number of instances compared."""
-        return sum(each.agreement.instances for each in self.images)
-
-    @property
-    def matched(self) -> int:
-        """Number of instances matched."""
-        return sum(each.agreement.matched for each in self.images)
-
-    @property
-    def mean_mask_iou(self) -> float:
-        """Mean mask IoU over all pairs; 1 if there are none."""
-        parts = [each.agreement for each in self.images]
-        total = sum(each.mean_mask_iou * each.matched for each in parts)
-        return total / self.matched if self.matched else 1.0
+    def overall(self) -> Agreement:
+        """The agreement over all images."""
+        return Agreement.over([each.agreement for each in self.images])
 
     @property
     def problems(self) -> list[str]:
         """Why the networks do not agree; empty if they do."""
-        limits, found = self.limits, []
-        if not self.instances and (limits.output is None or self._without_outputs):
+        limits, overall, found = self.limits, self.overall, list[str]()
+        if not overall.instances and (limits.output is None or self._without_outputs):
             found.append(f"nothing scores {limits.confident}, so nothing was compared")
-        if self.matched < limits.matched * self.instances:
-            lone = self.instances - self.matched
-            found.append(f"{lone} of {self.instances} instances have no partner")
-        if self.mean_mask_iou < limits.mask_iou:
-            found.append(f"the masks' mean IoU is {self.mean_mask_iou:.3f}")
+        if overall.matched < limits.matched * overall.instances:
+            lone = overall.instances - overall.matched
+            found.append(f"{lone} of {overall.instances} instances have no partner")
+        if overall.mean_mask_iou < limits.mask_iou:
+            found.append(f"the masks' mean IoU is {overall.mean_mask_iou:.3f}")
         return found + [text for each in self.images for text in _problems(each, limits)]
 
     @property
@@ -111,9 +99,10 @@ class ExportCheck:
 
     def summary(self) -> str:
         """Summarise all images in one line."""
+        total = self.overall
         return (
-            f"{self.matched} of {self.instances} instances that score {self.limits.confident} or "
-            f"more are matched, mean mask IoU {self.mean_mask_iou:.4f}"
+            f"{total.matched} of {total.instances} instances that score {self.limits.confident} or "
+            f"more are matched, mean mask IoU {total.mean_mask_iou:.4f}"
         )
 
 
@@ -181,8 +170,7 @@ def _compare_all(
 
 def _found(instances: Instances) -> Found:
     # If the networks re-score masks, the re-scored values are compared.
-    scores, masks = instances.mask_scores, masks_of(instances)
-    return Found(instances.boxes, scores, instances.class_ids, masks)
+    return Found.of(instances)._replace(scores=instances.mask_scores)
 
 
 @torch.no_grad()

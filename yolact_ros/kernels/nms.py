@@ -43,7 +43,7 @@ def fast_nms(
     *,
     variances: tuple[float, float],
     anchor_threshold: Tensor,
-    threshold: Tensor,
+    detection_threshold: Tensor,
     iou_threshold: float,
     class_ids: tuple[int, ...],
     capacity: int,
@@ -58,7 +58,7 @@ def fast_nms(
         anchors: float32 [P, 4] (cx, cy, w, h).
         variances: Scale factors of the centre and size offsets.
         anchor_threshold: float32 []: an anchor's best class must score more than this.
-        threshold: float32 []: each reported class must score more than this; not negative.
+        detection_threshold: float32 []: a reported class must score more than this; not negative.
         iou_threshold: A box that overlaps a better one of its class by more is suppressed.
         class_ids: The classes to report; empty: all.
         capacity: Maximum number of candidate anchors per image.
@@ -113,7 +113,7 @@ def fast_nms(
         counts[0],
         counts[1],
         _wanted(class_ids, classes, device),
-        threshold,
+        detection_threshold,
         keys,
         members,
         total,
@@ -276,7 +276,7 @@ def _suppress(
     counts,  # [B]: candidates
     pair_counts,  # [B]: pairs of class and candidate that stay
     wanted,  # bool [classes]
-    threshold,  # []
+    detection_threshold,  # []
     keys,  # int64 [B, room]: the pairs' scores, then what they are; see below
     members,  # [B, room]: their candidates
     total,
@@ -292,7 +292,7 @@ def _suppress(
     label = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
     count = tl.minimum(tl.load(counts + image), capacity)
-    least = tl.load(threshold)
+    least = tl.load(detection_threshold)
     boxes += image * capacity * 4
     scores += (image * classes + label) * capacity
     index += image * capacity

@@ -74,7 +74,7 @@ class Layout:
     min_side: int = 1
     pixel_group: int = 1
     """Number of neighbouring pixels that share values; a row holds whole groups."""
-    colour_rows: float = 0
+    chroma_rows: float = 0
     """Chroma rows per luma row, if chroma has its own plane."""
 
     def row_values(self, width: int) -> int:
@@ -83,7 +83,7 @@ class Layout:
 
     def rows(self, height: int) -> int:
         """Number of rows of all planes of an image of `height` pixels."""
-        return height + math.ceil(height * self.colour_rows)
+        return height + math.ceil(height * self.chroma_rows)
 
 
 def _layouts() -> dict[str, Layout]:
@@ -113,11 +113,11 @@ def _layouts() -> dict[str, Layout]:
     yuyv = Layout(2, np.uint8, cv2.COLOR_YUV2BGR_YUY2, pixel_group=2)
     layouts |= {"yuv422": uyvy, "uyvy": uyvy, "yuv422_yuy2": yuyv, "yuyv": yuyv}
     # A luma plane [H, W], then chroma pairs: one for 2 x 2 pixels, or (nv24) one for each pixel.
-    nv12 = Layout(1, np.uint8, cv2.COLOR_YUV2BGR_NV12, pixel_group=2, colour_rows=0.5)
+    nv12 = Layout(1, np.uint8, cv2.COLOR_YUV2BGR_NV12, pixel_group=2, chroma_rows=0.5)
     layouts |= {
         "nv12": nv12,
         "nv21": replace(nv12, to_bgr=cv2.COLOR_YUV2BGR_NV21),
-        "nv24": replace(nv12, pixel_group=1, colour_rows=2),
+        "nv24": replace(nv12, pixel_group=1, chroma_rows=2),
     }
     return layouts
 
@@ -141,7 +141,7 @@ def bgr_of(message: ImageMessage) -> Image:
     rows = _checked_rows(message, layout)
     if message.encoding == "nv24":
         return _from_full_planes(rows, message.height, message.width)
-    if layout.colour_rows:
+    if layout.chroma_rows:
         return _from_planes(rows, message.height, message.width, layout)
     return _from_rows(rows, bool(message.is_bigendian), message.width, layout)
 
@@ -196,20 +196,20 @@ def _from_rows(rows: Image, is_bigendian: bool, width: int, layout: Layout) -> I
 
 def _from_planes(rows: Image, height: int, width: int, layout: Layout) -> Image:
     even_width = layout.row_values(width)
-    brightness, colour = rows[:height, :even_width], rows[height:, :even_width]
+    luma, chroma = rows[:height, :even_width], rows[height:, :even_width]
     if height % 2:
-        brightness = np.concatenate((brightness, brightness[-1:]))
-    pairs = colour.reshape(len(colour), even_width // 2, 2)
+        luma = np.concatenate((luma, luma[-1:]))
+    pairs = chroma.reshape(len(chroma), even_width // 2, 2)
     assert layout.to_bgr is not None
-    pixels = cv2.cvtColorTwoPlane(brightness, pairs, layout.to_bgr)
+    pixels = cv2.cvtColorTwoPlane(luma, pairs, layout.to_bgr)
     return np.asarray(pixels[:height, :width], np.uint8)
 
 
 def _from_full_planes(rows: Image, height: int, width: int) -> Image:
     # Convert as nv12 at twice the size, where each 2 x 2 block has its own chroma pair.
-    brightness = rows[:height, :width].repeat(2, axis=0).repeat(2, axis=1)
+    luma = rows[:height, :width].repeat(2, axis=0).repeat(2, axis=1)
     pairs = rows[height:].reshape(height, -1)[:, : 2 * width].reshape(height, width, 2)
-    pixels = cv2.cvtColorTwoPlane(brightness, pairs, cv2.COLOR_YUV2BGR_NV12)
+    pixels = cv2.cvtColorTwoPlane(luma, pairs, cv2.COLOR_YUV2BGR_NV12)
     return np.ascontiguousarray(pixels[::2, ::2], np.uint8)
 
 
