@@ -71,7 +71,7 @@ def generate_launch_description() -> LaunchDescription:
             "log_level",
             default_value="info",
             choices=["debug", "info", "warn", "error", "fatal"],
-            description="least severity that is logged",
+            description="lowest severity that is logged",
         ),
         DeclareLaunchArgument(
             "rviz",

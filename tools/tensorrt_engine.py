@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine", type=Path, help="file to write; else the same, ending in .engine"
     )
-    parser.add_argument("--batch", type=_batch, default=1, help="most images at a time")
+    parser.add_argument("--batch", type=_batch, default=1, help="maximum batch size")
     parser.add_argument("--float32", action="store_true", help="no half precision")
     parser.add_argument("--trtexec", default="trtexec", help="TensorRT's program, if not on PATH")
     parser.add_argument("--show", action="store_true", help="only print the commands")

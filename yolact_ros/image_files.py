@@ -84,8 +84,3 @@ def write_image(path: Path, image: Image) -> None:
         path.write_bytes(cv2.imencode(ending, image)[1].tobytes())
     except (OSError, cv2.error) as error:
         raise ImageFileError(f"{path} cannot be written: {error}") from error
-
-
-def is_drawable(text: str) -> bool:
-    """Whether OpenCV can draw a text: on half an emoji, which is not valid Unicode, it crashes."""
-    return text == text.encode("utf-8", "replace").decode()

@@ -218,7 +218,7 @@ def test_ids_may_begin_at_0(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image_id": 77}, "annotation 1: image_id 77 is no image of this file"),
+        ({"image_id": 77}, "annotation 1: image_id 77 is not a valid image of this file"),
         ({"segmentation": []}, "annotation 1: it has no mask"),
         ({"segmentation": [10, 10, 40, 10, 40, 40]}, "has 10: a polygon is three or more"),
         ({"segmentation": [[10, 10]]}, "a polygon is three or more"),

@@ -102,5 +102,5 @@ def test_efficientnet_lite0_takes_all_weights_of_its_package():
 
 
 def test_darknet_has_no_such_weights():
-    with pytest.raises(ValueError, match="no ImageNet weights for darknet53 to start from by name"):
+    with pytest.raises(ValueError, match="no built-in ImageNet weights for darknet53"):
         load_imagenet(build("yolact_darknet53"))

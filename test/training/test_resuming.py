@@ -169,7 +169,7 @@ def test_a_run_without_a_checkpoint_begins_anew_and_says_so(settings, capsys, ch
     """As one that was killed before its first."""
     settings = change_schedule(settings, iterations=1)
     train(settings, resume=True)
-    told = f"beginning anew: there is no {Path(settings.output) / 'last.ckpt'}"
+    told = f"starting from scratch: there is no {Path(settings.output) / 'last.ckpt'}"
     assert told in capsys.readouterr().out
     train(change_schedule(settings, iterations=2), resume=True)
     assert told not in capsys.readouterr().out

@@ -27,8 +27,8 @@ from yolact_ros.network import (
 from yolact_ros.training import validation
 from yolact_ros.training.augmentation import NO_AUGMENTATION, AugmentationSettings
 from yolact_ros.training.callbacks import Checkpoints
-from yolact_ros.training.data import anchor_recall, training_data
 from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.records import anchor_recall, training_data
 from yolact_ros.training.schedule import learning_rate_factor
 from yolact_ros.training.settings import ScheduleSettings
 from yolact_ros.training.start import make_network, start_from
@@ -227,7 +227,7 @@ def test_it_starts_from_an_official_checkpoint_for_other_classes(tmp_path, capsy
     torch.save({official_name(n): torch.full(t.shape, 0.25) for n, t in wanted.items()}, path)
     net = build(config.replace(class_names=("cat", "dog")))
     start_from(net, path, config)
-    afresh = re.search(r"nothing that fits (.*): they start afresh", capsys.readouterr().out)
+    afresh = re.search(r"no weights that fit (.*): these are initialised", capsys.readouterr().out)
     assert afresh
     names = set(afresh[1].split(", "))
     assert {name.partition(".")[0] for name in names} == {"head", "semantic"} and len(names) == 4
@@ -326,7 +326,7 @@ def test_it_starts_from_weights_by_name(settings, capsys, change_schedule):
     with pytest.raises(WeightsError, match=r"start='resnet' is not allowed: .*yolact_base"):
         train(dataclasses.replace(settings, start="resnet"))
     assert train(dataclasses.replace(settings, start="yolact_person_lite")).exists()
-    assert "nothing that fits" in capsys.readouterr().out  # other sizes and classes
+    assert "no weights that fit" in capsys.readouterr().out  # other sizes and classes
 
 
 @pytest.fixture
@@ -408,7 +408,9 @@ def test_another_batch_size_that_freezes_batch_norm_is_told(settings, change_sch
     settings = dataclasses.replace(settings, start="imagenet", freeze_batch_norm=None)
     settings = change_schedule(settings, iterations=1)
     train(change_schedule(settings, batch_size=6))
-    with pytest.raises(ValueError, match="freezing of batch norm, which depends on the images"):
+    with pytest.raises(
+        ValueError, match=r"keep batch norm frozen .* depends on the images per device"
+    ):
         train(change_schedule(settings, batch_size=4, iterations=2), resume=True)
 
 

@@ -16,7 +16,7 @@ _COMMANDS = {
     "eval": "measure accuracy on COCO-format data",
     "data": "check and split COCO-format data, convert Pascal SBD",
     "download": "download published weights",
-    "explain": "show how the masks of one image come about",
+    "explain": "show how the masks of an image are assembled",
     "stability": "measure how steady masks are in a video",
     "bench": "measure speed and memory, alone and side by side with others",
     "export": "write a network for ONNX Runtime, OpenVINO or as compiled PyTorch",

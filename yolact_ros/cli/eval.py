@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--score",
         type=float,
         default=0.3,
-        help="least score of what confusion.png and worst/ show, 0 to 1",
+        help="minimum score of what confusion.png and worst/ show, 0 to 1",
     )
     parser.add_argument(
         "--devices",

@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> None:
     inside = {"--nms": options.nms, "--nms-iou": options.nms_iou, "--top-k": options.top_k}
     for name, value in inside.items():
         if value is not None and not options.detection:
-            raise ValueError(f"{name} {value} is not allowed without --detection, its stage")
+            raise ValueError(f"{name} {value} is not allowed without --detection")
     segmenter = Segmenter(
         options.model,
         options.weights,

@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--top-k",
         type=int,
-        help=f"most instances per image; default: likewise, else {defaults.top_k}",
+        help=f"maximum number of instances per image; default: likewise, else {defaults.top_k}",
     )
 
 

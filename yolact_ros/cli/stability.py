@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
         for name in ("kept", "vanished", "appeared")
     )
     print(
-        f"{len(result.steps) + 1} frames, {kept} masks in two frames running: mean IoU "
+        f"{len(result.steps) + 1} frames, {kept} masks matched between frames: mean IoU "
         f"{_text(result.iou, '.3f')}; flicker {_text(result.flicker, '.1%')} "
         f"({vanished} instances vanished, {appeared} appeared)"
     )

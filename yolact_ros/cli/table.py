@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", help="auto, float32, float16 or bfloat16")
     parser.add_argument("--backend", default="torch", choices=BACKENDS, help="what runs a network")
     parser.add_argument("--image", type=Path, help="the image to time; default: a shipped one")
-    parser.add_argument("--rounds", type=int, default=10, help="times each row is timed")
+    parser.add_argument("--rounds", type=int, default=10, help="number of timings per row")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too")
     return parser
 

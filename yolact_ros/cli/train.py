@@ -18,7 +18,7 @@ from yolact_ros.training.train import train
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train as a YAML file and the command line say."""
+    """Train with the settings of a YAML file and the command line."""
     settings, resume = read_settings(arguments)
     _quiet_lightning()
     try:

@@ -82,11 +82,9 @@ class AnnotationCheck:
     def _wrong_reference(self, entry: AnnotationEntry) -> str | None:
         image, category = entry["image_id"], entry["category_id"]
         if image not in self.sizes:
-            return f"image_id {image} is no image of this file, or one that is wrong itself"
+            return f"image_id {image} is not a valid image of this file"
         if category not in self.categories:
-            return (
-                f"category_id {category} is no category of this file, or one that is wrong itself"
-            )
+            return f"category_id {category} is not a valid category of this file"
         return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from yolact_ros.data.exports import as_in_coco
 from yolact_ros.data.problems import DataError, refuse, sift
-from yolact_ros.image_files import is_drawable
+from yolact_ros.text import is_valid_unicode
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
@@ -97,7 +97,7 @@ _ID = Field(is_integer, _INTEGER, unique=True)
 _IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 to 2^53", unique=True)
 _REFERENCE = Field(is_integer, _INTEGER)
 _FILE_NAME = Field(lambda v: isinstance(v, str) and bool(v.strip()), "a name", unique=True)
-_CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_drawable(v), "a name", unique=True)
+_CLASS_NAME = Field(lambda v: _FILE_NAME.is_right(v) and is_valid_unicode(v), "a name", unique=True)
 _SIZE = Field(lambda v: is_integer(v) and v > 0, "a positive integer")
 FIELDS = {
     "categories": {"id": _ID, "name": _CLASS_NAME},

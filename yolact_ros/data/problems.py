@@ -72,4 +72,4 @@ def refuse(problems: Sequence[Problem]) -> None:
         lines = [str(problem) for problem in gathered[:_SHOWN]]
         if len(gathered) > _SHOWN:
             lines.append(f"... and {len(gathered) - _SHOWN} more")
-        raise DataError("the data set is not right:\n" + "\n".join(lines))
+        raise DataError("the data set has errors:\n" + "\n".join(lines))

@@ -352,7 +352,7 @@ class Graphs:
         self._renew_lane()
         masks = f" with {room / 2**20:.1f} MiB of masks" if room else ""
         warnings.warn(
-            f"no CUDA graph for batches of {plan.images}{masks}, which takes them longer: {reason}",
+            f"no CUDA graph for batches of {plan.images}{masks}, so they take longer: {reason}",
             RuntimeWarning,
             stacklevel=3,
         )

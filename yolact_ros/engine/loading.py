@@ -1,4 +1,4 @@
-"""Loads what names and files stand for: a network on a backend, ready to run."""
+"""Resolves model names and weight files to a network that is ready to run."""
 
 from __future__ import annotations
 

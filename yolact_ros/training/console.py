@@ -1,4 +1,4 @@
-"""What a run prints, once however many processes it has."""
+"""Console output of the first process only."""
 
 from __future__ import annotations
 

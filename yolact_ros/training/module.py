@@ -153,9 +153,9 @@ class TrainingModule(pl.LightningModule):
             raise ValueError(f"optimizer={optimizer} is not allowed: the checkpoint has {had}")
         if checkpoint.get("frozen", self._frozen()) != self._frozen():
             raise ValueError(
-                "other layers learned in the run of the checkpoint: `freeze` must stay, and the "
-                "freezing of batch norm, which depends on the images a device (batch_size, "
-                "devices, num_nodes) unless freeze_batch_norm says it"
+                "the checkpoint's run trained other layers: keep `freeze`, and keep batch norm "
+                "frozen or not; unless freeze_batch_norm is set, that depends on the images per "
+                "device (batch_size, devices, num_nodes)"
             )
 
     def _frozen(self) -> list[str]:

@@ -98,5 +98,7 @@ def start_from(net: Yolact, path: Path, config: NetworkConfig) -> None:
     }
     left_out = [name for name in own if name not in fitting]
     if left_out:
-        say(f"{path} has nothing that fits {', '.join(left_out)}: they start afresh")
+        say(
+            f"{path} has no weights that fit {', '.join(left_out)}: these are initialised at random"
+        )
     net.load_state_dict(fitting, strict=False)

@@ -23,8 +23,8 @@ from yolact_ros.training.callbacks import (
     average_from,
 )
 from yolact_ros.training.convolution import use_matrix_gradients
-from yolact_ros.training.data import anchor_recall, training_data
 from yolact_ros.training.module import TrainingModule
+from yolact_ros.training.records import anchor_recall, training_data
 from yolact_ros.training.resources import freed_memory_kept, opencv_on_one_core
 from yolact_ros.training.settings import PUBLISHED_BATCH_SIZE, TrainingSettings
 from yolact_ros.training.start import load_start, make_network, start_file
@@ -46,7 +46,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
     goes_on = checkpoint.exists()
     if goes_on and not resume:
         raise FileExistsError(
-            f"{checkpoint} is there already: go on with --resume, or choose another output folder"
+            f"{checkpoint} already exists: continue with --resume, or choose another output folder"
         )
     output.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(settings.seed, verbose=False)
@@ -58,7 +58,7 @@ def train(settings: TrainingSettings, resume: bool = False) -> Path:
         for remark in remarks(settings, module):
             print(remark)
         if resume and not goes_on:
-            print(f"beginning anew: there is no {checkpoint}")
+            print(f"starting from scratch: there is no {checkpoint}")
     if not goes_on:
         load_start(module.net, settings, start)
     _fit(trainer, module, checkpoint if goes_on else None)

@@ -135,7 +135,7 @@ def _check_machine(path: Path, instructions: str, device: torch.device) -> None:
     if missing:
         raise WeightsError(
             f"{path} was compiled for a {device.type} with {' '.join(sorted(missing))}, which this "
-            "one has not: export it on this machine"
+            "one lacks: export it on this machine"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from yolact_ros.data import DataError
-from yolact_ros.training.data import training_data
+from yolact_ros.training.records import training_data
 from yolact_ros.training.train import train
 
 

@@ -1,4 +1,4 @@
-"""The images that a run learns from, checked before it begins."""
+"""The image records to train on, checked before the run."""
 
 from __future__ import annotations
 
