@@ -192,7 +192,7 @@ CASES = {
         "id is not an integer from 0 to 2^53",
     ),
     "half an id": (("annotations", 0, "id", 1.5), "annotation 1.5", "id is not an integer"),
-    "hash as an id": (("categories", 1, "id", 2**62), f"category {2**62}", "of at most 2^53"),
+    "hash as an id": (("categories", 1, "id", 2**62), f"category {2**62}", "from -2^53 to 2^53"),
     "half a pixel": (("images", 0, "height", 48.5), "image 1", "height 48.5 is not"),
     "size in words": (("images", 0, "height", "48"), "image 1", "height '48' is not"),
     "file name of nothing": (("images", 0, "file_name", None), "image 1", "file_name None"),

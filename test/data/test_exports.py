@@ -53,6 +53,9 @@ def export(root, file, folder, data=None):
         ("annotations/instances_train_night.json", "images/train_night"),
         ("annotations/instances_night-val.json", "images/night"),
         ("annotations/instances_night-train.json", "night"),
+        ("annotations/person_keypoints_val2017.json", "val2017"),
+        ("annotations/person_keypoints_val2017-train.json", "val2017"),
+        ("annotations/my_data_train.json", "images/train"),
     ],
 )
 def test_images_are_found_where_tools_put_them(tmp_path, monkeypatch, file, folder):
@@ -62,6 +65,12 @@ def test_images_are_found_where_tools_put_them(tmp_path, monkeypatch, file, fold
     assert [record.path for record in records] == [tmp_path / folder / name for name in NAMES]
     monkeypatch.chdir(source.annotations.parent)
     assert check(DataSource.parse(source.annotations.name)).problems == ()
+
+
+def test_the_folder_of_a_part_comes_before_that_of_the_whole(tmp_path):
+    source = export(tmp_path, "annotations/instances_night-val.json", "night")
+    export(tmp_path, "annotations/instances_night-val.json", "images/night-val")
+    assert source.read().folder == tmp_path / "images" / "night-val"
 
 
 def test_one_missing_image_is_missing_where_the_others_are(tmp_path):
@@ -143,11 +152,19 @@ def test_file_names_of_windows(tmp_path):
     source = export(tmp_path, "result.json", "images", data)
     assert check(source, decode=True).problems == ()
     assert source.read().records(["fig"])[0].path == tmp_path / "images" / NAMES[0]
+    real = tmp_path / f"images\\{NAMES[0]}"  # on Linux a backslash is a character as any other
+    (tmp_path / "images" / NAMES[0]).rename(real)
+    assert check(source, decode=True).problems == ()
+    assert source.read().records(["fig"])[0].path == real
 
 
 def test_values_of_tables(tmp_path):
     """Whole numbers with a point, empty fields, and a mark at the start of the file."""
+    runs = {"size": [48, 64], "counts": [10 * 48 + 10, 20, 48 * 64 - 10 * 48 - 30]}
     data, plain = content(), content()["annotations"]
+    plain[1] |= {"segmentation": runs, "bbox": [10, 10, 1, 20]}
+    data["annotations"][1] |= plain[1]
+    data["annotations"][1]["segmentation"] = {n: [*map(float, v)] for n, v in runs.items()}
     for entry in (*data["categories"], *data["images"], *data["annotations"]):
         entry |= {name: float(v) for name, v in entry.items() if isinstance(v, int)}
     for annotation in data["annotations"]:

@@ -206,6 +206,8 @@ def test_ros_can_be_imported_from_a_shell_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(environment, "HOME", folder.parent)
     name = folder.name
     ours = environment.Environment(name.removesuffix("-sourced"), name.endswith("-sourced"))
+    if not ours.stamp.exists():
+        pytest.skip("these tests do not run in an environment of make's")
     command = [str(ours.python), "-c", "import rclpy"]
     subprocess.run(command, env=environment.base_variables(ours), check=True, timeout=120)
 

@@ -126,15 +126,20 @@ def test_a_device_that_is_not_there_is_named(settings):
         train(dataclasses.replace(settings, devices=0))
 
 
-def test_accuracy_needs_objects_to_be_found(settings, tmp_path):
+def test_accuracy_needs_objects_to_be_found(settings, tmp_path, capsys):
     """Those of crowds alone would make it not a number, which is never better than another."""
     content = json.loads(Path(settings.train[0]).read_text())
-    for annotation in content["annotations"]:
+    first, *others = content["annotations"]
+    for annotation in others:
         annotation["iscrowd"] = 1
     path = tmp_path / "crowds.json"
     path.write_text(json.dumps(content))
     images = Path(settings.train[0]).parent / "images"
     settings = dataclasses.replace(settings, val=(*settings.train, f"{path}:{images}"))
+    training_data(settings)
+    assert f"{len(others)} of {len(others) + 1} annotations are crowd" in capsys.readouterr().out
+    first["iscrowd"] = 1
+    path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"crowds\.json has no object .* are crowd regions"):
         train(settings)
 

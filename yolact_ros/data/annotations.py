@@ -50,7 +50,7 @@ class AnnotationCheck:
             return None
         if not segmentation:
             return _NO_MASK
-        if wrong := _wrong_mask(segmentation, *size):
+        if wrong := _wrong_mask(segmentation, *size, _FARTHEST_LEARNED):
             return wrong
         if not any(coco_mask.area(as_rles(segmentation, *size))):
             return f"segmentation covers no pixel of its image of {size[1]} x {size[0]}"
@@ -69,15 +69,7 @@ class AnnotationCheck:
         segmentation, size = entry.get("segmentation"), self.sizes[entry["image_id"]]
         if not segmentation:
             return _NO_MASK
-        if not isinstance(segmentation, list):
-            return _wrong_rle(segmentation, *size)
-        # The library treats a first polygon of two points as a box; later ones are empty.
-        first, others = segmentation[:1], segmentation[1:]
-        return (
-            _wrong_numbers(first, least=6)
-            or _wrong_numbers(others, least=4)
-            or _far_outside(segmentation, *size, _FARTHEST_COUNTED)
-        )
+        return _wrong_mask(segmentation, *size, _FARTHEST_COUNTED)
 
     def _wrong_reference(self, entry: AnnotationEntry) -> str | None:
         image, category = entry["image_id"], entry["category_id"]
@@ -109,9 +101,9 @@ def _wrong_place(
     return f"bbox {box} is not around its mask, which is within [{x:g}, {y:g}, {w:g}, {h:g}]"
 
 
-def _wrong_numbers(polygons: list[Any], least: int) -> str | None:
+def _wrong_numbers(polygons: list[Any]) -> str | None:
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < least or len(polygon) % 2:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return f"segmentation has {short(polygon)}: a polygon is three or more x and y"
         for value in polygon:
             if not is_number(value):
@@ -119,12 +111,10 @@ def _wrong_numbers(polygons: list[Any], least: int) -> str | None:
     return None
 
 
-def _wrong_mask(segmentation: Segmentation, height: int, width: int) -> str | None:
+def _wrong_mask(segmentation: Segmentation, height: int, width: int, farthest: int) -> str | None:
     if not isinstance(segmentation, list):
         return _wrong_rle(segmentation, height, width)
-    return _wrong_numbers(segmentation, least=6) or _far_outside(
-        segmentation, height, width, _FARTHEST_LEARNED
-    )
+    return _wrong_numbers(segmentation) or _far_outside(segmentation, height, width, farthest)
 
 
 def _far_outside(polygons: list[Any], height: int, width: int, farthest: int) -> str | None:

@@ -22,7 +22,7 @@ from yolact_ros.data.entries import (
     ImageEntry,
     load,
 )
-from yolact_ros.data.images import fits_as_stored, is_there, read_annotated_image
+from yolact_ros.data.images import fits_as_stored, image_path, is_there, read_annotated_image
 from yolact_ros.data.problems import DataError, Problem, refuse, sift
 from yolact_ros.image_files import is_cut_short
 
@@ -99,7 +99,7 @@ def read_countable(source: DataSource, masks: bool) -> Dataset:
     folder, content = dataset.folder, dataset.content
 
     def why_missing(entry: ImageEntry) -> str | None:
-        path = folder / entry["file_name"]
+        path = image_path(folder, entry["file_name"])
         return None if is_there(path) else f"{path} is missing"
 
     file, images, annotations = source.annotations, content["images"], content["annotations"]
@@ -110,7 +110,7 @@ def read_countable(source: DataSource, masks: bool) -> Dataset:
 
 
 def _wrong_image(folder: Path, decode: bool, entry: ImageEntry) -> str | None:
-    path = folder / entry["file_name"]
+    path = image_path(folder, entry["file_name"])
     size = entry["height"], entry["width"]
     try:
         if not is_there(path):

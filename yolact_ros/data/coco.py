@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolact_ros.data.entries import AnnotationEntry, CocoFile, Segmentation, read_json
-from yolact_ros.data.images import is_there, read_annotated_image
+from yolact_ros.data.images import image_path, is_there, read_annotated_image
 from yolact_ros.data.problems import DataError
 
 
@@ -77,13 +77,14 @@ class Dataset:
 
         If none is given, it is the first that has an image of the file: `images` next to the file;
         the file's own folder, as in Roboflow exports; for `instances_NAME.json`, NAME one level up,
-        as in COCO; `images` one level up, or NAME in it, as in CVAT exports. Raises DataError if no
+        as in COCO; `images` one level up, or NAME in it, as in CVAT exports. NAME is what follows
+        the last underscore or the first, also without -train or -val. Raises DataError if no
         image is found.
         """
         source, names = self.source, [image["file_name"] for image in self.content["images"]]
         folders = self._usual_folders() if source.images is None else [source.images]
         for folder in folders:
-            if any(is_there(folder / name) for name in names):
+            if any(is_there(image_path(folder, name)) for name in names):
                 return folder
         if not names:
             return folders[0]
@@ -96,10 +97,13 @@ class Dataset:
         file = self.source.annotations
         beside = file.parent
         above = beside.resolve().parent  # of `.`, too
-        name = file.stem.partition("_")[2] or file.stem
-        whole = name.removesuffix("-train").removesuffix("-val")  # before `yolact data split`
-        folders = [beside / "images", beside, above / name, above / whole, above / "images"]
-        return list(dict.fromkeys([*folders, *(above / "images" / n for n in (name, whole))]))
+        folders = [beside / "images", beside]
+        # `yolact data split` appends -train and -val.
+        for stem in (file.stem, file.stem.removesuffix("-train").removesuffix("-val")):
+            names = [stem.rpartition("_")[2], stem.partition("_")[2] or stem]
+            folders += [*(above / name for name in names), above / "images"]
+            folders += [above / "images" / name for name in names]
+        return list(dict.fromkeys(folders))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -140,7 +144,7 @@ class Dataset:
                 by_image.setdefault(entry["image_id"], []).append(annotation)
         return [
             ImageRecord(
-                path=self.folder / image["file_name"],
+                path=image_path(self.folder, image["file_name"]),
                 id=image["id"],
                 height=image["height"],
                 width=image["width"],

@@ -91,7 +91,7 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
-_INTEGER = "an integer of at most 2^53"
+_INTEGER = "an integer from -2^53 to 2^53"
 _ID = Field(is_integer, _INTEGER, unique=True)
 # The evaluation library accepts no others.
 _IMAGE_ID = Field(lambda v: is_integer(v) and v >= 0, "an integer from 0 to 2^53", unique=True)

@@ -15,7 +15,7 @@ def as_in_coco(lists: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a file with categories, images and annotations as COCO writes them."""
     read: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "categories": _with_integers,
-        "images": lambda image: _with_slashes(_with_integers(image)),
+        "images": _with_integers,
         "annotations": lambda annotation: _annotation(_with_integers(annotation)),
     }
     converted = {
@@ -27,17 +27,12 @@ def as_in_coco(lists: dict[str, Any]) -> dict[str, Any]:
 
 def _with_integers(entry: dict[str, Any]) -> dict[str, Any]:
     """Convert whole numbers such as 3.0, which tables export, to integers."""
-    values = {name: entry.get(name) for name in _INTEGERS}
-    whole = {n: int(v) for n, v in values.items() if isinstance(v, float) and v.is_integer()}
-    return entry | whole if whole else entry
+    values = {name: entry[name] for name in _INTEGERS if isinstance(entry.get(name), float)}
+    return entry | {name: _integer(value) for name, value in values.items()} if values else entry
 
 
-def _with_slashes(image: dict[str, Any]) -> dict[str, Any]:
-    """Replace the backslashes of file names from Windows (Label Studio)."""
-    name = image.get("file_name")
-    if not isinstance(name, str) or "\\" not in name:
-        return image
-    return image | {"file_name": name.replace("\\", "/")}
+def _integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _annotation(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +42,11 @@ def _annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     box, parts = annotation.get("bbox"), annotation.get("segmentation")
     if isinstance(box, list) and any(isinstance(value, str) for value in box):
         changes["bbox"] = [_number(value) for value in box]
+    if isinstance(parts, dict):
+        lists = {name: v for name, v in parts.items() if isinstance(v, list)}
+        if any(isinstance(value, float) for values in lists.values() for value in values):
+            whole = {name: [_integer(v) for v in values] for name, values in lists.items()}
+            changes["segmentation"] = parts | whole
     if isinstance(parts, list) and any(_is_stray(part) for part in parts):
         larger = [part for part in parts if not _is_stray(part)]
         if larger:

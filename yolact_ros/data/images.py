@@ -15,6 +15,15 @@ _EXIF_ORIENTATION = 0x0112
 _ON_ITS_SIDE = range(5, 9)
 
 
+def image_path(folder: Path, name: str) -> Path:
+    """Return the path of the image `name`. Its backslashes are those of Windows (Label Studio),
+    unless there is a file of that name."""
+    path = folder / name
+    if "\\" not in name or is_there(path):
+        return path
+    return folder / name.replace("\\", "/")
+
+
 def is_there(path: Path) -> bool:
     """Whether a file exists; False if its name is too long for one."""
     try:

@@ -18,6 +18,7 @@ from yolact_ros.data import (
     DataSource,
     Rle,
     encode_mask,
+    image_path,
     read_annotated_image,
     read_countable,
 )
@@ -78,7 +79,7 @@ def find(segmenter: Segmenter, dataset: Dataset, progress: bool = False) -> Find
     findings = Findings([], categories, _has_masks(segmenter), [], [], [])
     for entry in tqdm(dataset.content["images"], "images", disable=not progress):
         size = entry["height"], entry["width"]
-        image = read_annotated_image(dataset.folder / entry["file_name"], size)
+        image = read_annotated_image(image_path(dataset.folder, entry["file_name"]), size)
         (instances,), stages = segmenter.submit([image]).result()
         masks, boxes = to_results(entry["id"], instances, categories)
         findings.masks.extend(masks)

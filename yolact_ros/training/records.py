@@ -46,6 +46,8 @@ def training_data(settings: TrainingSettings) -> tuple[list[ImageRecord], tuple[
         raise DataError(f"no file of {', '.join(settings.train)} has a class {', '.join(unknown)}")
     for text in settings.val:
         content = _read_measurable(DataSource.parse(text), classes, masks).content
+        if remark := crowd_remark(content):
+            say(f"{text}: {remark}")
         if not settings.classes and (others := other_classes(content, classes)):
             say(f"{text}: not measured are {others}: the model has no such class")
     if not settings.negatives:

@@ -139,8 +139,8 @@ class TrainingSettings:
     validate_every: int | None = None
     """Iterations between evaluations on `val`, each of newly saved weights; null: at the end."""
     patience: int | None = None
-    """Stop after this many evaluations in a row without improvement; null: never. Needs `val` and
-    `validate_every`."""
+    """Stop after this many evaluations in a row without improvement, once one was above 0; null:
+    never. Needs `val` and `validate_every`."""
     log_every: int = 20
     """Iterations between log lines."""
     tensorboard: bool = False
