@@ -92,6 +92,31 @@ def test_messages_come_while_all_threads_are_busy_and_one_more_call_waits(graph,
     assert len(begun) == THREADS + 1, "each is called once"
 
 
+def test_a_service_answers_beside_several_that_wait(graph, executor, node):
+    """As parameters do while several nodes load."""
+    begun, release = [], threading.Event()
+
+    def work(request, response):
+        begun.append(None)
+        assert release.wait(30)
+        return response
+
+    node.create_service(Empty, "/work", work, callback_group=ReentrantCallbackGroup())
+    node.create_service(
+        Empty, "/quick", lambda _, response: response, callback_group=ReentrantCallbackGroup()
+    )
+    slow, quick = (graph.client.create_client(Empty, name) for name in ("/work", "/quick"))
+    for client in (slow, quick):
+        graph.wait_until(client.service_is_ready, "the service")
+    waiting = [slow.call_async(Empty.Request()) for _ in range(4)]
+    spin_until(executor, lambda: len(begun) == 4)
+    answer = quick.call_async(Empty.Request())
+    spin_until(executor, answer.done)
+    assert not any(each.done() for each in waiting)
+    release.set()
+    spin_until(executor, lambda: all(each.done() for each in waiting))
+
+
 def test_it_spins_until_a_future_is_done(executor, node):
     """As programs do that call services."""
     future = Future()

@@ -190,11 +190,21 @@ def test_a_broken_weight_file_leaves_the_node_unconfigured(graph, weights, tmp_p
 
 
 def test_a_topic_that_cannot_be_subscribed_leaves_the_node_inactive(graph, weights):
-    name = "a" * 300  # longer than DDS allows
+    name = "{ns}/image"  # a topic name, but not in the root namespace
     node = graph.start(active=False, weights=weights, autostart=False, image_topic=name)
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
     assert graph.transition("configure")
     assert not graph.transition("activate") and graph.state() == "inactive"
-    assert "topic length" in node._problem and node._inputs is None
+    reason = "topic name must not contain repeated '/'"
+    assert reason in node._problem and node._inputs is None
+
+    def told():
+        found = [each for message in diagnostics for each in message.status]
+        return any(
+            each.level == DiagnosticStatus.ERROR and reason in each.message for each in found
+        )
+
+    graph.wait_until(told, "an error")
     assert graph.set(image_topic="/a/b") == ""
     assert graph.transition("cleanup") and node._problem == ""
     for step in ("configure", "activate"):

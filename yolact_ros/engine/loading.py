@@ -14,7 +14,6 @@ from yolact_ros.network import (
     PUBLISHED,
     NetworkConfig,
     WeightsError,
-    Yolact,
     build,
     config_of,
     known_config,
@@ -50,22 +49,11 @@ def load_runtime(
     backend, where = runtimes.choose(backend, device, precision, config.backbone)
 
     def make() -> Runtime:
-        net = build(config) if file is None else _load(file, config, changes)
+        net = build(config) if file is None else load_network(file, config)
         return runtimes.run(net, backend, where, precision)
 
     with TRACING:
         return run_apart(make), origin
-
-
-def _load(file: Path, config: NetworkConfig, changes: Mapping[str, str]) -> Yolact:
-    """Load a network; name the `changes` of its configuration if the file does not fit."""
-    try:
-        return load_network(file, config)
-    except WeightsError as error:
-        if not changes:
-            raise
-        changed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        raise WeightsError(f"with {changed}: {error}") from error
 
 
 def _check_exported(path: Path, options: dict[str, object]) -> None:

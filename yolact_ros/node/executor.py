@@ -25,8 +25,8 @@ from rclpy.subscription import Subscription
 from rclpy.task import Future, Task
 
 THREADS = 8
-"""At most; they start on demand. Transitions of several nodes may take long, while parameters and
-diagnostics of all are served."""
+"""At most; they start on demand. The transition of a node takes one while its model loads, and the
+others serve parameters and diagnostics of all nodes."""
 
 _POLL_PERIOD = 0.001
 """Seconds until the executor looks again at a callback that rclpy keeps returning: one that has not

@@ -22,6 +22,14 @@ FOLLOW_PERIOD = 0.5
 """Seconds between checks for publishers that come or go."""
 
 
+def resolved(node: Node, topic: str) -> str:
+    """Return the full name of a topic, with the node's remappings applied."""
+    try:
+        return str(node.resolve_topic_name(topic))
+    except RuntimeError:  # too long, or no topic name in this namespace: subscribing says why
+        return topic
+
+
 class Inputs:
     """The pipeline of some cameras and, from `subscribe` to `stop`, the subscriptions feeding it.
 
@@ -42,11 +50,11 @@ class Inputs:
         self._images: list[ImageSubscription] = []
         self._others = ExitStack()
         self._lock = threading.Lock()
-        self._depth_topics = configured.depth_topics(node.resolve_topic_name)
+        self._depth_topics = configured.depth_topics(partial(resolved, node))
         if all(self._depth_topics) and segmenter.config.mask_branch == "none":
             node.get_logger().warning("No positions: they need masks, which this model lacks")
             self._depth_topics = "", ""
-        names = [node.resolve_topic_name(topic) for topic in self._depth_topics if topic]
+        names = [resolved(node, topic) for topic in self._depth_topics if topic]
         self._depth = DepthImages(*names) if names else None
         self.topics = [feed.topic for feed in feeds] + names
         """Full names of all topics subscribed to."""
@@ -57,7 +65,7 @@ class Inputs:
         parameters, pipeline = self._configured, self.pipeline
         kind = CompressedImage if parameters.compressed else Image
         for feed in self._feeds:
-            topic = parameters.subscription_topic(feed.camera, self._node.resolve_topic_name)
+            topic = parameters.subscription_topic(feed.camera, partial(resolved, self._node))
             self._subscribe(kind, topic, partial(pipeline.take, feed))
         if self._depth is not None:
             depth_topic, info_topic = self._depth_topics

@@ -37,12 +37,13 @@ def _check_weights(parameters: Parameters) -> None:
         return
     try:
         path = Path(weights).expanduser().absolute()
-        found = path.is_file()
+        found, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError) as error:  # no permission for a folder, an unknown user ...
         raise ValueError(f"weights={weights!r} cannot be looked for: {error}") from error
     if not found:
+        gone = f"{path} is a folder" if is_folder else f"there is no {path}"
         raise ValueError(
-            f"weights={weights!r} is neither a file nor a model: there is no {path}; the models "
+            f"weights={weights!r} is neither a file nor a model: {gone}; the models "
             f"are {', '.join(CONFIGS)}"
         )
 

@@ -22,7 +22,7 @@ from yolact_ros.engine import DeviceLostError, Segmenter
 from yolact_ros.engine.device import choose_device
 from yolact_ros.node.cameras import Camera
 from yolact_ros.node.diagnostics import CameraState, NodeState, diagnostic_array, why_silent
-from yolact_ros.node.inputs import Inputs
+from yolact_ros.node.inputs import Inputs, resolved
 from yolact_ros.node.outputs import Outputs
 from yolact_ros.node.parameters import PARAMETERS, Parameters, declare
 from yolact_ros.node.pipeline import STEADY, Feed, at_most_every, reason_of, warm_up_decoder
@@ -145,7 +145,9 @@ class YolactNode(LifecycleNodeMixin, Node):
             self._segmenter = segmenter
         with_markers = bool(parameters.depth_topic)
         for camera in parameters.cameras():
-            self._outputs[camera] = Outputs(self, camera, self.resolve_topic_name, with_markers)
+            self._outputs[camera] = Outputs(
+                self, camera, functools.partial(resolved, self), with_markers
+            )
 
     def _load(self, parameters: Parameters) -> Segmenter:
         asked_for = parameters.weights or parameters.model or "the embedded model"
@@ -263,10 +265,10 @@ class YolactNode(LifecycleNodeMixin, Node):
 
     def _given_topic(self, camera: Camera) -> str:
         """The topic as rclpy is given it, which remaps it."""
-        return self._configured.subscription_topic(camera, self.resolve_topic_name)
+        return self._configured.subscription_topic(camera, functools.partial(resolved, self))
 
     def _full_topic(self, camera: Camera) -> str:
-        return self.resolve_topic_name(self._given_topic(camera))
+        return resolved(self, self._given_topic(camera))
 
     @_logging_errors
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
