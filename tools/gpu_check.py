@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,21 +88,25 @@ def tell_what_was_left_out(options: argparse.Namespace) -> None:
     """On the standard error: it is no part of the report."""
     if options.reference is None:
         print("Without --reference: the published implementation is not measured", file=sys.stderr)
-    if options.data is None:
+    if not options.data:
         print("Without --data: accuracy in half precision is not measured", file=sys.stderr)
-    if not _has_toolkit(options.device):
+    if "inductor" not in (ways := _compilers(options.device)):
+        print("Without a C++ compiler: compiled networks are not measured", file=sys.stderr)
+    elif "package" not in ways:
         print("Without the CUDA toolkit: compiled packages are not measured", file=sys.stderr)
     if options.quick:
         print("--quick: small networks, whose times say nothing of the aims", file=sys.stderr)
 
 
-def _has_toolkit(device: str) -> bool:
-    """Whether packages can be compiled for a device; for a CPU that takes no toolkit."""
+def _compilers(device: str) -> tuple[str, ...]:
+    """The ways of compiling a network that this machine has for a device."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return ()
     if device == "cpu":
-        return True
+        return "inductor", "package"
     from torch.utils.cpp_extension import CUDA_HOME  # looks for it, and says so where there is none
 
-    return CUDA_HOME is not None
+    return ("inductor",) if CUDA_HOME is None else ("inductor", "package")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -111,7 +117,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        help="FILE.json in COCO's format, with people, for the accuracy in half precision",
+        nargs="+",
+        default=(),
+        help="files in COCO's format, with people, for the accuracy in half precision",
     )
     parser.add_argument("--output", type=Path, default=Path("gpu_check"), help="folder to write")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the tool")
@@ -159,7 +167,7 @@ def make_setup(options: argparse.Namespace, device: torch.device, folder: Path) 
         rounds=1 if quick else 50,
         seconds=1.0 if quick else 3.0,
         reference=options.reference,
-        data=options.data,
+        data=tuple(options.data),
         folder=folder,
     )
 
@@ -171,7 +179,6 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
     others = [] if quick else [name for name in MODELS if name != PLUS]
     all_models = [plus, *(ModelSteps(models, name, config_of(name)) for name in others)]
     rest = (EMBEDDED,) if quick else tuple(CONFIGS.values())
-    ways = ("inductor", "package") if _has_toolkit(device.type) else ("inductor",)
     steps: dict[str, Iterable[Step]] = {
         "models": (step for model in all_models for step in model.main()),
         "details": detail_steps(all_models),
@@ -189,7 +196,7 @@ def steps_of(setup: Setup, options: argparse.Namespace) -> Iterator[Step]:
         "others": other_steps(all_models),
         "compilers": (
             Step(("compilers", PLUS, way), partial(gpu_steps.compiler, models, plus.config, way))
-            for way in ways
+            for way in _compilers(device.type)
         ),
         "tiles": (
             Step(("tiles", name, size), partial(gpu_kernels.sweep_tiles, device, shape, size))
@@ -262,7 +269,7 @@ def detail_steps(all_models: Sequence[ModelSteps]) -> Iterator[Step]:
 
 def precision_steps(setup: Setup, configs: Iterable[NetworkConfig]) -> Iterator[Step]:
     """What half precision changes."""
-    if setup.data is not None:
+    if setup.data:
         yield Step(("accuracy",), partial(gpu_steps.accuracy, setup))
     for config in configs:
         yield Step(("precision", config.name), partial(gpu_steps.precision, setup, config))
@@ -294,7 +301,9 @@ def describe(device: torch.device) -> dict[str, str]:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else "CPU",
         "torch": torch.__version__,
+        "torchvision": version("torchvision"),
         "triton": triton,
+        "cuDNN": str(torch.backends.cudnn.version()) if cuda else "none",
     }
 
 

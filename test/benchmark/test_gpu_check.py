@@ -55,12 +55,9 @@ def test_everything_but_what_fails(
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     failed = {name: text for name, text in report["steps"].items() if text != "measured"}
     name = "yolact_plus_resnet50"
-    compilers = [f"compilers, {name}, {way}" for way in ("inductor", "package")]
     beside = [f"models, {name}, {what}" for what in ("side by side", "agreement")]
-    assert failed.keys() == {*beside, *compilers}
+    assert failed.keys() == set(beside)
     assert all("FileNotFoundError: " in failed[each] for each in beside)
-    lacks = "MissingExtraError: the backend inductor needs a C++ compiler"
-    assert failed[compilers[0]].startswith(lacks)
     (model,) = report["models"].values()
     stages = {"preprocessing", "network", "NMS", "masks", "packing", "re-scoring"}
     stages |= {"transfer", "pixels"}
@@ -74,7 +71,9 @@ def test_everything_but_what_fails(
     for precision in report["precision"].values():
         assert precision["harmless"] and precision["instances"] > 0
     text = (tmp_path / "gpu_check.md").read_text()
-    assert text.strip() == capsys.readouterr().out.strip()
+    printed = capsys.readouterr()
+    assert text.strip() == printed.out.strip()
+    assert "Without a C++ compiler: compiled networks are not measured" in printed.err
     assert "| yolact_plus_resnet50: under 2 ms an image |" in text
     assert "| models, yolact_plus_resnet50, side by side | FileNotFoundError: " in text
 
@@ -105,7 +104,7 @@ def test_accuracy_in_both_precisions(tmp_path: Path, repository: Path):
     steps = {step.name: step for step in gpu_check.steps_of(setup, options)}
     found = steps["accuracy"].run()
     assert found["float32"] == pytest.approx(100)
-    assert found["half"] > 80
+    assert found["half"] > 80 and found["objects"] == len(wanted)
 
 
 def test_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -178,7 +177,7 @@ REPORT = {
     },
     "tiles": {"C3": {"16x16x16": {"1x4": 0.1}}},
     "kernels": {"preprocessing": {"twin": {"milliseconds": 0.1, "error": 0.001}}},
-    "accuracy": {"float32": 51.6, "half": 51.4},
+    "accuracy": {"float32": 51.6, "half": 51.4, "objects": 300},
 }
 
 

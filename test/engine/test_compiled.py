@@ -200,7 +200,9 @@ def test_files_that_run_on_a_cpu_alone(tmp_path, ending):
 @pytest.mark.parametrize(
     "kind",
     [
-        "inductor",
+        pytest.param(
+            "inductor", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+        ),
         pytest.param(
             "package", marks=pytest.mark.skipif(CUDA_HOME is None, reason="needs the CUDA toolkit")
         ),
