@@ -36,25 +36,29 @@ def _integer(value: Any) -> Any:
 
 
 def _annotation(annotation: dict[str, Any]) -> dict[str, Any]:
-    """Convert numbers of a box in quotes (Roboflow); leave out what means nothing: optional fields
-    that are null, and parts of a mask with one or two points (from contours of brush masks)."""
-    changes: dict[str, Any] = {}
-    box, parts = annotation.get("bbox"), annotation.get("segmentation")
-    if isinstance(box, list) and any(isinstance(value, str) for value in box):
-        changes["bbox"] = [_number(value) for value in box]
-    if isinstance(parts, dict):
-        lists = {name: v for name, v in parts.items() if isinstance(v, list)}
-        if any(isinstance(value, float) for values in lists.values() for value in values):
-            whole = {name: [_integer(v) for v in values] for name, values in lists.items()}
-            changes["segmentation"] = parts | whole
-    if isinstance(parts, list) and any(_is_stray(part) for part in parts):
-        larger = [part for part in parts if not _is_stray(part)]
-        if larger:
-            changes["segmentation"] = larger
-    empty = [name for name in ("area", "iscrowd") if annotation.get(name, 0) is None]
-    if not changes and not empty:
-        return annotation
-    return {name: v for name, v in (annotation | changes).items() if name not in empty}
+    """Convert numbers of a box in quotes (Roboflow) and a mask; leave out fields that are null."""
+    converted = dict(annotation)
+    if isinstance(box := annotation.get("bbox"), list):
+        converted["bbox"] = [_number(value) for value in box]
+    if "segmentation" in annotation:
+        converted["segmentation"] = _mask(annotation["segmentation"])
+    for name in ("area", "iscrowd"):
+        if name in annotation and annotation[name] is None:
+            del converted[name]
+    return converted
+
+
+def _mask(segmentation: Any) -> Any:
+    """Leave out polygons of one or two points beside larger ones, which have no pixel: contours of
+    brush masks have some. Convert whole numbers in an RLE to integers."""
+    if isinstance(segmentation, list):
+        return [part for part in segmentation if not _is_stray(part)] or segmentation
+    if isinstance(segmentation, dict):
+        return {
+            name: [_integer(v) for v in value] if isinstance(value, list) else value
+            for name, value in segmentation.items()
+        }
+    return segmentation
 
 
 def _is_stray(part: Any) -> bool:
