@@ -210,7 +210,11 @@ def _kernels(kernels: dict[str, Report]) -> list[str]:
     for name, found in kernels.items():
         cells = [name]
         for each in (found.get("twin"), found.get("kernel")):
-            cells += [f"{each['milliseconds']:.3f}", f"{each['error']:.1g}"] if each else NOT_USED
+            if not each:
+                cells += NOT_USED
+                continue
+            time = f"{each['milliseconds']:.3f}" if "milliseconds" in each else "not measured"
+            cells += [time, f"{each['error']:.1g}"]
         rows.append(cells)
     return table(("kernel", "twin, ms", "error", "Triton, ms", "error"), rows)
 

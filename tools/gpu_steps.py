@@ -311,7 +311,9 @@ def accuracy(setup: Setup) -> dict[str, float]:
 
     sources = [DataSource.parse(str(path)) for path in setup.data]
     records = [r for source in sources for r in source.read().records(EMBEDDED.class_names)]
-    found: dict[str, float] = {"objects": sum(len(record.annotations) for record in records)}
+    found: dict[str, float] = {
+        "objects": sum(not a.is_crowd for r in records for a in r.annotations)
+    }
     for name, dtype in (("float32", torch.float32), ("half", setup.dtype)):
         segmenter = Segmenter(
             device=str(setup.device),

@@ -274,6 +274,22 @@ def test_a_kernel_that_writes_nothing_is_seen(monkeypatch: pytest.MonkeyPatch):
     assert found["idle"]["kernel"]["error"] > 0.5
 
 
+def test_a_twin_that_no_graph_can_hold_costs_its_own_time_alone(monkeypatch: pytest.MonkeyPatch):
+    device = torch.device("cpu")
+    (make,) = (
+        each for name, each in gpu_kernels.builders(device, small=True).items() if "deform" in name
+    )
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no graph holds it")
+
+    monkeypatch.setattr(gpu_kernels, "as_graph", refuse)
+    with pytest.warns(RuntimeWarning, match="the twin is not timed: no graph holds it"):
+        found = gpu_kernels.check(make(), device, small=True)
+    assert found["twin"].keys() == {"error"}
+    assert "| x | not measured | " in gpu_report.to_markdown({"kernels": {"x": found}})
+
+
 def test_a_kernel_that_does_not_run_is_no_result(monkeypatch: pytest.MonkeyPatch):
     """Its twin takes its place everywhere, and must not be taken for it."""
     case = gpu_kernels.builders(torch.device("cpu"), small=True)["preprocessing"]()

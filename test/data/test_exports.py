@@ -54,7 +54,7 @@ def export(root, file, folder, data=None):
         ("annotations/instances_night-val.json", "images/night"),
         ("annotations/instances_night-train.json", "night"),
         ("annotations/person_keypoints_val2017.json", "val2017"),
-        ("annotations/person_keypoints_val2017-train.json", "val2017"),
+        ("annotations/person_keypoints_val2017-train-val.json", "val2017"),
         ("annotations/my_data_train.json", "images/train"),
     ],
 )

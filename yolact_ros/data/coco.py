@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,8 +99,7 @@ class Dataset:
         beside = file.parent
         above = beside.resolve().parent  # of `.`, too
         folders = [beside / "images", beside]
-        # `yolact data split` appends -train and -val.
-        for stem in (file.stem, file.stem.removesuffix("-train").removesuffix("-val")):
+        for stem in _wholes(file.stem):
             names = [stem.rpartition("_")[2], stem.partition("_")[2] or stem]
             folders += [*(above / name for name in names), above / "images"]
             folders += [above / "images" / name for name in names]
@@ -152,6 +152,14 @@ class Dataset:
             )
             for image in self.content["images"]
         ]
+
+
+def _wholes(stem: str) -> list[str]:
+    """Return a file's name and those of the files that `yolact data split` made it from."""
+    stems = [stem]
+    while (whole := re.sub("-(train|val)$", "", stems[-1])) != stems[-1]:
+        stems.append(whole)
+    return stems
 
 
 def _mask_of(annotation: AnnotationEntry) -> Segmentation:

@@ -37,28 +37,30 @@ def _integer(value: Any) -> Any:
 
 def _annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     """Convert numbers of a box in quotes (Roboflow) and a mask; leave out fields that are null."""
-    converted = dict(annotation)
-    if isinstance(box := annotation.get("bbox"), list):
-        converted["bbox"] = [_number(value) for value in box]
-    if "segmentation" in annotation:
-        converted["segmentation"] = _mask(annotation["segmentation"])
-    for name in ("area", "iscrowd"):
-        if name in annotation and annotation[name] is None:
-            del converted[name]
-    return converted
+    changes: dict[str, Any] = {}
+    box, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+    if isinstance(box, list) and any(isinstance(value, str) for value in box):
+        changes["bbox"] = [_number(value) for value in box]
+    if (mask := _mask(segmentation)) is not segmentation:
+        changes["segmentation"] = mask
+    null = [name for name in ("area", "iscrowd") if annotation.get(name, 0) is None]
+    if not changes and not null:  # a large file has many: new objects cost seconds
+        return annotation
+    return {name: v for name, v in (annotation | changes).items() if name not in null}
 
 
 def _mask(segmentation: Any) -> Any:
     """Leave out polygons of one or two points beside larger ones, which have no pixel: contours of
     brush masks have some. Convert whole numbers in an RLE to integers."""
     if isinstance(segmentation, list):
-        return [part for part in segmentation if not _is_stray(part)] or segmentation
-    if isinstance(segmentation, dict):
-        return {
-            name: [_integer(v) for v in value] if isinstance(value, list) else value
-            for name, value in segmentation.items()
-        }
-    return segmentation
+        larger = [part for part in segmentation if not _is_stray(part)]
+        return larger if 0 < len(larger) < len(segmentation) else segmentation
+    if not isinstance(segmentation, dict):
+        return segmentation
+    lists = {name: value for name, value in segmentation.items() if isinstance(value, list)}
+    if not any(isinstance(v, float) for values in lists.values() for v in values):
+        return segmentation
+    return segmentation | {name: [_integer(v) for v in values] for name, values in lists.items()}
 
 
 def _is_stray(part: Any) -> bool:

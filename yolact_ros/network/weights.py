@@ -85,7 +85,11 @@ def load_weights(
         where = str(source)
         state = read_state(source)
     state = _without_quirks(state)
-    fill(net, state, where, _title(net.config), partial(_hint, net.config, state))
+    config = net.config
+    # Both may have been replaced by the caller.
+    kind = f"backbone={config.backbone!r}, dcn_variant={config.dcn_variant!r}"
+    what = f"the model {config.name} with {kind}"
+    fill(net, state, where, what, partial(_hint, config, state))
 
 
 def fill(
@@ -313,17 +317,6 @@ def _check_fit(
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-
-
-def _title(config: NetworkConfig) -> str:
-    """Name a model, and what of it was replaced."""
-    usual = CONFIGS.get(config.name, config)
-    replaced = [
-        f"{field}={getattr(config, field)!r}"
-        for field in ("backbone", "dcn_variant")
-        if getattr(config, field) != getattr(usual, field)
-    ]
-    return " with ".join([f"the model {config.name}", *replaced])
 
 
 def _hint(config: NetworkConfig, state: Mapping[str, Tensor]) -> str:

@@ -348,7 +348,7 @@ def declare(node: Node) -> Parameters:
     for name in node._parameter_overrides:
         close = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.8)
         close += [each for each in PARAMETERS if each == f"{name}.enabled"]
-        if close and not node.has_parameter(name):  # others may be of another node
+        if close and name not in PARAMETERS:  # others may be of another node
             node.get_logger().warning(
                 f"Ignored: there is no parameter {name!r}; did you mean {close[0]!r}?"
             )
