@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +34,8 @@ from gpu_steps import Models, Setup  # noqa: E402
 
 from yolact_ros.engine.device import choose_device  # noqa: E402
 from yolact_ros.engine.failures import responds  # noqa: E402
+from yolact_ros.engine.runtimes.files import check_compiler  # noqa: E402
+from yolact_ros.extras import MissingExtraError  # noqa: E402
 from yolact_ros.network import CONFIGS, EMBEDDED, PUBLISHED, NetworkConfig, config_of  # noqa: E402
 
 MODELS = ("yolact_resnet50", "yolact_base", "yolact_plus_resnet50", "yolact_plus_base")
@@ -91,7 +91,7 @@ def tell_what_was_left_out(options: argparse.Namespace) -> None:
     if not options.data:
         print("Without --data: accuracy in half precision is not measured", file=sys.stderr)
     if "inductor" not in (ways := _compilers(options.device)):
-        print("Without a C++ compiler: compiled networks are not measured", file=sys.stderr)
+        print("Without a compiler: compiled networks are not measured", file=sys.stderr)
     elif "package" not in ways:
         print("Without the CUDA toolkit: compiled packages are not measured", file=sys.stderr)
     if options.quick:
@@ -100,7 +100,9 @@ def tell_what_was_left_out(options: argparse.Namespace) -> None:
 
 def _compilers(device: str) -> tuple[str, ...]:
     """The ways of compiling a network that this machine has for a device."""
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    try:
+        check_compiler("it", torch.device(device))
+    except MissingExtraError:
         return ()
     if device == "cpu":
         return "inductor", "package"

@@ -73,7 +73,7 @@ def test_everything_but_what_fails(
     text = (tmp_path / "gpu_check.md").read_text()
     printed = capsys.readouterr()
     assert text.strip() == printed.out.strip()
-    assert "Without a C++ compiler: compiled networks are not measured" in printed.err
+    assert "Without a compiler: compiled networks are not measured" in printed.err
     assert "| yolact_plus_resnet50: under 2 ms an image |" in text
     assert "| models, yolact_plus_resnet50, side by side | FileNotFoundError: " in text
 
