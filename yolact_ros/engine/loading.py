@@ -16,8 +16,8 @@ from yolact_ros.network import (
     WeightsError,
     build,
     config_of,
-    known_config,
     load_network,
+    required_config,
 )
 
 RANDOM_WEIGHTS = "random"
@@ -89,4 +89,4 @@ def _resolve(
         name = str(weights)
         return config or PUBLISHED[name], weights_file(name), f"published weights of {name}"
     path = weights_file(weights)
-    return config or known_config(path), path, f"weights {path.name}"
+    return config or required_config(path), path, f"weights {path.name}"

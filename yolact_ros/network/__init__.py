@@ -12,11 +12,11 @@ from yolact_ros.network.predictions import Predictions
 from yolact_ros.network.weights import (
     WeightsError,
     config_of_file,
-    known_config,
     load_network,
     load_weights,
     official_name,
     read_config,
+    required_config,
     save_weights,
 )
 from yolact_ros.network.yolact import Yolact, build
@@ -33,10 +33,10 @@ __all__ = [
     "config_of",
     "config_of_file",
     "fold_batch_norm",
-    "known_config",
     "load_network",
     "load_weights",
     "official_name",
     "read_config",
+    "required_config",
     "save_weights",
 ]

@@ -118,7 +118,7 @@ def load_network(path: str | Path, config: NetworkConfig | None = None) -> Yolac
     `config` None: taken from the file, which is one of our own, or from its official name. Raises
     WeightsError.
     """
-    config = config or known_config(path)
+    config = config or required_config(path)
     net = Yolact(config).eval()
     load_weights(net, path)
     return net
@@ -176,7 +176,7 @@ def config_of_file(path: str | Path) -> NetworkConfig | None:
     return PUBLISHED.get(match.group(1)) if match else None
 
 
-def known_config(path: str | Path) -> NetworkConfig:
+def required_config(path: str | Path) -> NetworkConfig:
     """Return a file's configuration. Raises WeightsError as `config_of_file`, and without one."""
     config = config_of_file(path)
     if config is not None:
