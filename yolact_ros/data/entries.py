@@ -147,7 +147,8 @@ class FieldCheck:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load the content of a COCO-format file as in COCO, without checking its entries.
+    """Load a COCO-format file without checking its entries, converted to what COCO writes where
+    tools differ (see `exports`).
 
     If there is no list of annotations, as in COCO's test-dev, whose annotations are secret, it is
     empty. Raises DataError if another list is missing.
