@@ -44,6 +44,15 @@ def test_each_is_paired_once(found):
     assert (result.instances, result.matched) == (4, 3)
 
 
+def test_boxes_outside_the_image_are_paired(found):
+    """Clipped, they end before they begin; networks with random weights find some."""
+    outside = torch.tensor([[0, 0, -50, 10], [0, 60, 32, 32], [0, 0, -40, -17]])
+    other = found._replace(boxes=outside)
+    assert compare(other, other).matched == 3
+    assert compare(other, other._replace(boxes=outside + 1)).matched == 3
+    assert compare(other, found).matched == 0
+
+
 def test_several_images(found):
     masks = found.masks.clone()
     masks[0, :5] = 0

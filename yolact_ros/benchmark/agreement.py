@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from yolact_ros.benchmark.contender import Found
 from yolact_ros.detection.boxes import iou
 
@@ -48,7 +51,7 @@ def compare(a: Found, b: Found, least: float = 0.0) -> Agreement:
     Only instances whose own or partner's score is at least `least` count. Pass lower-scoring ones
     too, so that an instance just below `least` can still be a partner.
     """
-    overlaps = iou(a.boxes.float(), b.boxes.float())
+    overlaps = iou(_ordered(a.boxes.float()), _ordered(b.boxes.float()))
     overlaps[a.class_ids.unsqueeze(1) != b.class_ids.unsqueeze(0)] = 0
     pairs = []
     for i in a.scores.argsort(descending=True).tolist():
@@ -67,6 +70,13 @@ def compare(a: Found, b: Found, least: float = 0.0) -> Agreement:
         mean_mask_iou=sum(ious) / len(ious),
         box_difference=max((_edge_difference(a, i, b, j) for i, j in pairs), default=0),
     )
+
+
+def _ordered(boxes: Tensor) -> Tensor:
+    """Swap the corners of boxes [n, 4] that lie outside the image: clipped, as published, they end
+    before they begin, and would not even overlap themselves."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    return torch.cat((torch.minimum(first, last), torch.maximum(first, last)), dim=1)
 
 
 def _lone(found: Found, paired: set[int], least: float) -> int:
